@@ -1,0 +1,31 @@
+"""What a user can cause; each prints as one clear sentence and the command line exits with 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake of the user: its text names the setting, the value, and what is allowed."""
+
+
+class ConfigurationError(UserError):
+    """A setting is wrong, or settings do not fit together."""
+
+
+class DataError(UserError):
+    """Data are missing, unreadable or not of the promised form."""
+
+
+class ResumeError(UserError):
+    """A run directory cannot be continued."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for a name that does not exist, with the nearest one that does."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    if not close:
+        lowered = {choice.lower(): choice for choice in choices}
+        close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)]
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"unknown {kind} '{name}'; {hint}known: {', '.join(choices)}"
