@@ -1,0 +1,13 @@
+"""Fine-tuning: what happens when nothing is done against forgetting."""
+
+from torch import Tensor
+
+from cl_ac.approach import Approach, Batch, ExitNetwork
+from cl_ac.losses import cross_entropy
+
+
+class FineTuning(Approach):
+    """Cross-entropy on each task in turn (FT); with a memory, on the task's data and the exemplars together (FT+Ex)."""
+
+    def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
+        return cross_entropy(network(batch.images), batch.targets, self.trained_classes(batch.task))

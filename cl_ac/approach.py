@@ -1,0 +1,95 @@
+"""The plugin contract: what a continual-learning method defines, and what it is handed.
+
+An approach is written once, for a network with any number of exits E: its loss returns one value per exit, [E], and
+the training loop weighs and sums them. It is a module: what it keeps between tasks (teacher, importance, prototypes)
+lives in parameters and buffers and is thereby saved, restored and moved to the training device.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from torch import Tensor
+
+from cl_ac.benchmark import Task
+from cl_ac.data import Batch
+from cl_ac.memory import Memory
+from cl_ac.network import ExitNetwork
+from cl_ac.samples import Samples, concatenate
+from cl_ac.state import Growing
+from cl_ac.teacher import Teacher
+
+if TYPE_CHECKING:
+    from cl_ac.training import Trainer
+
+__all__ = ["Approach", "Batch", "ExitNetwork", "Task", "TrainingSet"]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What one task iterates over.
+
+    Args:
+        samples: shuffled every epoch into batches of `training.batch_size`.
+        task: the task being learned.
+        memory: exemplars to draw from beside each batch.
+        replay: exemplars per step, one entry for each independent draw; None draws as many as the batch has.
+        drop_last: whether the last, smaller batch of an epoch is left out.
+    """
+
+    samples: Samples
+    task: Task
+    memory: Samples | None = None
+    replay: tuple[int | None, ...] = ()
+    drop_last: bool = False
+
+
+class Approach(Growing):
+    """A continual-learning method. Override `loss`, and the hooks that the method needs, in the order they run here.
+
+    `memory` holds the exemplars; `memory_use` says whether the method can do without.
+    """
+
+    memory_use: ClassVar[Literal["none", "optional", "required"]] = "optional"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Memory()
+
+    @property
+    def trains_old_classes(self) -> bool:
+        """Whether classifier rows of earlier tasks learn; by default only if there are exemplars to learn from."""
+        return len(self.memory) > 0
+
+    def trained_classes(self, task: Task) -> slice:
+        """The classes that the cross-entropy runs over: all with exemplars, else those of the current task."""
+        return task.seen_classes if self.trains_old_classes else task.classes
+
+    def begin_task(self, task: Task, network: ExitNetwork, trainer: "Trainer") -> None:
+        """Runs before training, when the heads have grown for the new classes."""
+
+    def training_set(self, task: Task) -> TrainingSet:
+        """What to iterate over; by default the task's data together with the exemplars, shuffled."""
+        return TrainingSet(concatenate(task.train, self.memory.samples), task)
+
+    def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
+        """The whole loss of one batch, forward passes included: one value per exit, [E]."""
+        raise NotImplementedError
+
+    def end_step(self, network: ExitNetwork) -> None:
+        """Runs after every step of the optimiser on the task, for methods that follow the path of the weights."""
+
+    def end_task(self, task: Task, network: ExitNetwork, trainer: "Trainer") -> None:
+        """Runs after training; by default chooses the exemplars of the new classes."""
+        self.memory.update(task.train, trainer.generator("exemplars", task.index))
+
+    def correct(self, logits: Tensor) -> Tensor:
+        """Corrects logits [E, B, C] at inference; the identity for most."""
+        return logits
+
+    def restore(self, state: Mapping[str, Tensor], network: ExitNetwork) -> None:
+        """Loads a state saved at any task; teachers that it holds are rebuilt on the model of `network`."""
+        for name, module in self.named_modules():
+            if isinstance(module, Teacher) and any(key.startswith(f"{name}.network.") for key in state):
+                module.update(network)
+        self.load_state_dict(state)

@@ -1,0 +1,153 @@
+"""Image augmentation in batches on the device, with randomness per sample.
+
+Crops, resizes, padding and flips are all separable linear maps of an image: `rows @ image @ columns.T` with
+one pair of interpolation matrices per sample. A whole batch is therefore two batched matrix products, without
+per-sample code, on any device.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cl_ac.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How uint8 images become training inputs.
+
+    Args:
+        mean: mean per channel in [0, 1], subtracted after scaling to [0, 1].
+        std: standard deviation per channel.
+        crop: what part of the padded image is taken in training: `none` the centre, `shift` a random window of
+            the output's size, `resized` a random area and aspect ratio resized to the output (Inception style).
+        padding: black pixels added on each side before cropping.
+        flip: whether half of the images are mirrored left to right.
+        size: side of the output in pixels; None keeps the image's size.
+        scale: smallest and largest share of the area that a `resized` crop takes.
+        ratio: smallest and largest aspect ratio (width / height) of a `resized` crop.
+    """
+
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    crop: Literal["none", "shift", "resized"] = "none"
+    padding: int = 0
+    flip: bool = False
+    size: int | None = None
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise ConfigurationError(f"augmentation: mean has {len(self.mean)} channels but std has {len(self.std)}")
+        if any(std <= 0 for std in self.std):
+            raise ConfigurationError(f"augmentation.std is {self.std}; every value must be above 0")
+        if self.padding < 0:
+            raise ConfigurationError(f"augmentation.padding is {self.padding}; it must be at least 0")
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what the network sees, for images of `height` × `width`."""
+        return (self.size, self.size) if self.size else (height, width)
+
+    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor | None:
+        """Random windows for `count` images of `height` × `width`.
+
+        Returns:
+            [count, 5]: top, left, height, width in pixels of the unpadded image (negative inside the padding) and
+            1 where the image is mirrored; None if nothing is random.
+        """
+        if self.crop == "none" and not self.flip:
+            return None
+        padded = torch.tensor([height + 2 * self.padding, width + 2 * self.padding])
+        windows = self._center(height, width).repeat(count, 1)
+        if self.crop == "shift":
+            room = padded - windows[0, 2:4] + 1
+            windows[:, :2] = (torch.rand(count, 2, generator=generator) * room).floor() - self.padding
+        elif self.crop == "resized":
+            windows[:, :4] = _resized_crops(count, padded, self.scale, self.ratio, generator)
+            windows[:, :2] -= self.padding
+        if self.flip:
+            windows[:, 4] = torch.randint(2, (count,), generator=generator)
+        return windows
+
+    def _center(self, height: int, width: int) -> Tensor:
+        out_height, out_width = self.output_size(height, width)
+        return torch.tensor([(height - out_height) // 2, (width - out_width) // 2, out_height, out_width, 0.0])
+
+    def apply(self, images: Tensor, windows: Tensor | None = None) -> Tensor:
+        """Inputs of the network.
+
+        Args:
+            images: uint8 [B, channels, H, W].
+            windows: [B, 5] from `draw`, on the same device; None takes the centre, as in evaluation.
+        Returns:
+            float32 [B, channels, height, width], normalised.
+        """
+        height, width = images.shape[-2:]
+        out_height, out_width = self.output_size(height, width)
+        floats = images.float()
+        if windows is None and (out_height, out_width) != (height, width):
+            windows = self._center(height, width).to(images.device).expand(len(images), 5)
+        if windows is not None:
+            top, left, window_height, window_width, flip = windows.unbind(1)
+            rows = interpolation(top, window_height, height, out_height, self.padding)
+            columns = interpolation(left, window_width, width, out_width, self.padding)
+            columns = torch.where(flip.bool()[:, None, None], columns.flip(1), columns)
+            with torch.autocast(images.device.type, enabled=False):
+                floats = rows[:, None] @ (floats @ columns[:, None].mT)
+        scale = torch.tensor(self.std, device=images.device).mul(255).reciprocal()[:, None, None]
+        shift = -torch.tensor(self.mean, device=images.device).div(torch.tensor(self.std, device=images.device))
+        return floats.mul_(scale).add_(shift[:, None, None])
+
+
+def interpolation(start: Tensor, length: Tensor, size: int, out_size: int, padding: int) -> Tensor:
+    """Matrices that resize the window [start, start + length) of a line of `size` pixels to `out_size` pixels.
+
+    Bilinear with anti-aliasing, as `torchvision.transforms.v2.functional.resized_crop`: triangle weights, pixels
+    outside the window do not count; pixels in the padding count as black. A window of length `out_size` is copied
+    exactly.
+
+    Args:
+        start: [B], first pixel of each window, whole numbers from -padding.
+        length: [B], pixels in each window.
+    Returns:
+        [B, out_size, size].
+    """
+    device = start.device
+    step = (length / out_size)[:, None]
+    centers = start[:, None] + (torch.arange(out_size, device=device) + 0.5) * step
+    pixels = torch.arange(-padding, size + padding, device=device)
+    distance = (pixels + 0.5) - centers[:, :, None]
+    weights = (1 - distance.abs() / step.clamp(min=1)[:, :, None]).clamp_(min=0)
+    inside = (pixels >= start[:, None]) & (pixels < (start + length)[:, None])
+    weights = weights * inside[:, None]
+    weights /= weights.sum(2, keepdim=True)
+    return weights[:, :, padding : padding + size]
+
+
+def _resized_crops(
+    count: int, size: Tensor, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """[count, 4] windows as torchvision's RandomResizedCrop draws them: ten tries, else the largest central crop."""
+    height, width = size.tolist()
+    area = height * width * torch.empty(count, 10).uniform_(*scale, generator=generator)
+    log_ratio = torch.empty(count, 10).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=generator)
+    aspect = log_ratio.exp()
+    widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = fits.int().argmax(1, keepdim=True)
+    any_fits = fits.any(1)
+    central_width, central_height = width, height
+    if width / height < ratio[0]:
+        central_height = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        central_width = round(height * ratio[1])
+    crop_width = torch.where(any_fits, widths.gather(1, first)[:, 0], float(central_width))
+    crop_height = torch.where(any_fits, heights.gather(1, first)[:, 0], float(central_height))
+    place = torch.rand(count, 2, generator=generator)
+    top = torch.where(any_fits, (place[:, 0] * (height - crop_height + 1)).floor(), (height - crop_height) // 2)
+    left = torch.where(any_fits, (place[:, 1] * (width - crop_width + 1)).floor(), (width - crop_width) // 2)
+    return torch.stack([top, left, crop_height, crop_width], 1)

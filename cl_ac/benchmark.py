@@ -1,0 +1,248 @@
+"""A benchmark is a sequence of tasks: classes that arrive one group after the other."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from cl_ac.augmentation import Augmentation
+from cl_ac.errors import ConfigurationError
+from cl_ac.samples import Samples, concatenate
+from cl_ac.seeding import generator
+
+
+@dataclass(frozen=True)
+class Task:
+    """One group of new classes with its data.
+
+    Args:
+        index: position in the sequence, from 0.
+        sizes: number of classes of each task up to and including this one.
+        train: what may be trained on, in the network's class numbering.
+        validation: held out of the training data (the test data under the papers' protocol); may be empty.
+        test: what accuracy is reported on.
+        previous: the task before. Only an upper bound such as joint training may read its training data.
+    """
+
+    index: int
+    sizes: tuple[int, ...]
+    train: Samples
+    validation: Samples
+    test: Samples
+    previous: "Task | None" = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that are new in this task."""
+        return self.sizes[-1]
+
+    @property
+    def classes_seen(self) -> int:
+        """Classes of this task and all before it: C."""
+        return sum(self.sizes)
+
+    @property
+    def classes(self) -> slice:
+        """The columns of the logits that belong to this task."""
+        return slice(self.classes_seen - self.num_classes, self.classes_seen)
+
+    @property
+    def old_classes(self) -> slice:
+        """The columns that belong to earlier tasks."""
+        return slice(0, self.classes.start)
+
+    @property
+    def seen_classes(self) -> slice:
+        """All columns so far."""
+        return slice(0, self.classes_seen)
+
+    @property
+    def old_tasks(self) -> list[slice]:
+        """The columns of each earlier task."""
+        return task_slices(self.sizes)[:-1]
+
+    def history(self) -> "list[Task]":
+        """The tasks so far, this one last."""
+        return [*(self.previous.history() if self.previous else []), self]
+
+
+def task_slices(sizes: Sequence[int]) -> list[slice]:
+    """The classes of each task, as slices of the class axis."""
+    ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+def split_sizes(num_classes: int, tasks: int, first_task: int | None = None) -> list[int]:
+    """Classes per task: equal shares, what is left over goes to the earliest; `first_task` fixes the first.
+
+    Raises:
+        ConfigurationError: if a task would get no class.
+    """
+    if tasks < 1:
+        raise ConfigurationError(f"benchmark.tasks is {tasks}; it must be at least 1")
+    if first_task is None:
+        if tasks > num_classes:
+            raise ConfigurationError(f"benchmark.tasks is {tasks}, but there are only {num_classes} classes to share")
+        return [num_classes // tasks + (index < num_classes % tasks) for index in range(tasks)]
+    rest = num_classes - first_task
+    if first_task < 1 or rest < tasks - 1 or (tasks == 1 and rest):
+        raise ConfigurationError(
+            f"benchmark.first_task is {first_task}: that leaves {rest} of {num_classes} classes for {tasks - 1} tasks"
+        )
+    return [first_task, *(split_sizes(rest, tasks - 1) if tasks > 1 else [])]
+
+
+class Benchmark(ABC):
+    """A data set and how its classes are split into tasks; indexing gives a `Task`, `[:n]` gives the first n.
+
+    A subclass names `image_shape` (channels, height, width as stored) and `num_classes`, reads the data in `load`,
+    and gives `augmentation` a default of its own in its constructor's signature: so a user who overrides one field
+    of it keeps the others.
+
+    Args:
+        tasks: number of tasks; classes are shared equally, what is left over goes to the earliest tasks.
+        first_task: number of classes of the first task, the others share the rest equally.
+        classes_per_task: the number of classes of every task, instead of `tasks` and `first_task`.
+        order: order in which classes arrive: `natural`, `published` (the order used in the literature, where there
+            is one), a seed that shuffles them, or the list of class labels.
+        validation: share of each class's training images that is held out; 0 holds out none; `test` trains on all
+            and validates on the test images, the protocol of most papers.
+        samples_per_class: use at most so many training images of a class.
+        augmentation: how images become inputs of the network.
+    """
+
+    published_order: ClassVar[Sequence[int] | None] = None
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+    def __init__(
+        self,
+        tasks: int = 5,
+        first_task: int | None = None,
+        classes_per_task: list[int] | None = None,
+        order: Literal["natural", "published"] | int | list[int] = "natural",
+        validation: float | Literal["test"] = 0.1,
+        samples_per_class: int | None = None,
+        augmentation: Augmentation = Augmentation(),
+    ):
+        self.num_tasks, self.first_task, self.classes_per_task = tasks, first_task, classes_per_task
+        self.order, self.validation, self.samples_per_class = order, validation, samples_per_class
+        self.augmentation = augmentation
+        self.seed = 0
+        if validation != "test" and not 0 <= validation < 1:
+            raise ConfigurationError(f"benchmark.validation is {validation}; it must be 'test' or from 0 to below 1")
+        if samples_per_class is not None and samples_per_class < 1:
+            raise ConfigurationError(f"benchmark.samples_per_class is {samples_per_class}; it must be at least 1")
+
+    @abstractmethod
+    def load(self) -> tuple[Samples, Samples]:
+        """All training and all test samples, targets in the data set's own labels 0 … num_classes - 1."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the network sees."""
+        channels, height, width = self.image_shape
+        return (channels, *self.augmentation.output_size(height, width))
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Classes of each task."""
+        if self.classes_per_task is None:
+            return split_sizes(self.num_classes, self.num_tasks, self.first_task)
+        sizes = self.classes_per_task
+        if not sizes or min(sizes) < 1 or sum(sizes) > self.num_classes:
+            raise ConfigurationError(
+                f"benchmark.classes_per_task is {sizes}; it needs at least one class per task "
+                f"and at most {self.num_classes} in all"
+            )
+        return list(sizes)
+
+    @cached_property
+    def class_order(self) -> list[int]:
+        """The data set's label of each class, in the order in which classes arrive."""
+        if self.order == "natural":
+            return list(range(self.num_classes))
+        if self.order == "published":
+            if self.published_order is None:
+                raise ConfigurationError(
+                    f"benchmark.order is 'published', but {type(self).__name__} has no such order; "
+                    "use 'natural', a seed or a list of labels"
+                )
+            return list(self.published_order)
+        if isinstance(self.order, int):
+            shuffled = torch.randperm(self.num_classes, generator=generator(self.order, "class order"))
+            return shuffled.tolist()
+        if sorted(self.order) != list(range(self.num_classes)):
+            raise ConfigurationError(
+                f"benchmark.order must hold each label from 0 to {self.num_classes - 1} exactly once"
+            )
+        return list(self.order)
+
+    def check(self) -> None:
+        """Raises a `ConfigurationError` for settings that cannot be met, before any data are read."""
+        _ = self.sizes, self.class_order
+        channels = self.image_shape[0]
+        if len(self.augmentation.mean) not in (1, channels):
+            raise ConfigurationError(
+                f"benchmark.augmentation.mean has {len(self.augmentation.mean)} values, but images have {channels} "
+                "channels; give one value for all channels or one for each"
+            )
+
+    @cached_property
+    def tasks(self) -> "list[Task]":
+        """All tasks with their data, targets renumbered in the order of arrival."""
+        train, test = (self._renumber(samples) for samples in self.load())
+        sizes = self.sizes
+        tasks: list[Task] = []
+        for index, classes in enumerate(task_slices(sizes)):
+            kept, held_out = self._hold_out(_of_classes(train, classes))
+            task_test = _of_classes(test, classes)
+            validation = task_test if self.validation == "test" else held_out
+            previous = tasks[-1] if tasks else None
+            tasks.append(Task(index, tuple(sizes[: index + 1]), kept, validation, task_test, previous))
+        return tasks
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        return self.tasks[index]
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def seen(self, task: Task) -> tuple[Samples, Tensor]:
+        """The test samples of all tasks so far, and the task index of each sample [N]."""
+        tests = [earlier.test for earlier in task.history()]
+        indices = torch.cat([torch.full((len(test),), index) for index, test in enumerate(tests)])
+        return concatenate(*tests), indices
+
+    def _renumber(self, samples: Samples) -> Samples:
+        arrival = torch.empty(self.num_classes, dtype=torch.int64)
+        arrival[torch.tensor(self.class_order)] = torch.arange(self.num_classes)
+        return Samples(samples.images, arrival[samples.targets.long()], samples.extras)
+
+    def _hold_out(self, samples: Samples) -> tuple[Samples, Samples]:
+        """Training and held-out samples, chosen per class by the benchmark's seed; each class keeps one or more."""
+        share = 0.0 if self.validation == "test" else self.validation
+        kept, held_out = [], []
+        for target in samples.targets.unique().tolist():
+            members = (samples.targets == target).nonzero()[:, 0]
+            stream = generator(self.seed, "held-out samples", target)
+            members = members[torch.randperm(len(members), generator=stream)][: self.samples_per_class]
+            count = min(round(share * len(members)) or int(share > 0), len(members) - 1)
+            held_out.append(members[:count])
+            kept.append(members[count:])
+        return tuple(samples.select(torch.cat(part or [torch.arange(0)]).sort().values) for part in (kept, held_out))
+
+
+def _of_classes(samples: Samples, classes: slice) -> Samples:
+    return samples.select((samples.targets >= classes.start) & (samples.targets < classes.stop))

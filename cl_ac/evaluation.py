@@ -1,0 +1,150 @@
+"""What a network says of the test data after a task, and the accuracies that follow from it.
+
+Everything reported is a pure function of `Outputs`. Shapes: E exits, N samples, C classes seen, T tasks seen. An
+accuracy cube is `a[t, u, i]`: after task t, on task u, at exit i; NaN where u > t. Accuracies are in [0, 1].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cl_ac.benchmark import task_slices
+from cl_ac.network import Cost
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Every exit's corrected logits on the test samples of all tasks seen.
+
+    Args:
+        logits: float32 [E, N, C].
+        targets: int64 [N].
+        tasks: int64 [N], the task that each sample's class belongs to.
+        sizes: classes of each task seen [T].
+        cost: multiply-accumulates at each exit.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    tasks: Tensor
+    sizes: tuple[int, ...]
+    cost: Cost
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Softmax over all classes seen [E, N, C]."""
+        return self.logits.softmax(-1)
+
+    @cached_property
+    def confidences(self) -> Tensor:
+        """Largest probability of each exit [E, N]."""
+        return self.probabilities.amax(-1)
+
+    @cached_property
+    def predictions(self) -> Tensor:
+        """Class-incremental prediction of each exit [E, N]."""
+        return self.logits.argmax(-1)
+
+    @cached_property
+    def correct(self) -> Tensor:
+        """Whether each exit is right [E, N]."""
+        return self.predictions == self.targets
+
+    @cached_property
+    def task_incremental(self) -> "Outputs":
+        """The same outputs when each sample's task is known: the logits of other tasks' classes are −inf."""
+        logits = torch.full_like(self.logits, -torch.inf)
+        for index, classes in enumerate(task_slices(self.sizes)):
+            members = self.tasks == index
+            logits[:, members, classes] = self.logits[:, members, classes]
+        return Outputs(logits, self.targets, self.tasks, self.sizes, self.cost)
+
+    def save(self, path: Path) -> None:
+        """Writes a safetensors file."""
+        tensors = {
+            "logits": self.logits.contiguous(),
+            "targets": self.targets.contiguous(),
+            "tasks": self.tasks.contiguous(),
+            "sizes": torch.tensor(self.sizes),
+            "cost_exits": torch.tensor(self.cost.exits, dtype=torch.float64),
+            "cost_plain": torch.tensor([self.cost.plain], dtype=torch.float64),
+        }
+        save_file(tensors, path)
+
+    @staticmethod
+    def load(path: Path) -> "Outputs":
+        """Reads what `save` wrote."""
+        with safe_open(path, "pt") as file:
+            read = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        cost = Cost(read["cost_exits"].tolist(), read["cost_plain"].item())
+        return Outputs(read["logits"], read["targets"], read["tasks"], tuple(read["sizes"].tolist()), cost)
+
+
+def most_confident(outputs: Outputs) -> Tensor:
+    """The exit [N] that is surest of its answer, the shallower one in a tie: the AC paper's static rule."""
+    return outputs.confidences.argmax(0)
+
+
+def exit_accuracy(outputs: Outputs) -> Tensor:
+    """Accuracy [T, E] of each exit on each task."""
+    return _per_task(outputs.correct.T.double(), outputs.tasks, len(outputs.sizes))
+
+
+def ac_accuracy(outputs: Outputs) -> Tensor:
+    """Accuracy [T] on each task when the most confident exit answers."""
+    chosen = most_confident(outputs)
+    return _per_task(outputs.correct.gather(0, chosen[None])[0].double(), outputs.tasks, len(outputs.sizes))
+
+
+def _per_task(values: Tensor, tasks: Tensor, num_tasks: int) -> Tensor:
+    return torch.stack([values[tasks == task].mean(0) for task in range(num_tasks)])
+
+
+def cube(rows: Sequence[Tensor]) -> Tensor:
+    """Stacks the accuracies after each task, [1, ...], [2, ...], …, to [T, T, ...] with NaN above the diagonal."""
+    tasks = len(rows)
+    result = torch.full((tasks, tasks, *rows[0].shape[1:]), torch.nan, dtype=torch.float64)
+    for index, row in enumerate(rows):
+        result[index, : index + 1] = row
+    return result
+
+
+def average(row: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+    """Mean over tasks of accuracies [T, ...]; weighted by `sizes`, the classes of each task, if given."""
+    if sizes is None:
+        return row.mean(0)
+    weights = torch.tensor(sizes[: len(row)], dtype=row.dtype)
+    return torch.tensordot(weights / weights.sum(), row, dims=1)
+
+
+def average_incremental(accuracies: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+    """Mean over t of the average accuracy after task t (Rebuffi et al., 2017), of a cube [T, T, ...]."""
+    rows = [average(accuracies[task, : task + 1], sizes) for task in range(len(accuracies))]
+    return torch.stack(rows).mean(0)
+
+
+def forgetting(accuracies: Tensor) -> Tensor:
+    """How far each task but the last is below its best (Chaudhry et al., 2018): `max_{t' < T−1} a[t', u] − a[T−1, u]`.
+
+    Args:
+        accuracies: [T, T, ...].
+    Returns:
+        [T − 1, ...]; empty after the first task.
+    """
+    last = len(accuracies) - 1
+    best = accuracies[:last, :last].nan_to_num(-torch.inf)
+    return best.amax(0) - accuracies[last, :last] if last else accuracies[0, :0]
+
+
+def backward_transfer(accuracies: Tensor) -> Tensor:
+    """Change on each task but the last since it was learned (Lopez-Paz & Ranzato, 2017): `a[T−1, u] − a[u, u]`."""
+    last = len(accuracies) - 1
+    return torch.stack([accuracies[last, task] - accuracies[task, task] for task in range(last)] or [accuracies[0, 0]])[
+        :last
+    ]

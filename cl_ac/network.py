@@ -1,0 +1,236 @@
+"""A staged backbone with one classifier per exit, growing with the classes.
+
+Shapes: E exits, B batch, C classes seen so far, D features.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cl_ac.errors import ConfigurationError, unknown
+from cl_ac.heads import LinearHead, PooledHead, TokenHead
+from cl_ac.seeding import generator
+
+
+@dataclass(frozen=True)
+class Exits:
+    """Where auxiliary classifiers (ACs) hang and how much their losses weigh; the final classifier comes on top.
+
+    Args:
+        at: the stages at whose end an AC hangs, shallowest first.
+        weights: final loss weight of each AC; the final classifier's is 1.
+        ramp: `linear` raises each weight from 0.01 to its final value over the epochs of a task, `constant` keeps it.
+        pool: factor by which a feature map's sides shrink before the classifier.
+        detach: whether ACs only read the backbone and send no gradient into it (linear probing).
+    """
+
+    at: list[str]
+    weights: list[float]
+    ramp: Literal["linear", "constant"] = "linear"
+    pool: int = 2
+    detach: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.at) != len(self.weights):
+            raise ConfigurationError(
+                f"exits.weights has {len(self.weights)} values for {len(self.at)} ACs; give one weight per AC"
+            )
+        if any(weight < 0 for weight in self.weights):
+            raise ConfigurationError(f"exits.weights is {self.weights}; every weight must be at least 0")
+        if len(set(self.at)) != len(self.at):
+            raise ConfigurationError(f"exits.at is {self.at}; every stage may be named once")
+        if self.pool < 1:
+            raise ConfigurationError(f"exits.pool is {self.pool}; it must be at least 1")
+
+    def weights_at(self, epoch: int, epochs: int) -> list[float]:
+        """Loss weights of all E exits in `epoch` (from 0) of `epochs`: `0.01 + e / (epochs − 1) · (W − 0.01)`.
+
+        An AC of weight 0 is never trained; a single epoch trains with the final weights.
+        """
+        done = epoch / (epochs - 1) if epochs > 1 else 1.0
+        start = 0.01 if self.ramp == "linear" else None
+        ramped = [w if start is None or w == 0 else start + done * (w - start) for w in self.weights]
+        return [*ramped, 1.0]
+
+
+NO_EXITS = Exits([], [])
+
+
+class Backbone(nn.Module):
+    """A feature extractor as a sequence of named stages; the last one gives the features [B, D].
+
+    A subclass builds its stages for images of `image_shape` (channels, height, width) and may name AC placements in
+    `presets`.
+    """
+
+    presets: ClassVar[Mapping[str, Exits]] = {}
+
+    def __init__(self, image_shape: tuple[int, int, int], stages: Mapping[str, nn.Module]):
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        self.stage_names = list(stages)
+        self.stages = nn.ModuleList(stages.values())
+
+    def exits(self, preset: str) -> Exits:
+        """The AC placement called `preset`.
+
+        Raises:
+            ConfigurationError: if this backbone has no such preset.
+        """
+        if preset not in self.presets:
+            raise ConfigurationError(
+                unknown("exits preset", preset, self.presets) + f" for the backbone {type(self).__name__}"
+                if self.presets
+                else f"the backbone {type(self).__name__} has no exits preset '{preset}'; name stages in exits.at"
+            )
+        return self.presets[preset]
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shape of each stage's output for one image, without the batch axis."""
+        was_training, shapes = self.training, []
+        device = next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+        self.eval()
+        with torch.no_grad():
+            hidden = torch.zeros(1, *self.image_shape, device=device)
+            for stage in self.stages:
+                hidden = stage(hidden)
+                shapes.append(tuple(hidden.shape[1:]))
+        self.train(was_training)
+        return shapes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates of one image.
+
+    Args:
+        exits: up to each exit, its own and all earlier classifiers included [E].
+        plain: of the same network without ACs.
+    """
+
+    exits: list[float]
+    plain: float
+
+    @property
+    def relative(self) -> list[float]:
+        """Cost up to each exit as a share of the network without ACs [E]."""
+        return [cost / self.plain for cost in self.exits]
+
+
+class ExitNetwork(nn.Module):
+    """A backbone whose exits all answer: `network(images)` gives logits [E, B, C], the final classifier last.
+
+    Args:
+        backbone: the staged feature extractor.
+        exits: where ACs hang; none by default, then E is 1.
+
+    Raises:
+        ConfigurationError: if an AC is placed at a stage that does not exist, or not in order.
+    """
+
+    def __init__(self, backbone: Backbone, exits: Exits = NO_EXITS):
+        super().__init__()
+        self.backbone, self.exits = backbone, exits
+        names = backbone.stage_names
+        for name in exits.at:
+            if name not in names[:-1]:
+                raise ConfigurationError(unknown("stage in exits.at", name, names[:-1]))
+        positions = [names.index(name) + 1 for name in exits.at]
+        if sorted(positions) != positions:
+            raise ConfigurationError(f"exits.at is {exits.at}; name the stages from shallow to deep")
+        self.bounds = list(pairwise([0, *positions, len(names)]))
+        shapes = backbone.shapes()
+        self.shapes = [shapes[end - 1] for _, end in self.bounds]
+        heads = [build_head(shape, exits.pool) for shape in self.shapes[:-1]]
+        self.heads = nn.ModuleList([*heads, LinearHead(self.shapes[-1])])
+        self.sizes: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return sum(self.sizes)
+
+    def grow(self, num_classes: int, seed: int) -> None:
+        """Gives every exit rows for `num_classes` new classes; each exit draws from its own stream."""
+        for depth, head in enumerate(reversed(self.heads)):
+            head.grow(num_classes, generator(seed, "head", len(self.sizes), depth))
+        self.sizes.append(num_classes)
+
+    def train_old_classes(self, trained: bool) -> None:
+        """Lets the classifier rows of earlier tasks learn, or freezes them."""
+        for head in self.heads:
+            head.train_old_classes(trained)
+
+    def segment(self, index: int, hidden: Tensor) -> Tensor:
+        """Runs the stages between exit `index - 1` and exit `index`."""
+        for stage in self.backbone.stages[slice(*self.bounds[index])]:
+            hidden = stage(hidden)
+        return hidden
+
+    def hidden(self, images: Tensor) -> list[Tensor]:
+        """What each exit's head reads: E tensors."""
+        outputs = []
+        for index in range(len(self)):
+            images = self.segment(index, images)
+            outputs.append(images)
+        return outputs
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The feature vector that each exit's classifier reads: E tensors [B, D_i]."""
+        return [head.features(hidden) for head, hidden in zip(self.heads, self.hidden(images), strict=True)]
+
+    def classify(self, hidden: Sequence[Tensor]) -> Tensor:
+        """Logits [E, B, C] from what `hidden` gave."""
+        auxiliary = [value.detach() for value in hidden[:-1]] if self.exits.detach else hidden[:-1]
+        inputs = [*auxiliary, hidden[-1]]
+        return torch.stack([head(value) for head, value in zip(self.heads, inputs, strict=True)]).float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.hidden(images))
+
+    def frozen_copy(self) -> Self:
+        """A deep copy in evaluation mode that learns nothing: a teacher."""
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
+    def get_extra_state(self) -> list[int]:
+        return list(self.sizes)
+
+    def set_extra_state(self, state: list[int]) -> None:
+        self.sizes = list(state)
+
+    def cost(self) -> Cost:
+        """Counted cost of one image at each exit; element-wise work and normalisation are not counted."""
+        device = self.heads[-1].linear.new_weight.device
+        was_training, fast_attention = self.training, torch.backends.mha.get_fastpath_enabled()
+        # The fused inference kernel of attention modules is invisible to the counter.
+        torch.backends.mha.set_fastpath_enabled(False)
+        self.eval()
+        hidden, backbone, heads = torch.zeros(1, *self.backbone.image_shape, device=device), [], []
+        with torch.no_grad():
+            for index, head in enumerate(self.heads):
+                with FlopCounterMode(display=False) as counter:
+                    hidden = self.segment(index, hidden)
+                backbone.append(counter.get_total_flops() / 2)
+                with FlopCounterMode(display=False) as counter:
+                    head(hidden)
+                heads.append(counter.get_total_flops() / 2)
+        self.train(was_training)
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
+        exits = [sum(backbone[: index + 1]) + sum(heads[: index + 1]) for index in range(len(self))]
+        return Cost(exits, sum(backbone) + heads[-1])
+
+
+def build_head(shape: Sequence[int], pool: int) -> nn.Module:
+    """The AC for a stage's output: pooled for a map [channels, height, width], class token for [tokens, D], else flat."""
+    if len(shape) == 3:
+        return PooledHead(shape, pool)
+    return TokenHead(shape) if len(shape) == 2 else LinearHead(shape)

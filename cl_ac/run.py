@@ -1,0 +1,162 @@
+"""A run: the tasks of a benchmark feed an approach, which trains a network with exits."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from cl_ac.approach import Approach
+from cl_ac.benchmark import Benchmark, Task
+from cl_ac.checkpoint import Checkpoint
+from cl_ac.errors import ConfigurationError
+from cl_ac.evaluation import Outputs
+from cl_ac.memory import Memory
+from cl_ac.network import NO_EXITS, Backbone, Exits, ExitNetwork
+from cl_ac.progress import RunProgress
+from cl_ac.rundir import Record, RunDirectory
+from cl_ac.tensorboard import EventLog
+from cl_ac.training import EpochReport, Trainer, Training
+
+
+def run(
+    approach: Approach,
+    benchmark: Benchmark,
+    backbone: Backbone,
+    directory: RunDirectory,
+    exits: Exits | str = NO_EXITS,
+    training: Training = Training(),
+    memory: Memory | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    resume: bool = False,
+    config: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> list[Record]:
+    """Trains `approach` on every task of `benchmark` in turn.
+
+    Args:
+        directory: where the results go.
+        exits: where auxiliary classifiers hang, or the name of the backbone's preset; none by default.
+        memory: the exemplar memory; none by default.
+        device: `cpu`, `cuda`, `cuda:1`, …; `auto` takes a GPU if there is one.
+        seed: of every random stream.
+        resume: go on after the last finished epoch that `directory` holds.
+        config: all settings as plain values, kept in `directory`.
+    Returns:
+        One record for each task.
+    Raises:
+        UserError: for settings that do not fit together, before any training.
+    """
+    memory = Memory() if memory is None else memory
+    exits = backbone.exits(exits) if isinstance(exits, str) else exits
+    check(approach, benchmark, training, memory)
+    benchmark.seed = seed
+    place = choose_device(device)
+    memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
+    network = ExitNetwork(backbone, exits).to(place, memory_format=memory_format)
+    approach.memory = memory
+    approach.to(place)
+    trainer = Trainer(training, benchmark.augmentation, place, seed)
+
+    checkpoint = directory.open(config or {}, resume)
+    restore(checkpoint, network, approach)
+    approach.to(place)
+    epochs = [training.epochs_of(task) for task in range(len(benchmark))]
+    done = sum(epochs[: checkpoint.task]) + (checkpoint.fit["epoch"] if checkpoint.fit else 0)
+    step = checkpoint.steps + (checkpoint.fit["steps"] if checkpoint.fit else 0)
+    events = EventLog(directory.path, len(network), len(benchmark), step)
+
+    with RunProgress(console or Console(stderr=True), sum(epochs), done) as progress:
+        for task in benchmark[checkpoint.task :]:
+            began = time.perf_counter() - checkpoint.seconds
+            if checkpoint.fit is None:
+                network.grow(task.num_classes, seed)
+                approach.begin_task(task, network, trainer)
+            network.train_old_classes(approach.trains_old_classes)
+
+            def on_epoch(report: EpochReport, task: Task = task, began: float = began) -> None:
+                seconds, steps = time.perf_counter() - began, checkpoint.steps
+                state = network.state_dict(), approach.state_dict()
+                Checkpoint(task.index, report.state, steps, seconds, *state).save(directory.checkpoint_path)
+                events.epoch(report, steps + report.steps)
+                progress.epoch(task, report)
+                nonlocal step
+                step = steps + report.steps
+
+            trainer.fit(
+                network,
+                approach.loss,
+                approach.training_set(task),
+                validate=lambda task=task: validation_accuracy(trainer, network, approach, task),
+                state=checkpoint.fit,
+                on_step=approach.end_step,
+                on_epoch=on_epoch,
+            )
+            approach.end_task(task, network, trainer)
+            outputs = evaluate(trainer, network, approach, benchmark, task)
+            record = Record.of(task.index, outputs, time.perf_counter() - began)
+            directory.finish(record, outputs)
+            checkpoint = Checkpoint(task.index + 1, None, step, 0.0, network.state_dict(), approach.state_dict())
+            checkpoint.save(directory.checkpoint_path)
+            events.task(task, directory, step)
+            progress.task(record, len(benchmark))
+    events.close()
+    return directory.records
+
+
+def check(approach: Approach, benchmark: Benchmark, training: Training, memory: Memory) -> None:
+    """Raises one `ConfigurationError` that names every pair of settings that do not fit together."""
+    benchmark.check()
+    problems, name = [], type(approach).__name__
+    if approach.memory_use == "required" and not memory.enabled:
+        problems.append(f"the approach {name} needs exemplars: set memory.size or memory.per_class above 0")
+    if approach.memory_use == "none" and memory.enabled:
+        problems.append(f"the approach {name} uses no exemplars: leave memory.size and memory.per_class at 0")
+    if memory.size and memory.size < sum(benchmark.sizes):
+        problems.append(
+            f"memory.size is {memory.size}, less than one exemplar for each of {sum(benchmark.sizes)} classes"
+        )
+    if isinstance(training.epochs, list) and len(training.epochs) != len(benchmark):
+        problems.append(f"training.epochs lists {len(training.epochs)} tasks, but the benchmark has {len(benchmark)}")
+    if training.select == "best" and benchmark.validation == 0:
+        problems.append("training.select is 'best', but benchmark.validation is 0: there is nothing to select by")
+    if problems:
+        raise ConfigurationError("; ".join(problems))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`.
+
+    Raises:
+        ConfigurationError: if there is none of that name here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except Exception as error:
+        raise ConfigurationError(f"device is '{name}', which this machine does not have; try auto or cpu") from error
+    return device
+
+
+def restore(checkpoint: Checkpoint, network: ExitNetwork, approach: Approach) -> None:
+    """Puts network and approach into the state of `checkpoint`; a fresh one leaves them as they are."""
+    if checkpoint.network:
+        network.load_state_dict(checkpoint.network)
+        approach.restore(checkpoint.approach, network)
+
+
+def evaluate(trainer: Trainer, network: ExitNetwork, approach: Approach, benchmark: Benchmark, task: Task) -> Outputs:
+    """Every exit's corrected logits on the test data of all tasks so far."""
+    samples, tasks = benchmark.seen(task)
+    logits = trainer.predict(network, samples, lambda images: approach.correct(network(images)))
+    return Outputs(logits, samples.targets, tasks, task.sizes, network.cost())
+
+
+def validation_accuracy(trainer: Trainer, network: ExitNetwork, approach: Approach, task: Task) -> float:
+    """Accuracy of the final exit on the held-out samples of the current task."""
+    logits = trainer.predict(network, task.validation, lambda images: approach.correct(network(images)))
+    return (logits[-1].argmax(-1) == task.validation.targets).double().mean().item()

@@ -1,0 +1,206 @@
+"""What a run leaves on disk.
+
+config.yaml        all settings; `cl-ac run --config config.yaml` repeats the run
+provenance.json    versions, commit, hardware and start time
+metrics.jsonl      one line for each finished task
+outputs/           every exit's logits on the test data, one file for each finished task
+checkpoint.pt      the state after the last finished epoch
+events.out.*       TensorBoard
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+import cl_ac
+from cl_ac.checkpoint import Checkpoint, write_atomically
+from cl_ac.errors import ConfigurationError, ResumeError
+from cl_ac.evaluation import Outputs, ac_accuracy, cube, exit_accuracy
+
+# A run may go on with other values of these: they decide where and how fast it runs, not what it computes.
+FREE_SETTINGS = ("resume", "out", "name", "device", "training.workers")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished task, a line of `metrics.jsonl`.
+
+    Args:
+        task: its index.
+        sizes: classes of each task seen [T].
+        exits: class-incremental accuracy [T][E].
+        most_confident: class-incremental accuracy of the most confident exit [T].
+        exits_task_incremental: accuracy [T][E] with the task known.
+        most_confident_task_incremental: accuracy [T] with the task known.
+        relative_cost: cost at each exit relative to the network without ACs [E].
+        seconds: time that training and evaluating the task took.
+    """
+
+    task: int
+    sizes: list[int]
+    exits: list[list[float]]
+    most_confident: list[float]
+    exits_task_incremental: list[list[float]]
+    most_confident_task_incremental: list[float]
+    relative_cost: list[float]
+    seconds: float
+
+    @staticmethod
+    def of(task: int, outputs: Outputs, seconds: float) -> "Record":
+        """The accuracies that follow from `outputs`."""
+        known = outputs.task_incremental
+        return Record(
+            task,
+            list(outputs.sizes),
+            exit_accuracy(outputs).tolist(),
+            ac_accuracy(outputs).tolist(),
+            exit_accuracy(known).tolist(),
+            ac_accuracy(known).tolist(),
+            outputs.cost.relative,
+            seconds,
+        )
+
+
+class RunDirectory:
+    """The folder of one run."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.checkpoint_path = self.path / "checkpoint.pt"
+        self.metrics_path = self.path / "metrics.jsonl"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def open(self, config: Mapping[str, Any], resume: bool) -> Checkpoint:
+        """Makes the folder, or goes on in it.
+
+        Args:
+            config: all settings, as plain values.
+            resume: whether to go on where a run with the same settings stopped; starts one if there is none.
+        Raises:
+            ConfigurationError: if it holds a run already and `resume` is off.
+            ResumeError: if the run in it had other settings.
+        """
+        config_path = self.path / "config.yaml"
+        if config_path.exists():
+            if not resume:
+                raise ConfigurationError(
+                    f"'{self.path}' already holds a run; give --resume to go on with it, or another --name or --out"
+                )
+            self._check_same(yaml.safe_load(config_path.read_text()), config)
+            return Checkpoint.load(self.checkpoint_path) if self.checkpoint_path.exists() else Checkpoint()
+        try:
+            (self.path / "outputs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"cannot write to '{self.path}' (--out): {error.strerror}") from error
+        write_atomically(self.path / "provenance.json", lambda p: p.write_text(json.dumps(provenance(), indent=2)))
+        dumped = yaml.safe_dump(dict(config), sort_keys=False)
+        write_atomically(config_path, lambda p: p.write_text(dumped))
+        return Checkpoint()
+
+    def _check_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        flat_before, flat_now = flatten(before), flatten(now)
+        changed = [
+            f"{key} was {flat_before.get(key)} and is {flat_now.get(key)}"
+            for key in sorted({*flat_before, *flat_now})
+            if flat_before.get(key) != flat_now.get(key) and key not in FREE_SETTINGS
+        ]
+        if changed:
+            raise ResumeError(f"'{self.path}' holds a run with other settings: {'; '.join(changed)}")
+
+    def finish(self, record: Record, outputs: Outputs) -> None:
+        """Keeps the results of a finished task, and forgets those of later tasks of an earlier attempt."""
+        path = self.path / "outputs" / f"task_{record.task}.safetensors"
+        write_atomically(path, outputs.save)
+        records = [*(earlier for earlier in self.records if earlier.task < record.task), record]
+        lines = "".join(json.dumps(vars(each)) + "\n" for each in records)
+        write_atomically(self.metrics_path, lambda p: p.write_text(lines))
+
+    @property
+    def records(self) -> list[Record]:
+        """The finished tasks."""
+        if not self.metrics_path.exists():
+            return []
+        return [Record(**json.loads(line)) for line in self.metrics_path.read_text().splitlines()]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The run's settings.
+
+        Raises:
+            ConfigurationError: if there is no run here.
+        """
+        path = self.path / "config.yaml"
+        if not path.exists():
+            raise ConfigurationError(f"'{self.path}' holds no run (no config.yaml in it)")
+        return yaml.safe_load(path.read_text())
+
+    def accuracies(self, task_incremental: bool = False) -> Tensor:
+        """The accuracy cube [T, T, E]."""
+        field = "exits_task_incremental" if task_incremental else "exits"
+        return cube([torch.tensor(getattr(r, field), dtype=torch.float64) for r in self.records])
+
+    def ac_accuracies(self, task_incremental: bool = False) -> Tensor:
+        """The accuracies [T, T] of the most confident exit."""
+        field = "most_confident_task_incremental" if task_incremental else "most_confident"
+        return cube([torch.tensor(getattr(r, field), dtype=torch.float64) for r in self.records])
+
+    def outputs(self, task: int) -> Outputs:
+        """The stored outputs after `task`."""
+        return Outputs.load(self.path / "outputs" / f"task_{task}.safetensors")
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def provenance() -> dict[str, Any]:
+    """What a number needs beside its settings to be understood later."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "cl_ac": cl_ac.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from, `-modified` if it has changes; None when installed."""
+    root = Path(cl_ac.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=-modified"],
+            cwd=root, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()

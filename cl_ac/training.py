@@ -1,0 +1,313 @@
+"""Training: its settings, and the one epoch loop that every approach uses."""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cl_ac.approach import TrainingSet
+from cl_ac.augmentation import Augmentation
+from cl_ac.data import Batch, Loader
+from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.network import ExitNetwork
+from cl_ac.samples import Samples
+from cl_ac.seeding import generator, global_stream
+
+Loss = Callable[[ExitNetwork, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How each task is trained.
+
+    Args:
+        epochs: epochs of every task, or a list with one number per task.
+        batch_size: new images per step; exemplars that an approach draws beside them come on top.
+        optimizer: `sgd` or `adamw`; created anew for each task.
+        lr: learning rate at the start of a task (after the warm-up).
+        momentum: of SGD.
+        weight_decay: of either optimiser.
+        schedule: `multistep` multiplies the rate by `decay` at each milestone, `cosine` lowers it to 0, `constant`.
+        milestones: for `multistep`, each an epoch (a whole number) or a share of the task's epochs (below 1).
+        decay: factor at each milestone.
+        warmup: epochs over which the rate rises linearly to `lr` first.
+        clip: largest norm of the gradient; 0 does not clip.
+        select: keep the `last` epoch's weights, or the `best` on the validation samples (final exit's accuracy).
+        precision: of the forward and backward pass; below float32 through autocast.
+        channels_last: whether images and convolutions use the channels-last memory format, which is usually faster.
+        workers: processes that decode images which do not fit in memory.
+    """
+
+    epochs: int | list[int] = 200
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: Literal["multistep", "cosine", "constant"] = "multistep"
+    milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
+    decay: float = 0.1
+    warmup: int = 0
+    clip: float = 100.0
+    select: Literal["last", "best"] = "last"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = True
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        counts = self.epochs if isinstance(self.epochs, list) else [self.epochs]
+        if not counts or min(counts) < 1:
+            raise ConfigurationError(f"training.epochs is {self.epochs}; every task needs at least 1 epoch")
+        for name in ("batch_size", "lr", "decay"):
+            if getattr(self, name) <= 0:
+                raise ConfigurationError(f"training.{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("momentum", "weight_decay", "clip", "warmup", "workers"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"training.{name} is {getattr(self, name)}; it must be at least 0")
+        if self.momentum >= 1:
+            raise ConfigurationError(f"training.momentum is {self.momentum}; it must be below 1")
+        for epochs in counts:
+            self._check_schedule(epochs)
+
+    def _check_schedule(self, epochs: int) -> None:
+        if self.warmup >= epochs and self.warmup > 0:
+            raise ConfigurationError(f"training.warmup is {self.warmup}; it must be below the {epochs} training.epochs")
+        if self.schedule != "multistep":
+            return
+        for milestone in self.milestones:
+            if milestone <= 0 or milestone >= epochs or (milestone > 1 and milestone != int(milestone)):
+                raise ConfigurationError(
+                    f"training.milestones has {milestone:g}; with {epochs} epochs each must be an epoch "
+                    f"from 1 to {epochs - 1} or a share of the epochs between 0 and 1"
+                )
+
+    def epochs_of(self, task: int) -> int:
+        """Epochs of the task at index `task`."""
+        return self.epochs[task] if isinstance(self.epochs, list) else self.epochs
+
+    def learning_rate(self, epoch: int, epochs: int) -> float:
+        """The rate during `epoch` (from 0) of `epochs`."""
+        if epoch < self.warmup:
+            return self.lr * (epoch + 1) / (self.warmup + 1)
+        if self.schedule == "cosine":
+            done = (epoch - self.warmup) / (epochs - self.warmup)
+            return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+        if self.schedule == "multistep":
+            passed = sum(epoch >= (m * epochs if m < 1 else m) for m in self.milestones)
+            return self.lr * self.decay**passed
+        return self.lr
+
+    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """A fresh optimiser for `parameters`."""
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, self.lr, weight_decay=self.weight_decay, fused=True)
+        return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay, fused=True)
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What an epoch came to.
+
+    Args:
+        epoch: its index, from 0, of `epochs`.
+        epochs: epochs of the task.
+        losses: mean loss of each exit [E].
+        lr: learning rate.
+        validation: accuracy on the validation samples, where it is watched.
+        seconds: time the epoch took.
+        steps: steps since the task began.
+        state: all that a later `fit` needs to go on from here.
+    """
+
+    epoch: int
+    epochs: int
+    losses: Tensor
+    lr: float
+    validation: float | None
+    seconds: float
+    steps: int
+    state: dict[str, Any]
+
+
+class Trainer:
+    """Fits networks and reads them out, on one device, with random streams keyed by one seed.
+
+    Args:
+        training: settings of every fit that brings none of its own.
+        augmentation: how uint8 images become inputs.
+        device: where all of it runs.
+        seed: of every random stream.
+    """
+
+    def __init__(self, training: Training, augmentation: Augmentation, device: torch.device, seed: int = 0):
+        self.training, self.augmentation, self.device, self.seed = training, augmentation, device, seed
+
+    def generator(self, purpose: str, *indices: int) -> torch.Generator:
+        """A CPU generator for the random stream `purpose`, keyed by the run's seed."""
+        return generator(self.seed, purpose, *indices)
+
+    def with_training(self, **changes: Any) -> Training:
+        """The run's training settings with some of them changed."""
+        return replace(self.training, **changes)
+
+    def loader(self, samples: Samples) -> Loader:
+        """Batches of `samples` on the training device."""
+        return Loader(samples, self.augmentation, self.device, self.training.workers)
+
+    def fit(
+        self,
+        network: ExitNetwork,
+        loss: Loss,
+        data: TrainingSet,
+        training: Training | None = None,
+        *,
+        stage: str = "task",
+        parameters: Iterable[nn.Parameter] | None = None,
+        validate: Callable[[], float] | None = None,
+        state: dict[str, Any] | None = None,
+        fixed_statistics: bool = False,
+        on_step: Callable[[ExitNetwork], None] | None = None,
+        on_epoch: Callable[[EpochReport], None] | None = None,
+    ) -> None:
+        """Trains `network` on `data`.
+
+        Args:
+            loss: gives one value per exit; they are weighted by the network's exits and summed.
+            data: what to iterate over.
+            training: settings of this fit; the run's by default.
+            stage: name of this fit's random streams; a second fit inside one task needs its own.
+            parameters: what learns; by default all of the network that requires a gradient.
+            validate: accuracy to select the best epoch by, where `training.select` asks for it.
+            state: `EpochReport.state` to go on from.
+            fixed_statistics: keep the network in evaluation mode, so that batch norm and dropout do nothing new.
+            on_step: called with the network after every step.
+            on_epoch: called after every epoch.
+
+        Raises:
+            UserError: if the loss becomes infinite or undefined.
+        """
+        training = training or self.training
+        task = data.task.index
+        epochs = training.epochs_of(task)
+        learning = [p for p in parameters or network.parameters() if p.requires_grad and p.numel()]
+        optimizer = training.build_optimizer(learning)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "float16")
+        best: dict[str, Any] | None = None
+        start = steps = 0
+        if state:
+            start, steps, best = state["epoch"], state["steps"], state["best"]
+            optimizer.load_state_dict(state["optimizer"])
+            scaler.load_state_dict(state["scaler"])
+        loaders = self.loader(data.samples), self.loader(data.memory if data.memory is not None else data.samples)
+        for epoch in range(start, epochs):
+            began = time.perf_counter()
+            lr = training.learning_rate(epoch, epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            weights = torch.tensor(network.exits.weights_at(epoch, epochs), device=self.device)
+            total, count = torch.zeros(len(network), device=self.device), 0
+            network.train(not fixed_statistics)
+            with global_stream(self.seed, f"{stage} modules", task, epoch):
+                for batch in self._epoch(data, loaders, training, f"{stage} order", task, epoch):
+                    with self.autocast(training):
+                        losses = loss(network, batch)
+                    optimizer.zero_grad()
+                    scaler.scale((losses * weights).sum()).backward()
+                    if training.clip:
+                        scaler.unscale_(optimizer)
+                        nn.utils.clip_grad_norm_(learning, training.clip)
+                    scaler.step(optimizer)
+                    scaler.update()
+                    if on_step:
+                        on_step(network)
+                    total += losses.detach()
+                    count += 1
+            steps += count
+            mean_losses = (total / max(count, 1)).cpu()
+            if not mean_losses.isfinite().all():
+                raise UserError(
+                    f"the loss is no longer finite in epoch {epoch + 1} of task {task + 1}; "
+                    f"lower training.lr (now {training.lr:g}) or training.clip (now {training.clip:g})"
+                )
+            accuracy = validate() if validate and training.select == "best" else None
+            if accuracy is not None and (best is None or accuracy > best["accuracy"]):
+                best = {"accuracy": accuracy, "network": _cloned(network.state_dict())}
+            if on_epoch:
+                progress = {
+                    "epoch": epoch + 1,
+                    "steps": steps,
+                    "optimizer": optimizer.state_dict(),
+                    "scaler": scaler.state_dict(),
+                    "best": best,
+                }
+                seconds = time.perf_counter() - began
+                on_epoch(EpochReport(epoch, epochs, mean_losses, lr, accuracy, seconds, steps, progress))
+        if best is not None:
+            network.load_state_dict(best["network"])
+        network.eval()
+
+    def _epoch(
+        self, data: TrainingSet, loaders: tuple[Loader, Loader], training: Training, stream: str, task: int, epoch: int
+    ) -> Iterator[Batch]:
+        """The batches of one epoch, each with its draws from memory."""
+        size, count = training.batch_size, len(data.samples)
+        if data.drop_last and count >= size:
+            count -= count % size
+        elif count > 1 and count % size == 1:
+            # Batch normalisation cannot train on a single sample.
+            count -= 1
+        steps = -(-count // size)
+        draws = [
+            loaders[1].shuffled(
+                amount or size, steps * (amount or size), self.generator(stream, task, epoch, index), data.task
+            )
+            for index, amount in enumerate(data.replay, start=1)
+        ]
+        new = loaders[0].shuffled(size, count, self.generator(stream, task, epoch, 0), data.task)
+        if not draws:
+            yield from new
+            return
+        for batch, *replay in zip(itertools.islice(new, steps), *draws, strict=False):
+            yield replace(batch, replay=tuple(replay))
+
+    def autocast(self, training: Training | None = None):
+        """The context in which forward passes run at the chosen precision."""
+        precision = (training or self.training).precision
+        if precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, precision))
+
+    @torch.no_grad()
+    def predict(self, network: ExitNetwork, samples: Samples, read: Callable[[Tensor], Any] | None = None) -> Any:
+        """What the network says of `samples` in evaluation mode, in order, without augmentation.
+
+        Args:
+            read: maps a batch of images to a tensor [E, B, ...] or a list of tensors [B, ...]; logits by default.
+        Returns:
+            [E, N, ...] on the CPU, or a list of [N, ...].
+        """
+        was_training = network.training
+        network.eval()
+        batches, stacked = [], False
+        for images in self.loader(samples).in_order(max(self.training.batch_size, 256)):
+            with self.autocast():
+                output = (read or network)(images)
+            stacked = isinstance(output, Tensor)
+            batches.append([part.float().cpu() for part in output])
+        network.train(was_training)
+        joined = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+        return torch.stack(joined) if stacked else joined
+
+    def features(self, network: ExitNetwork, samples: Samples) -> list[Tensor]:
+        """The feature vectors [N, D_i] that each exit's classifier reads."""
+        return self.predict(network, samples, network.features)
+
+
+def _cloned(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
