@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from cl_ac.benchmark import Task
@@ -42,6 +43,13 @@ class TrainingSet:
     memory: Samples | None = None
     replay: tuple[int | None, ...] = ()
     drop_last: bool = False
+
+    @property
+    def exemplars(self) -> Samples:
+        """What draws come from; an empty set of the same kind of images where there is no memory yet."""
+        if self.memory is not None and len(self.memory):
+            return self.memory
+        return Samples(torch.empty(0, *self.samples.images.shape[1:], dtype=torch.uint8), self.samples.targets[:0])
 
 
 class Approach(Growing):

@@ -51,7 +51,7 @@ def cost_accuracy(outputs: Outputs, thresholds: Tensor = PAPER_THRESHOLDS) -> Cu
     Args:
         thresholds: ascending [K].
     """
-    exits, samples = outputs.confidences.shape
+    samples = len(outputs.targets)
     best = outputs.confidences.double().cummax(0).values
     bounds = torch.searchsorted(thresholds.double(), best.contiguous(), right=True)
     starts = torch.cat([torch.zeros(1, samples, dtype=torch.int64), bounds])

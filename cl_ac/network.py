@@ -230,7 +230,7 @@ class ExitNetwork(nn.Module):
 
 
 def build_head(shape: Sequence[int], pool: int) -> nn.Module:
-    """The AC for a stage's output: pooled for a map [channels, height, width], class token for [tokens, D], else flat."""
+    """The AC for a map [channels, height, width] (pooled), for [tokens, D] (class token), or for a vector."""
     if len(shape) == 3:
         return PooledHead(shape, pool)
     return TokenHead(shape) if len(shape) == 2 else LinearHead(shape)

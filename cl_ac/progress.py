@@ -32,11 +32,10 @@ class RunProgress:
         self.row = self.bar.add_task("starting", total=epochs, completed=done)
         self.last_line = time.monotonic()
 
-    def __enter__(self) -> "RunProgress":
+    def start(self) -> None:
         self.bar.start()
-        return self
 
-    def __exit__(self, *error: object) -> None:
+    def stop(self) -> None:
         self.bar.stop()
 
     def epoch(self, task: Task, report: EpochReport) -> None:

@@ -1,7 +1,7 @@
 """A run: the tasks of a benchmark feed an approach, which trains a network with exits."""
 
-import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +12,11 @@ from cl_ac.benchmark import Benchmark, Task
 from cl_ac.checkpoint import Checkpoint
 from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import Outputs
+from cl_ac.journal import Journal
 from cl_ac.memory import Memory
-from cl_ac.network import NO_EXITS, Backbone, Exits, ExitNetwork
-from cl_ac.progress import RunProgress
+from cl_ac.network import NO_EXITS, Backbone, ExitNetwork, Exits
 from cl_ac.rundir import Record, RunDirectory
-from cl_ac.tensorboard import EventLog
-from cl_ac.training import EpochReport, Trainer, Training
+from cl_ac.training import Trainer, Training
 
 
 def run(
@@ -64,45 +63,24 @@ def run(
     restore(checkpoint, network, approach)
     approach.to(place)
     epochs = [training.epochs_of(task) for task in range(len(benchmark))]
-    done = sum(epochs[: checkpoint.task]) + (checkpoint.fit["epoch"] if checkpoint.fit else 0)
-    step = checkpoint.steps + (checkpoint.fit["steps"] if checkpoint.fit else 0)
-    events = EventLog(directory.path, len(network), len(benchmark), step)
-
-    with RunProgress(console or Console(stderr=True), sum(epochs), done) as progress:
+    with Journal(directory, checkpoint, network, approach, epochs, console or Console(stderr=True)) as journal:
         for task in benchmark[checkpoint.task :]:
-            began = time.perf_counter() - checkpoint.seconds
-            if checkpoint.fit is None:
+            unfinished = checkpoint.fit if task.index == checkpoint.task else None
+            if unfinished is None:
                 network.grow(task.num_classes, seed)
                 approach.begin_task(task, network, trainer)
             network.train_old_classes(approach.trains_old_classes)
-
-            def on_epoch(report: EpochReport, task: Task = task, began: float = began) -> None:
-                seconds, steps = time.perf_counter() - began, checkpoint.steps
-                state = network.state_dict(), approach.state_dict()
-                Checkpoint(task.index, report.state, steps, seconds, *state).save(directory.checkpoint_path)
-                events.epoch(report, steps + report.steps)
-                progress.epoch(task, report)
-                nonlocal step
-                step = steps + report.steps
-
             trainer.fit(
                 network,
                 approach.loss,
                 approach.training_set(task),
-                validate=lambda task=task: validation_accuracy(trainer, network, approach, task),
-                state=checkpoint.fit,
+                validate=partial(validation_accuracy, trainer, network, approach, task),
+                state=unfinished,
                 on_step=approach.end_step,
-                on_epoch=on_epoch,
+                on_epoch=partial(journal.epoch, task),
             )
             approach.end_task(task, network, trainer)
-            outputs = evaluate(trainer, network, approach, benchmark, task)
-            record = Record.of(task.index, outputs, time.perf_counter() - began)
-            directory.finish(record, outputs)
-            checkpoint = Checkpoint(task.index + 1, None, step, 0.0, network.state_dict(), approach.state_dict())
-            checkpoint.save(directory.checkpoint_path)
-            events.task(task, directory, step)
-            progress.task(record, len(benchmark))
-    events.close()
+            journal.task(task, evaluate(trainer, network, approach, benchmark, task))
     return directory.records
 
 

@@ -204,7 +204,7 @@ class Trainer:
             start, steps, best = state["epoch"], state["steps"], state["best"]
             optimizer.load_state_dict(state["optimizer"])
             scaler.load_state_dict(state["scaler"])
-        loaders = self.loader(data.samples), self.loader(data.memory if data.memory is not None else data.samples)
+        loaders = self.loader(data.samples), self.loader(data.exemplars)
         for epoch in range(start, epochs):
             began = time.perf_counter()
             lr = training.learning_rate(epoch, epochs)

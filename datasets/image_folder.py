@@ -1,0 +1,176 @@
+"""Images in folders named after their classes."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from cl_ac.augmentation import Augmentation
+from cl_ac.benchmark import Benchmark
+from cl_ac.errors import DataError
+from cl_ac.samples import ImageFiles, Samples
+
+EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+RESIDENT_BYTES = 4 * 2**30
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ImageFolder(Benchmark):
+    """Any tree `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`) of image files.
+
+    Classes are numbered in the alphabetical order of their folders. Images become RGB, their shorter side is
+    resized to `size` and the central square is kept.
+
+    Args:
+        root: folder that holds `train` and `test`.
+        size: side in pixels of the images kept; `augmentation.size` is the side of what the network sees.
+        in_memory: whether all images are decoded once and kept as one tensor; otherwise they are decoded each time
+            they are used. None decides by size: up to 4 GiB (3 · size² bytes per image) are kept.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        size: int = 32,
+        in_memory: bool | None = None,
+        augmentation: Augmentation = Augmentation(mean=IMAGENET_MEAN, std=IMAGENET_STD, crop="resized", flip=True),
+        **splitting,
+    ):
+        super().__init__(augmentation=augmentation, **splitting)
+        self.root, self.size, self.in_memory = Path(root).expanduser(), size, in_memory
+        self.image_shape = (3, size, size)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The name of each label.
+
+        Raises:
+            DataError: if folders are missing or differ between training and test images.
+        """
+        train, test = (
+            {folder.name for folder in part.iterdir() if folder.is_dir() and not folder.name.startswith(".")}
+            for part in self._parts
+        )
+        if not train:
+            raise DataError(f"'{self._parts[0]}' holds no folders; it needs one for each class")
+        if train != test:
+            few = ", ".join(f"'{name}'" for name in sorted(train ^ test)[:10])
+            raise DataError(
+                f"{len(train ^ test)} classes are in only one of '{self._parts[0]}' and '{self._parts[1]}': {few}"
+            )
+        return sorted(train)
+
+    @cached_property
+    def _parts(self) -> tuple[Path, Path]:
+        train = self.root / "train"
+        test = next((self.root / name for name in ("test", "val") if (self.root / name).is_dir()), None)
+        if not train.is_dir() or test is None:
+            raise DataError(
+                f"'{self.root}' is no folder of images: it needs train/<class>/* and test/<class>/* (or val/<class>/*)"
+            )
+        return train, test
+
+    def load(self) -> tuple[Samples, Samples]:
+        """All images, as tensors or as files.
+
+        Raises:
+            DataError: naming every file that is no readable image. Of images that are not kept in memory only the
+                headers are read here; a damaged picture is then named when it is first used.
+        """
+        paths, targets = zip(*(self._list(part) for part in self._parts), strict=True)
+        files = ImageFiles([*paths[0], *paths[1]], self.size)
+        keep = self.in_memory
+        if keep is None:
+            keep = torch.Size(files.shape).numel() <= RESIDENT_BYTES
+        if keep:
+            images = torch.empty(files.shape, dtype=torch.uint8)
+            _for_each(len(files), lambda index: images[index].copy_(files.decode(files.paths[index])))
+            train, test = images[: len(paths[0])], images[len(paths[0]) :]
+        else:
+            _for_each(len(files), lambda index: files.probe(files.paths[index]))
+            train, test = (ImageFiles(part, self.size) for part in paths)
+        return Samples(train, targets[0]), Samples(test, targets[1])
+
+    def _list(self, part: Path) -> tuple[list[Path], torch.Tensor]:
+        """The image files of all classes, and their labels."""
+        paths, counts = [], []
+        for name in self.class_names:
+            found = sorted(path for path in (part / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+            if not found:
+                raise DataError(f"'{part / name}' holds no images ({', '.join(sorted(EXTENSIONS))})")
+            paths += found
+            counts.append(len(found))
+        return paths, torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
+
+def _for_each(count: int, read: Callable[[int], object], chunk: int = 256) -> None:
+    """Calls `read` with every index, on threads; raises one `DataError` for all of those that it raises."""
+
+    def read_chunk(start: int) -> list[str]:
+        errors = []
+        for index in range(start, min(start + chunk, count)):
+            try:
+                read(index)
+            except DataError as error:
+                errors.append(str(error))
+        return errors
+
+    with ThreadPoolExecutor() as pool:
+        errors = [error for part in pool.map(read_chunk, range(0, count, chunk)) for error in part]
+    if len(errors) == 1:
+        raise DataError(errors[0])
+    if errors:
+        rest = f" … and {len(errors) - 10} more" if len(errors) > 10 else ""
+        raise DataError(f"{len(errors)} of {count} images cannot be read: " + "; ".join(errors[:10]) + rest)
+
+
+IMAGENET_100 = """
+    n03710193 n03089624 n04152593 n01806567 n02107574 n04409515 n04599235 n03657121 n03942813 n04026417
+    n02640242 n04591157 n01689811 n07614500 n03085013 n01882714 n02112706 n04266014 n02786058 n02526121
+    n03141823 n03775071 n04074963 n01531178 n04428191 n02096177 n02091467 n02971356 n02116738 n03017168
+    n02002556 n04355933 n02840245 n04371430 n01774384 n03223299 n04399382 n02088094 n02033041 n02814860
+    n04604644 n02669723 n03884397 n03250847 n04153751 n03016953 n02101388 n01914609 n02128385 n03075370
+    n02363005 n09468604 n02011460 n03785016 n12267677 n12768682 n12620546 n01537544 n03532672 n03691459
+    n02749479 n02105056 n02279972 n04442312 n02107908 n02229544 n04525305 n02102318 n15075141 n01514668
+    n04550184 n02115913 n02094258 n07892512 n01984695 n01990800 n02948072 n02112137 n02123597 n02917067
+    n03485407 n03759954 n02280649 n03290653 n01775062 n03527444 n03967562 n01744401 n02128757 n01729322
+    n03000247 n02950826 n03891332 n07831146 n02536864 n03697007 n02120079 n02951585 n03109150 n02168699
+""".split()
+
+
+class ImageNet100(ImageFolder):
+    """The 100 classes of ImageNet used in class-incremental learning, stored at 256 and seen at 224 pixels.
+
+    Folders are named by WordNet ids. The published order is the one of the papers on auxiliary classifiers, whose
+    subset of ImageNet is called "seed 1993".
+    """
+
+    published_order = tuple(sorted(IMAGENET_100).index(name) for name in IMAGENET_100)
+
+    def __init__(
+        self,
+        root: str,
+        size: int = 256,
+        augmentation: Augmentation = Augmentation(
+            mean=IMAGENET_MEAN, std=IMAGENET_STD, crop="resized", flip=True, size=224
+        ),
+        **source,
+    ):
+        super().__init__(root, size, augmentation=augmentation, **source)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        names = super().class_names
+        if names != sorted(IMAGENET_100):
+            raise DataError(
+                f"the folders in '{self.root}' are not the 100 classes of ImageNet-100; "
+                "use ImageFolder for other sets of classes"
+            )
+        return names

@@ -1,0 +1,157 @@
+"""Data sets that torchvision reads and downloads: CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST, SVHN."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from cl_ac.augmentation import Augmentation
+from cl_ac.benchmark import Benchmark
+from cl_ac.errors import DataError
+from cl_ac.samples import Samples
+
+
+class TorchvisionSet(Benchmark):
+    """A data set that one of torchvision's classes reads.
+
+    A subclass names that class as `reader`, and as `stored_as` what it looks for under `root`.
+
+    Args:
+        root: folder that holds the data set.
+        download: whether to download the data set if it is not there.
+    """
+
+    reader: ClassVar[str]
+    stored_as: ClassVar[str]
+
+    def __init__(self, root: str = "~/data", download: bool = False, **splitting):
+        super().__init__(**splitting)
+        self.root, self.download = Path(root).expanduser(), download
+
+    def load(self) -> tuple[Samples, Samples]:
+        """All images as resident tensors.
+
+        Raises:
+            DataError: if the data set is missing or damaged.
+        """
+        return self.read(train=True), self.read(train=False)
+
+    def read(self, train: bool) -> Samples:
+        """The training or the test images."""
+        source = self.open(train=train)
+        channels, height, width = self.image_shape
+        images = torch.as_tensor(source.data).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+        return Samples(images.contiguous(), torch.as_tensor(source.targets))
+
+    def open(self, **part: Any) -> Any:
+        """torchvision's own object for one part of the data set."""
+        import torchvision.datasets
+
+        try:
+            return getattr(torchvision.datasets, self.reader)(self.root, download=self.download, **part)
+        # torchvision has no exception of its own for files that are missing, damaged or cannot be fetched.
+        except (RuntimeError, OSError, ValueError, AssertionError) as error:
+            place = self.root / self.stored_as
+            if self.download:
+                raise DataError(f"cannot download {type(self).__name__} to '{place}': {error}") from error
+            raise DataError(
+                f"there is no intact {type(self).__name__} at '{place}'; get it with --benchmark.download true, "
+                "or say with --benchmark.root where it is"
+            ) from error
+
+
+class CIFAR10(TorchvisionSet):
+    """CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 colour images of 32 × 32 pixels, 10 classes."""
+
+    reader, stored_as = "CIFAR10", "cifar-10-batches-py"
+    num_classes = 10
+    image_shape = (3, 32, 32)
+
+    def __init__(
+        self,
+        augmentation: Augmentation = Augmentation(
+            mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), crop="shift", padding=4, flip=True
+        ),
+        **source,
+    ):
+        super().__init__(augmentation=augmentation, **source)
+
+
+class CIFAR100(TorchvisionSet):
+    """CIFAR-100 (Krizhevsky, 2009): 50,000 + 10,000 colour images of 32 × 32 pixels, 100 classes.
+
+    The published order is that of iCaRL (Rebuffi et al., 2017), NumPy's legacy shuffle with seed 1993. The default
+    augmentation is that of the papers on auxiliary classifiers: a random resized crop of the padded image.
+    """
+
+    reader, stored_as = "CIFAR100", "cifar-100-python"
+    num_classes = 100
+    image_shape = (3, 32, 32)
+    # fmt: off
+    published_order = (
+        68, 56, 78, 8, 23, 84, 90, 65, 74, 76, 40, 89, 3, 92, 55, 9, 26, 80, 43, 38, 58, 70, 77, 1, 85,
+        19, 17, 50, 28, 53, 13, 81, 45, 82, 6, 59, 83, 16, 15, 44, 91, 41, 72, 60, 79, 52, 20, 10, 31, 54,
+        37, 95, 14, 71, 96, 98, 97, 2, 64, 66, 42, 22, 35, 86, 24, 34, 87, 21, 99, 0, 88, 27, 18, 94, 11,
+        12, 47, 25, 30, 46, 62, 69, 36, 61, 7, 63, 75, 5, 32, 4, 51, 48, 73, 93, 39, 67, 29, 49, 57, 33,
+    )
+    # fmt: on
+
+    def __init__(
+        self,
+        augmentation: Augmentation = Augmentation(
+            mean=(0.5071, 0.4866, 0.4409), std=(0.2009, 0.1984, 0.2023), crop="resized", padding=4, flip=True
+        ),
+        **source,
+    ):
+        super().__init__(augmentation=augmentation, **source)
+
+
+class MNIST(TorchvisionSet):
+    """MNIST (LeCun et al., 1998): 60,000 + 10,000 handwritten digits of 28 × 28 pixels."""
+
+    reader, stored_as = "MNIST", "MNIST/raw"
+    num_classes = 10
+    image_shape = (1, 28, 28)
+
+    def __init__(
+        self,
+        augmentation: Augmentation = Augmentation(mean=(0.1307,), std=(0.3081,), crop="shift", padding=2),
+        **source,
+    ):
+        super().__init__(augmentation=augmentation, **source)
+
+
+class FashionMNIST(TorchvisionSet):
+    """Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey images of clothes, 28 × 28 pixels, 10 classes."""
+
+    reader, stored_as = "FashionMNIST", "FashionMNIST/raw"
+    num_classes = 10
+    image_shape = (1, 28, 28)
+
+    def __init__(
+        self,
+        augmentation: Augmentation = Augmentation(mean=(0.2860,), std=(0.3530,), crop="shift", padding=2, flip=True),
+        **source,
+    ):
+        super().__init__(augmentation=augmentation, **source)
+
+
+class SVHN(TorchvisionSet):
+    """Street View House Numbers (Netzer et al., 2011): 73,257 + 26,032 colour images of digits, 32 × 32 pixels."""
+
+    reader, stored_as = "SVHN", "train_32x32.mat"
+    num_classes = 10
+    image_shape = (3, 32, 32)
+
+    def __init__(
+        self,
+        augmentation: Augmentation = Augmentation(
+            mean=(0.4377, 0.4438, 0.4728), std=(0.1980, 0.2010, 0.1970), crop="shift", padding=4
+        ),
+        **source,
+    ):
+        super().__init__(augmentation=augmentation, **source)
+
+    def read(self, train: bool) -> Samples:
+        source = self.open(split="train" if train else "test")
+        return Samples(torch.as_tensor(source.data).contiguous(), torch.as_tensor(source.labels))
