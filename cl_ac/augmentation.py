@@ -64,7 +64,7 @@ class Augmentation:
         padded = torch.tensor([height + 2 * self.padding, width + 2 * self.padding])
         windows = self._center(height, width).repeat(count, 1)
         if self.crop == "shift":
-            room = padded - windows[0, 2:4] + 1
+            room = padded - torch.tensor(self.output_size(height, width)) + 1
             windows[:, :2] = (torch.rand(count, 2, generator=generator) * room).floor() - self.padding
         elif self.crop == "resized":
             windows[:, :4] = _resized_crops(count, padded, self.scale, self.ratio, generator)
