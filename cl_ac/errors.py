@@ -23,9 +23,7 @@ class ResumeError(UserError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that does not exist, with the nearest one that does."""
     choices = sorted(known)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    if not close:
-        lowered = {choice.lower(): choice for choice in choices}
-        close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)]
-    hint = f"did you mean '{close[0]}'? " if close else ""
+    lowered = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    hint = f"did you mean '{lowered[close[0]]}'? " if close else ""
     return f"unknown {kind} '{name}'; {hint}known: {', '.join(choices)}"

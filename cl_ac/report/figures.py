@@ -1,12 +1,14 @@
 """Figures of finished runs."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from cl_ac.early_exit import cost_accuracy
 from cl_ac.evaluation import Outputs, average
+from cl_ac.rundir import RunDirectory
 
 
 def cost_accuracy_figure(outputs: Mapping[str, Outputs]) -> Figure:
@@ -75,3 +77,20 @@ def average_accuracy_figure(accuracies: Mapping[str, Tensor], sizes: Sequence[in
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure
+
+
+def write_figures(directories: Sequence[RunDirectory], folder: Path) -> list[Path]:
+    """Writes the figures of some runs as PNG files and returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    last = {d.name: d.outputs(d.records[-1].task) for d in directories}
+    cubes = {d.name: d.ac_accuracies() for d in directories}
+    figures = {
+        "cost_accuracy": cost_accuracy_figure(last),
+        "average_accuracy": average_accuracy_figure(cubes, directories[0].records[-1].sizes),
+        **{f"accuracy_matrix_{name}": accuracy_matrix_figure(cube, name) for name, cube in cubes.items()},
+    }
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=150)
+    return paths
