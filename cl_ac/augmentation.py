@@ -7,6 +7,7 @@ per-sample code, on any device.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -26,7 +27,7 @@ class Augmentation:
             the output's size, `resized` a random area and aspect ratio resized to the output (Inception style).
         padding: black pixels added on each side before cropping.
         flip: whether half of the images are mirrored left to right.
-        size: side of the output in pixels; None keeps the image's size.
+        size: side of the output in pixels, to which smaller images are enlarged; None keeps the image's size.
         scale: smallest and largest share of the area that a `resized` crop takes.
         ratio: smallest and largest aspect ratio (width / height) of a `resized` crop.
     """
@@ -47,6 +48,11 @@ class Augmentation:
             raise ConfigurationError(f"augmentation.std is {self.std}; every value must be above 0")
         if self.padding < 0:
             raise ConfigurationError(f"augmentation.padding is {self.padding}; it must be at least 0")
+        if self.size is not None and self.size < 1:
+            raise ConfigurationError(f"augmentation.size is {self.size}; it must be at least 1")
+        for name, (low, high) in {"scale": self.scale, "ratio": self.ratio}.items():
+            if not 0 < low <= high:
+                raise ConfigurationError(f"augmentation.{name} is {(low, high)}; it must rise from above 0")
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of what the network sees, for images of `height` × `width`."""
@@ -62,9 +68,10 @@ class Augmentation:
         if self.crop == "none" and not self.flip:
             return None
         padded = torch.tensor([height + 2 * self.padding, width + 2 * self.padding])
-        windows = self._center(height, width).repeat(count, 1)
+        center = self._center(height, width)
+        windows = center.repeat(count, 1)
         if self.crop == "shift":
-            room = padded - torch.tensor(self.output_size(height, width)) + 1
+            room = padded - center[2:4] + 1
             windows[:, :2] = (torch.rand(count, 2, generator=generator) * room).floor() - self.padding
         elif self.crop == "resized":
             windows[:, :4] = _resized_crops(count, padded, self.scale, self.ratio, generator)
@@ -74,8 +81,10 @@ class Augmentation:
         return windows
 
     def _center(self, height: int, width: int) -> Tensor:
+        """[5], the window of evaluation: what of the image fits into the output."""
         out_height, out_width = self.output_size(height, width)
-        return torch.tensor([(height - out_height) // 2, (width - out_width) // 2, out_height, out_width, 0.0])
+        kept_height, kept_width = min(height, out_height), min(width, out_width)
+        return torch.tensor([(height - kept_height) // 2, (width - kept_width) // 2, kept_height, kept_width, 0.0])
 
     def apply(self, images: Tensor, windows: Tensor | None = None) -> Tensor:
         """Inputs of the network.
@@ -98,9 +107,15 @@ class Augmentation:
             columns = torch.where(flip.bool()[:, None, None], columns.flip(1), columns)
             with torch.autocast(images.device.type, enabled=False):
                 floats = rows[:, None] @ (floats @ columns[:, None].mT)
-        scale = torch.tensor(self.std, device=images.device).mul(255).reciprocal()[:, None, None]
-        shift = -torch.tensor(self.mean, device=images.device).div(torch.tensor(self.std, device=images.device))
-        return floats.mul_(scale).add_(shift[:, None, None])
+        scale, shift = _normalisation(tuple(self.mean), tuple(self.std), images.device)
+        return floats.mul_(scale).add_(shift)
+
+
+@lru_cache
+def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Factor and summand of pixel values, [channels, 1, 1]; kept, since copying them to a GPU would stall each step."""
+    means, stds = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
+    return (1 / (255 * stds)).to(device), (-means / stds).to(device)
 
 
 def interpolation(start: Tensor, length: Tensor, size: int, out_size: int, padding: int) -> Tensor:

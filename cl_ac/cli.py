@@ -12,6 +12,7 @@ from rich.table import Table
 
 from cl_ac.approach import Approach
 from cl_ac.benchmark import Benchmark
+from cl_ac.classifiers import Classifier
 from cl_ac.cli_errors import sentence
 from cl_ac.errors import ConfigurationError, UserError, unknown
 from cl_ac.memory import Memory
@@ -22,7 +23,12 @@ from cl_ac.rundir import RunDirectory
 from cl_ac.seeding import global_stream
 from cl_ac.training import Training
 
-PLUGINS: dict[str, type] = {"approach": Approach, "benchmark": Benchmark, "backbone": Backbone}
+PLUGINS: dict[str, type] = {
+    "approach": Approach,
+    "benchmark": Benchmark,
+    "backbone": Backbone,
+    "classifier": Classifier,
+}
 
 USAGE = """usage: cl-ac COMMAND [options]
 
@@ -63,11 +69,12 @@ def run_parser() -> ArgumentParser:
         "approach": "the continual-learning method",
         "benchmark": "the data and how their classes are split into tasks",
         "backbone": "the network without its classifiers",
+        "classifier": "what answers at inference instead of the linear heads",
     }
     for kind, base in PLUGINS.items():
         names = ", ".join(classes(kind, base))
         text = f"{helps[kind]}: {names}, or a dotted path such as my_file.MyClass"
-        parser.add_subclass_arguments(base, kind, skip={"image_shape"}, required=True, help=text)
+        parser.add_subclass_arguments(base, kind, skip={"image_shape"}, required=kind != "classifier", help=text)
     parser.add_argument(
         "--exits", type=str | Exits | None, default=None, help="where ACs hang: a preset of the backbone, or at/weights"
     )
@@ -101,25 +108,27 @@ def run_command(arguments: Sequence[str]) -> None:
     parser = run_parser()
     settings = parse(parser, arguments)
     settings.pop("config", None)
-    plain = yaml.safe_load(parser.dump(settings, skip_none=False))
-    backbone_settings = settings.pop("backbone")
+    plain = yaml.safe_load(parser.dump(settings, skip_unset=False))
+    backbone_settings, exits = settings.pop("backbone"), settings.pop("exits")
+    exits = Exits(**exits.as_dict()) if isinstance(exits, Namespace) else exits
     with global_stream(settings.seed, "approach"):
-        objects = parser.instantiate(settings)
+        objects = instantiate(parser, settings)
     with global_stream(settings.seed, "backbone"):
         backbone = build_backbone(backbone_settings, objects.benchmark)
 
     from cl_ac.report.tables import summary_table
     from cl_ac.run import run
 
-    directory = RunDirectory(Path(settings.out) / (settings.name or run_name(objects, settings.exits)))
+    directory = RunDirectory(Path(settings.out) / (settings.name or run_name(objects, exits)))
     run(
         approach=objects.approach,
         benchmark=objects.benchmark,
         backbone=backbone,
         directory=directory,
-        exits=NO_EXITS if objects.exits is None else objects.exits,
+        exits=NO_EXITS if exits is None else exits,
         training=objects.training,
         memory=objects.memory,
+        classifier=objects.get("classifier"),
         device=settings.device,
         seed=settings.seed,
         resume=settings.resume,
@@ -129,10 +138,27 @@ def run_command(arguments: Sequence[str]) -> None:
     print(f"results and TensorBoard events: {directory.path}")
 
 
+def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
+    """The objects that `settings` describe.
+
+    Raises:
+        UserError: what a constructor found wrong, out of the error that the parser makes of it.
+    """
+    try:
+        return parser.instantiate(settings)
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise cause from None
+            cause = cause.__cause__
+        raise
+
+
 def build_backbone(settings: Namespace, benchmark: Benchmark) -> Backbone:
     """The backbone of `settings` for the images of `benchmark`."""
     options = settings.get("init_args") or Namespace()
-    return find(settings.class_path)(benchmark.image_shape, **options.as_dict())
+    return find(settings.class_path)(benchmark.input_shape, **options.as_dict())
 
 
 def run_name(objects: Namespace, exits: Any) -> str:

@@ -53,19 +53,19 @@ class Journal:
         self.events.close()
 
     def epoch(self, task: Task, report: EpochReport) -> None:
-        """Saves the state after one epoch."""
-        self._save(task.index, self.checkpoint.steps, report.state)
+        """Saves the state after one epoch; events first, so that a run killed in between writes none of them twice."""
         self.step = self.checkpoint.steps + report.steps
         self.events.epoch(report, self.step)
+        self._save(task.index, self.checkpoint.steps, report.state)
         self.progress.epoch(task, report)
 
     def task(self, task: Task, outputs: Outputs) -> None:
         """Keeps the results of one task; from here on a resumed run starts with the next."""
         record = Record.of(task.index, outputs, time.perf_counter() - self.began)
         self.directory.finish(record, outputs)
+        self.events.task(task, self.directory, self.step)
         self.began = time.perf_counter()
         self._save(task.index + 1, self.step, None)
-        self.events.task(task, self.directory, self.step)
         self.progress.task(record, self.tasks)
 
     def _save(self, task: int, steps: int, fit: dict | None) -> None:

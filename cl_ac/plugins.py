@@ -1,22 +1,27 @@
-"""Finding approaches, benchmarks and backbones by class name."""
+"""Finding approaches, benchmarks, backbones and classifiers by class name."""
 
 import importlib
 import inspect
 import pkgutil
 
-PACKAGES = {"approach": "cl_ac.approaches", "benchmark": "cl_ac.datasets", "backbone": "cl_ac.backbones"}
+PLACES = {
+    "approach": "cl_ac.approaches",
+    "benchmark": "cl_ac.datasets",
+    "backbone": "cl_ac.backbones",
+    "classifier": "cl_ac.classifiers",
+}
 
 
 def classes(kind: str, base: type) -> dict[str, type]:
     """The subclasses of `base` that come with the framework, by name.
 
     Args:
-        kind: `approach`, `benchmark` or `backbone`.
+        kind: `approach`, `benchmark`, `backbone` or `classifier`.
     """
-    package = importlib.import_module(PACKAGES[kind])
+    place = importlib.import_module(PLACES[kind])
+    names = [f"{place.__name__}.{info.name}" for info in pkgutil.iter_modules(getattr(place, "__path__", []))]
     found: dict[str, type] = {}
-    for module_info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{package.__name__}.{module_info.name}")
+    for module in map(importlib.import_module, names or [place.__name__]):
         for name, value in inspect.getmembers(module, inspect.isclass):
             if issubclass(value, base) and value is not base and value.__module__ == module.__name__:
                 found[name] = value

@@ -10,6 +10,7 @@ from rich.console import Console
 from cl_ac.approach import Approach
 from cl_ac.benchmark import Benchmark, Task
 from cl_ac.checkpoint import Checkpoint
+from cl_ac.classifiers import Classifier
 from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import Outputs
 from cl_ac.journal import Journal
@@ -27,6 +28,7 @@ def run(
     exits: Exits | str = NO_EXITS,
     training: Training = Training(),
     memory: Memory | None = None,
+    classifier: Classifier | None = None,
     device: str = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -39,6 +41,7 @@ def run(
         directory: where the results go.
         exits: where auxiliary classifiers hang, or the name of the backbone's preset; none by default.
         memory: the exemplar memory; none by default.
+        classifier: what answers at inference; by default what the approach asks for, mostly the linear heads.
         device: `cpu`, `cuda`, `cuda:1`, …; `auto` takes a GPU if there is one.
         seed: of every random stream.
         resume: go on after the last finished epoch that `directory` holds.
@@ -54,12 +57,15 @@ def run(
     benchmark.seed = seed
     place = choose_device(device)
     memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
-    network = ExitNetwork(backbone, exits).to(place, memory_format=memory_format)
+    network = ExitNetwork(backbone, exits, approach.build_classifier).to(place, memory_format=memory_format)
     approach.memory = memory
+    approach.inference = classifier or approach.inference_classifier()
     approach.to(place)
     trainer = Trainer(training, benchmark.augmentation, place, seed)
 
     checkpoint = directory.open(config or {}, resume)
+    if checkpoint.task == len(benchmark):
+        return directory.records
     restore(checkpoint, network, approach)
     approach.to(place)
     epochs = [training.epochs_of(task) for task in range(len(benchmark))]
@@ -69,6 +75,7 @@ def run(
             if unfinished is None:
                 network.grow(task.num_classes, seed)
                 approach.begin_task(task, network, trainer)
+                trainer.warm_up_heads(network, task)
             network.train_old_classes(approach.trains_old_classes)
             trainer.fit(
                 network,
@@ -80,6 +87,8 @@ def run(
                 on_epoch=partial(journal.epoch, task),
             )
             approach.end_task(task, network, trainer)
+            if approach.inference is not None:
+                approach.inference.update(task, network, trainer, memory)
             journal.task(task, evaluate(trainer, network, approach, benchmark, task))
     return directory.records
 
@@ -92,10 +101,14 @@ def check(approach: Approach, benchmark: Benchmark, training: Training, memory: 
         problems.append(f"the approach {name} needs exemplars: set memory.size or memory.per_class above 0")
     if approach.memory_use == "none" and memory.enabled:
         problems.append(f"the approach {name} uses no exemplars: leave memory.size and memory.per_class at 0")
-    if memory.size and memory.size < sum(benchmark.sizes):
+    needed = approach.exemplars_per_class
+    if memory.size and memory.size < needed * sum(benchmark.sizes):
+        classes = sum(benchmark.sizes)
         problems.append(
-            f"memory.size is {memory.size}, less than one exemplar for each of {sum(benchmark.sizes)} classes"
+            f"memory.size is {memory.size}, but {name} needs at least {needed} for each of {classes} classes"
         )
+    if memory.per_class and memory.per_class < needed:
+        problems.append(f"memory.per_class is {memory.per_class}, but {name} needs at least {needed}")
     if isinstance(training.epochs, list) and len(training.epochs) != len(benchmark):
         problems.append(f"training.epochs lists {len(training.epochs)} tasks, but the benchmark has {len(benchmark)}")
     if training.select == "best" and benchmark.validation == 0:
@@ -128,13 +141,16 @@ def restore(checkpoint: Checkpoint, network: ExitNetwork, approach: Approach) ->
 
 
 def evaluate(trainer: Trainer, network: ExitNetwork, approach: Approach, benchmark: Benchmark, task: Task) -> Outputs:
-    """Every exit's corrected logits on the test data of all tasks so far."""
+    """Every exit's answers on the test data of all tasks so far."""
     samples, tasks = benchmark.seen(task)
-    logits = trainer.predict(network, samples, lambda images: approach.correct(network(images)))
+    logits = trainer.predict(network, samples, partial(approach.answer, network))
     return Outputs(logits, samples.targets, tasks, task.sizes, network.cost())
 
 
 def validation_accuracy(trainer: Trainer, network: ExitNetwork, approach: Approach, task: Task) -> float:
-    """Accuracy of the final exit on the held-out samples of the current task."""
+    """Accuracy of the final exit's linear head on the held-out samples of the current task.
+
+    Inference classifiers learn a task only at its end.
+    """
     logits = trainer.predict(network, task.validation, lambda images: approach.correct(network(images)))
     return (logits[-1].argmax(-1) == task.validation.targets).double().mean().item()

@@ -40,7 +40,7 @@ class EventLog:
     """
 
     def __init__(self, path: Path, exits: int, tasks: int, step: int = 0):
-        self.writer = SummaryWriter(str(path), purge_step=step or None)
+        self.writer = SummaryWriter(str(path), purge_step=step + 1 if step else None)
         self.names = exit_names(exits)
         if step == 0:
             self.writer.add_custom_scalars(dashboard(self.names, tasks))
@@ -52,6 +52,7 @@ class EventLog:
         self.writer.add_scalar("train/learning_rate", report.lr, step)
         if report.validation is not None:
             self.writer.add_scalar("validation/accuracy", report.validation, step)
+        self.writer.flush()
 
     def task(self, task: Task, directory: RunDirectory, step: int) -> None:
         """The accuracies after one task."""

@@ -24,8 +24,8 @@ def cost_accuracy_figure(outputs: Mapping[str, Outputs]) -> Figure:
             axes.axhline(100 * each.correct.double().mean().item(), linestyle="--", color=f"C{index}", label=name)
             continue
         curve = cost_accuracy(each)
-        axes.plot(curve.cost, 100 * curve.accuracy, color=f"C{index}", label=name)
-        exits = 100 * each.correct.double().mean(1)
+        axes.plot(curve.cost.numpy(), 100 * curve.accuracy.numpy(), color=f"C{index}", label=name)
+        exits = 100 * each.correct.double().mean(1).numpy()
         axes.plot(each.cost.relative, exits, "o", markersize=4, color=f"C{index}")
     axes.set_xlabel("cost relative to the network without ACs")
     axes.set_ylabel("accuracy (%)")
@@ -44,7 +44,7 @@ def accuracy_matrix_figure(accuracies: Tensor, title: str) -> Figure:
     tasks = len(accuracies)
     figure = Figure(figsize=(1.5 + 0.6 * tasks, 1.2 + 0.5 * tasks), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(100 * accuracies, vmin=0, vmax=100, cmap="viridis")
+    image = axes.imshow(100 * accuracies.numpy(), vmin=0, vmax=100, cmap="viridis")
     for row in range(tasks):
         for column in range(row + 1):
             value = 100 * accuracies[row, column].item()

@@ -1,0 +1,214 @@
+"""Times the sparse FFN against the dense two-Linear FFN in the same run and prints a table.
+
+    python scripts/bench/sparse_ffn.py                   # CPU, fp32
+    python scripts/bench/sparse_ffn.py --device cuda     # GPU, bf16, eager and CUDA graph
+
+Every figure is a median over interleaved repeats, each on the next of several layers, inputs and masks, so that
+neither side is served from a cache that a whole model would not fit.
+"""
+
+import argparse
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_ac.kernels.cost import Usage, machine_for, measured_usage
+from cl_ac.kernels.experts import Experts
+from cl_ac.kernels.sparse_ffn import chosen_backend, expected_cost, sparse_ffn
+
+
+class Shape(NamedTuple):
+    """An FFN: model width, hidden width, experts, and whether it is a GLU."""
+
+    width: int
+    hidden: int
+    experts: int
+    gated: bool
+
+
+VIT = Shape(768, 3072, 24, False)
+CPU_CASES = [(VIT, 1576), (VIT, 1), (Shape(4096, 14336, 112, False), 1)]
+GPU_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 50432)
+GPU_CASES = [(shape, tokens) for shape in (VIT, Shape(4096, 14336, 112, True)) for tokens in GPU_TOKENS]
+SPARSITIES = (0.5, 0.75, 0.9)
+# Copies of a layer are made until they outgrow any cache in use (H200 L2: 60 MB; EPYC L3 slice: 32 MB).
+ROTATED_BYTES = 256e6
+MAX_SETS = 8
+
+
+class Layer(NamedTuple):
+    """One layer's inputs [N, D], mask [N, E], experts, and the same weights as the dense FFN stores them."""
+
+    x: Tensor
+    mask: Tensor
+    experts: Experts
+    first: Tensor
+    second: Tensor
+
+
+def random_mask(tokens: int, experts: int, sparsity: float, clustered: bool) -> Tensor:
+    """Exactly k experts per token; clustered, 64 neighbours choose from the same 1.3 k of them: [N, E]."""
+    active = max(1, round(experts * (1 - sparsity)))
+    score = torch.rand(tokens, experts)
+    if clustered:
+        groups = torch.rand(math.ceil(tokens / 64), experts).argsort(1).argsort(1)
+        score += (groups >= math.ceil(1.3 * active)).repeat_interleave(64, 0)[:tokens]
+    return score.argsort(1).argsort(1) < active
+
+
+def make_layer(shape: Shape, tokens: int, mask: Tensor, device: str, dtype: torch.dtype) -> Layer:
+    def weight(*size: int) -> Tensor:
+        return (torch.randn(size, device=device) / size[-1] ** 0.5).to(dtype)
+
+    size = (shape.experts, shape.hidden // shape.experts, shape.width)
+    gate = weight(*size) if shape.gated else None
+    activation = "silu" if shape.gated else "relu"
+    biases = (None, None) if shape.gated else (weight(*size[:2]), weight(shape.width))
+    experts = Experts(weight(*size), weight(*size), activation, *biases, gate)
+    first = experts.up if gate is None else torch.cat([gate, experts.up])
+    second = experts.down.flatten(0, 1).t().contiguous()
+    return Layer(weight(tokens, shape.width), mask.to(device), experts, first.flatten(0, 1).clone(), second)
+
+
+def dense_ffn(layer: Layer) -> Tensor:
+    """The FFN as models run it: two Linears (gate and up in one), no mask."""
+    experts = layer.experts
+    hidden = F.linear(layer.x, layer.first, None if experts.up_bias is None else experts.up_bias.flatten())
+    if experts.gate is None:
+        hidden = F.relu(hidden)
+    else:
+        gate, up = hidden.chunk(2, -1)
+        hidden = F.silu(gate) * up
+    return F.linear(hidden, layer.second, experts.down_bias)
+
+
+def wall_seconds(call: Callable[[], Tensor]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def cpu_seconds(call: Callable[[], Tensor]) -> float:
+    """Processor time instead of wall clock: what a call costs on a machine that others use too."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def gpu_seconds(call: Callable[[], Tensor]) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+CLOCKS = {"wall": wall_seconds, "cpu": cpu_seconds, "gpu": gpu_seconds}
+
+
+def captured(call: Callable[[], Tensor]) -> Callable[[], None]:
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def median_seconds(sides: list[list[Callable]], seconds: Callable, repeats: int) -> list[float]:
+    """Median time of each side, whose calls (one per layer) take turns; the first round warms up."""
+    samples: list[list[float]] = [[] for _ in sides]
+    turns = [cycle(calls) for calls in sides]
+    for repeat in range(repeats + max(len(calls) for calls in sides)):
+        for taken, calls in zip(samples, turns, strict=True):
+            elapsed = seconds(next(calls))
+            if repeat >= len(sides[0]):
+                taken.append(elapsed)
+    return [statistics.median(taken) for taken in samples]
+
+
+def ideal_seconds(layer: Layer, usage: Usage) -> float:
+    """Roofline of the sparse FFN: executed products at the dense rate or weights in use at memory speed."""
+    machine = machine_for(layer.x.device.type, layer.x.dtype)
+    weights = layer.first.numel() + layer.second.numel()
+    arithmetic = 2 * len(layer.x) * weights * usage.pairs / machine.flops
+    return max(arithmetic, weights * layer.x.element_size() * usage.union / machine.bandwidth)
+
+
+def rows(shape: Shape, tokens: int, args: argparse.Namespace, dtype: torch.dtype) -> Iterator[str]:
+    weights = shape.width * shape.hidden * (3 if shape.gated else 2) * dtype.itemsize
+    sets = min(MAX_SETS, max(1, math.ceil(ROTATED_BYTES / weights)))
+    clusterings = (False, True) if args.device == "cuda" and tokens >= 64 else (False,)
+    for clustered in clusterings:
+        for sparsity in SPARSITIES:
+            masks = [random_mask(tokens, shape.experts, sparsity, clustered) for _ in range(sets)]
+            layers = [make_layer(shape, tokens, mask, args.device, dtype) for mask in masks]
+            yield from timed(shape, tokens, sparsity, clustered, layers, args)
+
+
+def timed(
+    shape: Shape, tokens: int, sparsity: float, clustered: bool, layers: list[Layer], args: argparse.Namespace
+) -> Iterator[str]:
+    on_gpu = args.device == "cuda"
+    usage = measured_usage(layers[0].mask)
+    dense = torch.compile(dense_ffn) if on_gpu else dense_ffn
+    backend = "triton" if on_gpu else "torch"
+    chosen = chosen_backend(layers[0].x, layers[0].mask, layers[0].experts, usage)
+    sides = [
+        [lambda layer=layer: dense(layer) for layer in layers],
+        [lambda layer=layer: sparse_ffn(layer.x, layer.mask, layer.experts, backend) for layer in layers],
+        [lambda layer=layer: sparse_ffn(layer.x, layer.mask, layer.experts, "auto", usage) for layer in layers],
+    ]
+    cost = expected_cost(layers[0].x, layers[0].experts, usage)
+    for graph in (False, True) if on_gpu else (False,):
+        calls = [[captured(call) for call in side] for side in sides] if graph else sides
+        medians = median_seconds(calls, CLOCKS["gpu" if on_gpu else args.clock], args.repeats)
+        name = f"{shape.width}/{shape.hidden}{' GLU' if shape.gated else ''} E={shape.experts}"
+        mode = ("graph" if graph else "eager") + (" clustered" if clustered else "")
+        dense_ms, sparse_ms, auto_ms = (median * 1e3 for median in medians)
+        yield (
+            f"| {name} | {tokens} | {mode} | {sparsity:.0%} | {usage.pairs:.3f} | {dense_ms:.3f} | {sparse_ms:.3f} "
+            f"| {dense_ms / sparse_ms:.2f} | {dense_ms / auto_ms:.2f} ({chosen}) | {cost.dense / cost.sparse:.2f} "
+            f"| {ideal_seconds(layers[0], usage) * 1e3 / sparse_ms:.0%} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--dtype", choices=["float32", "float16", "bfloat16"], help="default: float32, on a GPU bfloat16"
+    )
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: processor time, for a busy machine"
+    )
+    parser.add_argument("--tokens", type=int, nargs="+", help="only cases with these numbers of tokens")
+    args = parser.parse_args()
+    dtype = getattr(torch, args.dtype or ("bfloat16" if args.device == "cuda" else "float32"))
+    hardware = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"
+    clock = "GPU events" if args.device == "cuda" else f"{args.threads} threads, {args.clock} time"
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    print(f"{hardware}, {clock}, torch {torch.__version__}, {dtype}, median of {args.repeats}\n")
+    print("| FFN | tokens | mode | sparsity | active | dense ms | sparse ms | ratio | auto | predicted | roofline |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    with torch.inference_mode():
+        for shape, tokens in GPU_CASES if args.device == "cuda" else CPU_CASES:
+            if args.tokens is None or tokens in args.tokens:
+                for row in rows(shape, tokens, args, dtype):
+                    print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What every approach promises, whatever it computes."""
+
+import pytest
+import torch
+
+from cl_ac.approach import Approach
+from cl_ac.checkpoint import Checkpoint
+from cl_ac.network import Exits
+from cl_ac.plugins import classes
+from cl_ac.run import Journal
+from cl_ac.seeding import global_stream
+
+APPROACHES = classes("approach", Approach)
+
+
+def make(name: str) -> Approach:
+    with global_stream(0, "approach"):
+        return APPROACHES[name]()
+
+
+def memory_for(name: str) -> int:
+    return 12 if APPROACHES[name].memory_use == "required" else 0
+
+
+def final_state(directory) -> dict[str, torch.Tensor]:
+    checkpoint = Checkpoint.load(directory.checkpoint_path)
+    return {**checkpoint.network, **{f"approach.{name}": value for name, value in checkpoint.approach.items()}}
+
+
+def assert_equal(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, second[name]), name
+        else:
+            assert value == second[name], name
+
+
+@pytest.mark.parametrize("name", APPROACHES)
+def test_learns_every_task_with_any_number_of_exits(toy_run, name):
+    for exits, count in ((Exits([], []), 1), ("sdn", 3)):
+        directory = toy_run(make(name), f"{count}", exits, memory_for(name))
+        records = directory.records
+        assert [record.task for record in records] == [0, 1, 2]
+        assert [len(exits) for exits in records[-1].exits] == [count] * 3
+        assert directory.outputs(2).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", APPROACHES)
+def test_zero_ac_weights_end_as_the_run_without_acs(toy_run, name):
+    plain = toy_run(make(name), "plain", memory=memory_for(name))
+    silent = toy_run(make(name), "silent", Exits(["first", "second"], [0.0, 0.0]), memory_for(name))
+    assert torch.equal(plain.outputs(2).logits[-1], silent.outputs(2).logits[-1])
+
+
+@pytest.mark.parametrize("name", APPROACHES)
+def test_same_seed_same_numbers_and_another_seed_others(toy_run, name):
+    first, second, other = (
+        toy_run(make(name), f"run{index}", "sdn", memory_for(name), seed=seed) for index, seed in enumerate([0, 0, 1])
+    )
+    assert_equal(final_state(first), final_state(second))
+    assert not torch.equal(first.outputs(2).logits, other.outputs(2).logits)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
+@pytest.mark.parametrize("name", APPROACHES)
+def test_resuming_after_any_epoch_equals_an_uninterrupted_run(toy_run, monkeypatch, name, stop_after):
+    memory = memory_for(name)
+    whole = toy_run(make(name), "whole", "sdn", memory)
+    epochs = 0
+    original = Journal.epoch
+
+    def stop(self, task, report):
+        nonlocal epochs
+        original(self, task, report)
+        epochs += 1
+        if epochs == stop_after:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "epoch", stop)
+        with pytest.raises(Stopped):
+            toy_run(make(name), "stopped", "sdn", memory)
+    resumed = toy_run(make(name), "stopped", "sdn", memory, resume=True)
+    assert_equal(final_state(whole), final_state(resumed))
+    assert torch.equal(whole.outputs(2).logits, resumed.outputs(2).logits)

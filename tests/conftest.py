@@ -1,0 +1,157 @@
+"""Small real components that many tests share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cl_ac.augmentation import Augmentation
+from cl_ac.benchmark import Benchmark, Task
+from cl_ac.data import Batch
+from cl_ac.memory import Memory
+from cl_ac.network import NO_EXITS, Backbone, Exits, ExitNetwork
+from cl_ac.samples import Samples
+from cl_ac.seeding import global_stream
+from cl_ac.training import Trainer, Training
+
+
+class ToyBenchmark(Benchmark):
+    """Six classes of noisy 6 × 6 patterns in three tasks."""
+
+    num_classes = 6
+    image_shape = (1, 6, 6)
+    augmentation = Augmentation(mean=(0.5,), std=(0.25,), crop="shift", padding=1, flip=True)
+
+    def __init__(self, per_class: int = 12, tasks: int = 3, **splitting):
+        super().__init__(augmentation=type(self).augmentation, tasks=tasks, **splitting)
+        self.per_class = per_class
+
+    def load(self) -> tuple[Samples, Samples]:
+        stream = torch.Generator().manual_seed(7)
+        patterns = torch.rand(self.num_classes, 1, 1, 6, 6, generator=stream)
+
+        def draw(count: int) -> Samples:
+            noise = torch.rand(self.num_classes, count, 1, 6, 6, generator=stream)
+            images = ((0.7 * patterns + 0.3 * noise) * 255).to(torch.uint8).flatten(0, 1)
+            return Samples(images, torch.arange(self.num_classes).repeat_interleave(count))
+
+        return draw(self.per_class), draw(5)
+
+
+class ToyBackbone(Backbone):
+    """Two convolutions with batch norm, then average pooling: stages `first`, `second`, `pool`."""
+
+    presets = {"sdn": Exits(["first", "second"], [0.3, 0.6])}
+
+    def __init__(self, image_shape: tuple[int, int, int] = (1, 6, 6), width: int = 4):
+        def block(in_channels: int) -> nn.Module:
+            return nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+
+        stages = {
+            "first": block(image_shape[0]),
+            "second": block(width),
+            "pool": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        }
+        super().__init__(image_shape, stages)
+
+
+TOY_TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, schedule="constant")
+
+
+@pytest.fixture
+def toy_benchmark() -> Callable[..., ToyBenchmark]:
+    """Makes a benchmark of six classes in three tasks; arguments are its constructor's."""
+    return ToyBenchmark
+
+
+@pytest.fixture
+def toy_backbone() -> Callable[..., ToyBackbone]:
+    """Makes a backbone with given seed."""
+
+    def make(seed: int = 0) -> ToyBackbone:
+        with global_stream(seed, "backbone"):
+            return ToyBackbone()
+
+    return make
+
+
+@pytest.fixture
+def toy_network(toy_backbone) -> Callable[..., ExitNetwork]:
+    """Makes a network with one head of `sizes[t]` classes grown for each task."""
+
+    def make(exits: Exits | str = NO_EXITS, sizes: tuple[int, ...] = (2,), seed: int = 0, **options) -> ExitNetwork:
+        backbone = toy_backbone(seed)
+        network = ExitNetwork(backbone, backbone.exits(exits) if isinstance(exits, str) else exits, **options)
+        for size in sizes:
+            network.grow(size, seed)
+        return network
+
+    return make
+
+
+@pytest.fixture
+def toy_trainer() -> Trainer:
+    """A trainer of two epochs on the CPU."""
+    return Trainer(TOY_TRAINING, ToyBenchmark.augmentation, torch.device("cpu"), seed=0)
+
+
+@pytest.fixture
+def toy_run(toy_backbone, tmp_path) -> Callable[..., Path]:
+    """Runs an approach on the toy benchmark and returns its directory."""
+    from rich.console import Console
+
+    from cl_ac.run import run
+    from cl_ac.rundir import RunDirectory
+
+    def make(approach, name: str = "run", exits: Exits | str = NO_EXITS, memory: int = 0, **options) -> RunDirectory:
+        directory = RunDirectory(tmp_path / name)
+        seed = options.get("seed", 0)
+        settings = {"benchmark": ToyBenchmark(), "training": TOY_TRAINING, "device": "cpu", **options}
+        run(
+            approach=approach,
+            backbone=toy_backbone(seed),
+            directory=directory,
+            exits=exits,
+            memory=Memory(memory),
+            console=Console(quiet=True),
+            **settings,
+        )
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def toy_learn(toy_trainer) -> Callable[..., None]:
+    """Lets an approach learn tasks with a network, as a run does."""
+
+    def learn(approach, network: ExitNetwork, tasks) -> None:
+        for task in tasks:
+            network.grow(task.num_classes, toy_trainer.seed)
+            approach.begin_task(task, network, toy_trainer)
+            network.train_old_classes(approach.trains_old_classes)
+            toy_trainer.fit(network, approach.loss, approach.training_set(task), on_step=approach.end_step)
+            approach.end_task(task, network, toy_trainer)
+
+    return learn
+
+
+@pytest.fixture
+def numbered_network() -> Callable[[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+    """Makes a network that answers images of the constant value n with logits[:, n]."""
+    return lambda logits: lambda images: logits[:, images[:, 0, 0, 0].long()]
+
+
+@pytest.fixture
+def numbered_batch() -> Callable[..., Batch]:
+    """Makes a batch of images with constant values, in the last of the tasks with `sizes` classes."""
+
+    def make(numbers: list[int], targets: list[int], sizes: tuple[int, ...], **options) -> Batch:
+        images = torch.tensor(numbers).float()[:, None, None, None].expand(-1, 1, 4, 4)
+        nothing = Samples(torch.empty(0, 1, 4, 4, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+        task = Task(len(sizes) - 1, sizes, nothing, nothing, nothing)
+        return Batch(images, torch.tensor(targets), task, **options)
+
+    return make

@@ -1,0 +1,188 @@
+"""Splits, orders and held-out data of a benchmark."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cl_ac.augmentation import Augmentation
+from cl_ac.benchmark import Benchmark, split_sizes, task_slices
+from cl_ac.errors import ConfigurationError
+from cl_ac.samples import Samples
+
+
+class Numbered(Benchmark):
+    """Images of one pixel whose value is the index of the sample; `counts` training images and two tests per class."""
+
+    image_shape = (1, 1, 1)
+
+    def __init__(self, counts: list[int], published: list[int] | None = None, **splitting):
+        super().__init__(**splitting)
+        self.counts, self.num_classes, self.published_order = counts, len(counts), published
+
+    def load(self):
+        return _numbered(self.counts), _numbered([2] * self.num_classes)
+
+
+def _numbered(counts: list[int]) -> Samples:
+    targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    # Classes are interleaved, as in real files.
+    targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))]
+    return Samples(torch.arange(len(targets), dtype=torch.uint8)[:, None, None, None], targets)
+
+
+def _indices(samples: Samples) -> list[int]:
+    return samples.images.flatten().tolist()
+
+
+counts = st.lists(st.integers(1, 12), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), counts=counts, order=st.integers(0, 5), validation=st.floats(0, 0.99), seed=st.integers(0, 3))
+def test_tasks_share_classes_and_samples_without_loss(data, counts, order, validation, seed):
+    tasks = data.draw(st.integers(1, len(counts)))
+    benchmark = Numbered(counts, tasks=tasks, order=order, validation=validation)
+    benchmark.seed = seed
+    train, test = benchmark.load()
+    assert sorted(benchmark.class_order) == list(range(len(counts)))
+    for name, whole in (("train", train), ("test", test)):
+        found = [
+            (index, benchmark.class_order[target])
+            for task in benchmark
+            for part in ([task.train, task.validation] if name == "train" else [task.test])
+            for index, target in zip(_indices(part), part.targets.tolist(), strict=True)
+        ]
+        assert sorted(found) == list(enumerate(whole.targets.tolist()))
+    for task, columns in zip(benchmark, task_slices(benchmark.sizes), strict=True):
+        assert task.classes == columns
+        own = set(range(columns.start, columns.stop))
+        assert set(task.train.targets.tolist()) == own, "each class keeps a training sample"
+        assert set(task.validation.targets.tolist()) <= own
+        assert set(task.test.targets.tolist()) == own
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts=counts, cap=st.integers(1, 8), validation=st.sampled_from([0.0, 0.1, 0.5, "test"]))
+def test_cap_is_exact_per_class(counts, cap, validation):
+    benchmark = Numbered(counts, tasks=1, samples_per_class=cap, validation=validation)
+    (task,) = benchmark
+    used = task.train.targets.bincount(minlength=len(counts))
+    if validation == "test":
+        assert _indices(task.validation) == _indices(task.test)
+    else:
+        used += task.validation.targets.bincount(minlength=len(counts))
+    assert used.tolist() == [min(count, cap) for count in counts]
+
+
+def test_held_out_share_is_met_in_every_class():
+    (task,) = Numbered([10, 20, 40], tasks=1, validation=0.1)
+    assert task.validation.targets.bincount().tolist() == [1, 2, 4]
+    (task,) = Numbered([4, 4], tasks=1, validation=0.1)
+    assert task.validation.targets.bincount().tolist() == [1, 1], "a small share is rounded up to one"
+    (task,) = Numbered([4, 4], tasks=1, validation=0)
+    assert not len(task.validation)
+
+
+def test_held_out_samples_depend_on_the_seed_alone():
+    def held_out(seed: int, **splitting) -> list[int]:
+        benchmark = Numbered([30] * 4, validation=0.5, **splitting)
+        benchmark.seed = seed
+        return sorted(index for task in benchmark for index in _indices(task.validation))
+
+    assert held_out(1, tasks=2) == held_out(1, tasks=2) == held_out(1, tasks=4)
+    assert held_out(1, tasks=2) != held_out(2, tasks=2)
+
+
+def test_classes_hold_out_samples_independently():
+    """Members of a class are drawn by their rank within it; equal ranks in all classes would be no random split."""
+    benchmark = Numbered([30] * 2, tasks=1, validation=0.5)
+    targets = benchmark.load()[0].targets
+    held_out = torch.zeros(60, dtype=torch.bool)
+    held_out[_indices(benchmark[0].validation)] = True
+    assert held_out[targets == 0].tolist() != held_out[targets == 1].tolist()
+
+
+def test_order_by_seed():
+    orders = [Numbered([1] * 20, order=seed).class_order for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0] != list(range(20))
+
+
+def test_given_and_published_orders_renumber_targets():
+    for benchmark in (
+        Numbered([3, 4, 5], tasks=3, order=[2, 0, 1], validation=0),
+        Numbered([3, 4, 5], tasks=3, order="published", published=[2, 0, 1], validation=0),
+    ):
+        assert [len(task.train) for task in benchmark] == [5, 3, 4]
+        assert [task.train.targets.unique().tolist() for task in benchmark] == [[0], [1], [2]]
+
+
+def test_split_sizes():
+    assert split_sizes(10, 5) == [2, 2, 2, 2, 2]
+    assert split_sizes(10, 4) == [3, 3, 2, 2]
+    assert split_sizes(100, 6, first_task=50) == [50, 10, 10, 10, 10, 10]
+    assert split_sizes(7, 1, first_task=7) == [7]
+    assert Numbered([1] * 6, classes_per_task=[3, 1]).sizes == [3, 1]
+
+
+def test_classes_left_out_of_an_explicit_split_do_not_appear():
+    benchmark = Numbered([2] * 6, classes_per_task=[3, 1], order=[5, 4, 3, 2, 1, 0], validation=0)
+    assert [task.train.targets.unique().tolist() for task in benchmark] == [[0, 1, 2], [3]]
+    assert [len(task.test) for task in benchmark] == [6, 2]
+
+
+def test_task_knows_its_place():
+    first, second, third = Numbered([1] * 7, classes_per_task=[3, 2, 2])
+    assert first.is_first
+    assert not third.is_first
+    assert (third.classes, third.old_classes, third.seen_classes) == (slice(5, 7), slice(0, 5), slice(0, 7))
+    assert third.old_tasks == [slice(0, 3), slice(3, 5)]
+    assert third.history() == [first, second, third]
+
+
+def test_seen_tests_in_order_with_their_task():
+    benchmark = Numbered([1] * 4, tasks=2)
+    samples, tasks = benchmark.seen(benchmark[1])
+    assert _indices(samples) == _indices(benchmark[0].test) + _indices(benchmark[1].test)
+    assert tasks.tolist() == [0] * 4 + [1] * 4
+    assert len(benchmark.seen(benchmark[0])[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"tasks": 5}, ["benchmark.tasks is 5", "only 4 classes"]),
+        ({"tasks": 0}, ["benchmark.tasks is 0", "at least 1"]),
+        ({"tasks": 2, "first_task": 4}, ["benchmark.first_task is 4", "0 of 4 classes for 1 tasks"]),
+        ({"tasks": 1, "first_task": 3}, ["benchmark.first_task is 3"]),
+        ({"tasks": 2, "first_task": 0}, ["benchmark.first_task is 0"]),
+        ({"classes_per_task": [3, 2]}, ["benchmark.classes_per_task is [3, 2]", "at most 4"]),
+        ({"classes_per_task": [3, 0]}, ["benchmark.classes_per_task is [3, 0]", "at least one class"]),
+        ({"classes_per_task": []}, ["benchmark.classes_per_task is []"]),
+        ({"order": "published"}, ["benchmark.order", "Numbered has no such order"]),
+        ({"order": [0, 1, 2]}, ["benchmark.order", "0 to 3 exactly once"]),
+        ({"order": [0, 1, 2, 2]}, ["benchmark.order", "exactly once"]),
+        ({"validation": 1.0}, ["benchmark.validation is 1.0", "below 1"]),
+        ({"validation": -0.1}, ["benchmark.validation is -0.1"]),
+        ({"samples_per_class": 0}, ["benchmark.samples_per_class is 0", "at least 1"]),
+        ({"augmentation": Augmentation((0.5,) * 3, (0.5,) * 3)}, ["augmentation.mean has 3 values", "1 channels"]),
+    ],
+)
+def test_impossible_settings_are_one_sentence_before_data_load(settings, words):
+    with pytest.raises(ConfigurationError) as caught:
+        Numbered([1] * 4, **{"tasks": 2, **settings}).check()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_input_shape_is_what_the_augmentation_gives():
+    assert Numbered([1]).input_shape == (1, 1, 1)
+    assert Numbered([1], augmentation=Augmentation(size=7)).input_shape == (1, 7, 7)
+
+
+def test_a_benchmark_without_data_cannot_be_made():
+    with pytest.raises(TypeError, match="load"):
+        Benchmark()

@@ -1,0 +1,80 @@
+import torch
+
+from cl_ac import evaluation
+from cl_ac.evaluation import Outputs
+from cl_ac.network import Cost
+
+NAN = torch.nan
+# Three tasks: learned to 0.9, 0.8 and 0.7; the first rises once before it is forgotten.
+CUBE = torch.tensor([[0.9, NAN, NAN], [0.95, 0.8, NAN], [0.5, 0.6, 0.7]], dtype=torch.float64)
+
+
+def outputs() -> Outputs:
+    """Two exits, four samples, classes 0–1 of task 0 and class 2 of task 1."""
+    first = torch.tensor([[2.0, 0, 0], [0, 0, 5], [0, 1, 0], [0, 0, 1]])
+    final = torch.tensor([[0, 1.0, 0], [0, 3, 0], [0, 0, 9], [0, 0, 4]])
+    return Outputs(
+        torch.stack([first, final]),
+        torch.tensor([0, 1, 1, 2]),
+        torch.tensor([0, 0, 0, 1]),
+        (2, 1),
+        Cost([40.0, 120.0], 100.0),
+    )
+
+
+def test_exit_accuracy_is_per_task_and_exit():
+    expected = torch.tensor([[2 / 3, 1 / 3], [1, 1]], dtype=torch.float64)
+    torch.testing.assert_close(evaluation.exit_accuracy(outputs()), expected)
+
+
+def test_known_task_leaves_out_the_classes_of_other_tasks():
+    known = evaluation.exit_accuracy(outputs().task_incremental)
+    # First exit: sample 1 has equal logits for classes 0 and 1 and argmax takes class 0.
+    torch.testing.assert_close(known, torch.tensor([[2 / 3, 1 / 3], [1, 1]], dtype=torch.float64))
+
+
+def test_most_confident_exit_answers():
+    assert evaluation.most_confident(outputs()).tolist() == [0, 0, 1, 1]
+    torch.testing.assert_close(evaluation.ac_accuracy(outputs()), torch.tensor([1 / 3, 1.0], dtype=torch.float64))
+
+
+def test_cube_is_nan_above_the_diagonal():
+    built = evaluation.cube([CUBE[0, :1], CUBE[1, :2], CUBE[2]])
+    torch.testing.assert_close(built, CUBE, equal_nan=True)
+
+
+def test_average_is_unweighted_or_weighted_by_classes():
+    torch.testing.assert_close(evaluation.average(CUBE[2]), torch.tensor(0.6, dtype=torch.float64))
+    weighted = evaluation.average(CUBE[2], [50, 10, 40])
+    torch.testing.assert_close(weighted, torch.tensor(0.25 + 0.06 + 0.28, dtype=torch.float64))
+
+
+def test_average_incremental_accuracy():
+    expected = (0.9 + (0.95 + 0.8) / 2 + 0.6) / 3
+    torch.testing.assert_close(evaluation.average_incremental(CUBE), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_forgetting_is_from_the_best_and_backward_transfer_from_the_first():
+    torch.testing.assert_close(evaluation.forgetting(CUBE), torch.tensor([0.45, 0.2], dtype=torch.float64))
+    torch.testing.assert_close(evaluation.backward_transfer(CUBE), torch.tensor([-0.4, -0.2], dtype=torch.float64))
+
+
+def test_one_task_has_nothing_to_forget():
+    assert evaluation.forgetting(CUBE[:1, :1]).shape == (0,)
+    assert evaluation.backward_transfer(CUBE[:1, :1]).shape == (0,)
+
+
+def test_metrics_keep_the_exit_axis():
+    cube = torch.stack([CUBE, CUBE - 0.1], -1)
+    torch.testing.assert_close(evaluation.forgetting(cube)[:, 1], evaluation.forgetting(CUBE - 0.1))
+    assert evaluation.average_incremental(cube).shape == (2,)
+
+
+def test_outputs_survive_saving_bit_for_bit(tmp_path):
+    before = outputs()
+    before.save(tmp_path / "outputs.safetensors")
+    after = Outputs.load(tmp_path / "outputs.safetensors")
+    assert torch.equal(before.logits, after.logits)
+    assert torch.equal(before.targets, after.targets)
+    assert torch.equal(before.tasks, after.tasks)
+    assert (before.sizes, before.cost) == (after.sizes, after.cost)

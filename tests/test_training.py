@@ -1,0 +1,188 @@
+import math
+
+import pytest
+import torch
+
+from cl_ac.approach import TrainingSet
+from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.losses import cross_entropy
+from cl_ac.training import Trainer, Training
+
+
+def rates(epochs: int, **settings) -> list[float]:
+    training = Training(epochs=epochs, **settings)
+    return [training.learning_rate(epoch, epochs) for epoch in range(epochs)]
+
+
+def test_default_milestones_are_the_papers_at_200_epochs():
+    at = rates(200, lr=0.1)
+    assert [epoch for epoch in range(1, 200) if at[epoch] != at[epoch - 1]] == [60, 120, 160]
+    assert at[0] == 0.1
+    assert at[199] == pytest.approx(1e-4)
+
+
+def test_default_milestones_decay_in_short_runs_too():
+    assert rates(5, lr=1.0) == pytest.approx([1.0, 1.0, 0.1, 0.01, 0.001])
+
+
+def test_milestones_may_be_epochs():
+    assert rates(4, lr=1.0, milestones=(1, 3), decay=0.5) == pytest.approx([1.0, 0.5, 0.5, 0.25])
+
+
+def test_cosine_after_warmup_never_trains_at_rate_zero():
+    at = rates(10, lr=1.0, schedule="cosine", warmup=2)
+    assert at[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert at[6] == pytest.approx(0.5)
+    assert min(at) > 0
+    assert rates(1, lr=1.0, schedule="cosine") == [1.0]
+
+
+def test_constant_schedule():
+    assert rates(3, lr=0.2, schedule="constant") == [0.2] * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"epochs": 0}, "training.epochs"),
+        ({"lr": 0.0}, "training.lr"),
+        ({"epochs": 10, "milestones": (12,)}, "training.milestones"),
+        ({"epochs": 10, "milestones": (2.5,)}, "training.milestones"),
+        ({"epochs": 3, "warmup": 3}, "training.warmup"),
+        ({"momentum": 1.0}, "training.momentum"),
+        ({"batch_size": 0}, "training.batch_size"),
+    ],
+)
+def test_impossible_settings_are_named(settings, named):
+    with pytest.raises(ConfigurationError, match=named):
+        Training(**settings)
+
+
+def plain_loss(network, batch):
+    return cross_entropy(network(batch.images), batch.targets)
+
+
+@pytest.fixture
+def task(toy_benchmark):
+    return toy_benchmark()[0]
+
+
+def test_fit_lowers_the_loss_and_counts_steps(toy_trainer, toy_network, task):
+    reports = []
+    toy_trainer.fit(toy_network("sdn"), plain_loss, TrainingSet(task.train, task), on_epoch=reports.append)
+    assert [report.epoch for report in reports] == [0, 1]
+    assert reports[1].losses[-1] < reports[0].losses[-1]
+    assert reports[1].steps == 2 * math.ceil(len(task.train) / 8)
+
+
+def test_gradient_is_that_of_the_weighted_sum_over_exits(task, toy_network, toy_benchmark):
+    settings = Training(epochs=1, batch_size=1000, lr=0.5, schedule="constant", clip=0, channels_last=False)
+    trainer = Trainer(settings, toy_benchmark.augmentation, torch.device("cpu"))
+    network = toy_network("sdn")
+    seen = []
+
+    def loss(network, batch):
+        seen.append(batch)
+        return plain_loss(network, batch)
+
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    twin = network.frozen_copy().requires_grad_(True).train()
+    trainer.fit(network, loss, TrainingSet(task.train, task))
+    losses = plain_loss(twin, seen[0])
+    # One epoch trains with the final weights of the ACs, 0.3 and 0.6, and 1 for the final classifier.
+    (0.3 * losses[0] + 0.6 * losses[1] + losses[2]).backward()
+    for name, parameter in twin.named_parameters():
+        if parameter.numel():
+            expected = before[name] - 0.5 * parameter.grad
+            torch.testing.assert_close(dict(network.named_parameters())[name], expected)
+
+
+def test_replay_comes_with_every_batch_in_the_size_asked_for(toy_trainer, toy_network, toy_benchmark):
+    first, second = toy_benchmark()[:2]
+    batches = []
+
+    def loss(network, batch):
+        batches.append(batch)
+        return plain_loss(network, batch)
+
+    data = TrainingSet(second.train, second, first.train, replay=(None, 3), drop_last=True)
+    toy_trainer.fit(toy_network(sizes=(2, 2)), loss, data)
+    assert len(batches) == 2 * (len(second.train) // 8)
+    for batch in batches:
+        assert [len(batch), *map(len, batch.replay)] == [8, 8, 3]
+        assert all(replayed.targets.max() < 2 for replayed in batch.replay)
+    assert not torch.equal(batches[0].images, batches[0].replay[0].images)
+
+
+def test_replay_from_an_empty_memory_is_empty(toy_trainer, toy_network, task):
+    batches = []
+
+    def loss(network, batch):
+        batches.append(batch)
+        return plain_loss(network, batch)
+
+    toy_trainer.fit(toy_network(), loss, TrainingSet(task.train, task, None, replay=(None,)))
+    assert all(batch.replay[0].images.shape == (0, 1, 6, 6) for batch in batches)
+
+
+def test_best_epoch_on_validation_is_kept(toy_benchmark, toy_network, task):
+    trainer = Trainer(
+        Training(epochs=3, batch_size=8, select="best", schedule="constant"),
+        toy_benchmark.augmentation,
+        torch.device("cpu"),
+    )
+    network, states = toy_network(), []
+    scores = iter([0.2, 0.9, 0.9])
+
+    def on_epoch(report):
+        states.append({name: value.clone() for name, value in network.state_dict().items() if name != "_extra_state"})
+
+    trainer.fit(network, plain_loss, TrainingSet(task.train, task), validate=lambda: next(scores), on_epoch=on_epoch)
+    kept = network.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in states[1].items())
+    assert any(not torch.equal(value, kept[name]) for name, value in states[2].items())
+
+
+def test_a_diverging_loss_is_a_user_error(toy_trainer, toy_network, task):
+    with pytest.raises(UserError, match=r"no longer finite.*training\.lr"):
+        toy_trainer.fit(
+            toy_network(), lambda network, batch: plain_loss(network, batch) * torch.inf, TrainingSet(task.train, task)
+        )
+
+
+def test_fixed_statistics_leave_batch_norm_alone(toy_trainer, toy_network, task):
+    network = toy_network()
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    toy_trainer.fit(network, plain_loss, TrainingSet(task.train, task), fixed_statistics=True)
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+
+
+def test_only_the_given_parameters_learn(toy_trainer, toy_network, task):
+    network = toy_network("sdn")
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    head = list(network.heads[-1].parameters())
+    toy_trainer.fit(network, plain_loss, TrainingSet(task.train, task), parameters=head)
+    changed = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("heads.2.") for name in changed)
+
+
+def test_predict_is_in_order_and_leaves_the_mode(toy_trainer, toy_network, task):
+    network = toy_network("sdn").train()
+    logits = toy_trainer.predict(network, task.test)
+    assert logits.shape == (3, len(task.test), 2)
+    assert network.training
+    network.eval()
+    images = toy_trainer.augmentation.apply(task.test.images)
+    torch.testing.assert_close(logits, network(images).detach())
+    assert [feature.shape[0] for feature in toy_trainer.features(network, task.test)] == [len(task.test)] * 3
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_precisions_and_optimizers_learn(toy_benchmark, toy_network, task, precision, optimizer):
+    settings = Training(epochs=8, batch_size=8, lr=0.02, optimizer=optimizer, precision=precision, schedule="constant")
+    trainer = Trainer(settings, toy_benchmark.augmentation, torch.device("cpu"))
+    reports = []
+    trainer.fit(toy_network("sdn"), plain_loss, TrainingSet(task.train, task), on_epoch=reports.append)
+    assert (reports[-1].losses < reports[0].losses).all()
