@@ -1,4 +1,4 @@
-"""The command line: `cl-ac run` and `cl-ac report`. Parsing only; every option is a typed constructor argument."""
+"""The command line. Parsing only; every option of a run is a typed constructor argument."""
 
 import sys
 from collections.abc import Sequence
@@ -33,6 +33,7 @@ PLUGINS: dict[str, type] = {
 USAGE = """usage: cl-ac COMMAND [options]
 
   run       train an approach on a benchmark
+  study     run every combination of some settings, and tabulate means over seeds
   report    compare finished runs
 
 `cl-ac COMMAND --help` lists all options."""
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, "")
     given = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = (given[0], given[1:]) if given else ("--help", [])
-    commands = {"run": run_command, "report": report_command}
+    commands = {"run": run_command, "study": study_command, "report": report_command}
     try:
         if name in ("-h", "--help"):
             print(USAGE)
@@ -166,6 +167,29 @@ def run_name(objects: Namespace, exits: Any) -> str:
     placement = "" if exits is None else f"_{exits}" if isinstance(exits, str) else f"_{len(exits.at)}exits"
     benchmark = f"{type(objects.benchmark).__name__}{len(objects.benchmark)}"
     return f"{benchmark}_{type(objects.approach).__name__}{placement}_seed{objects.seed}"
+
+
+def study_command(arguments: Sequence[str]) -> None:
+    """`cl-ac study`: runs a grid of settings and tabulates it."""
+    parser = ArgumentParser(prog="cl-ac study", description="Runs a grid of settings.", exit_on_error=False)
+    parser.add_argument("study", type=str, help="YAML file with 'config', 'grid' and perhaps 'set'")
+    parser.add_argument("--out", type=str, default="runs/study", help="the folder of the runs; finished ones are kept")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
+    parser.add_argument("--results", type=str | None, default=None, help="write the table to this JSON file")
+    settings = parse(parser, arguments)
+
+    from cl_ac import study as studies
+
+    study, console = studies.Study.read(settings.study), Console(stderr=True)
+    if settings.workers < 1:
+        raise ConfigurationError(f"--workers is {settings.workers}; it must be at least 1")
+    finished = studies.run_all(study, Path(settings.out), settings.workers, console)
+    results = studies.rows(study, finished)
+    show(studies.table(study, results))
+    if settings.results:
+        studies.write_results(Path(settings.results), study, results)
+    if missing := sum(1 for _ in study.cells()) - len(finished):
+        raise UserError(f"{missing} runs failed; the table is without them")
 
 
 def report_command(arguments: Sequence[str]) -> None:

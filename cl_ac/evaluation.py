@@ -69,8 +69,8 @@ class Outputs:
         """Writes a safetensors file."""
         tensors = {
             "logits": self.logits.contiguous(),
-            "targets": self.targets.contiguous(),
-            "tasks": self.tasks.contiguous(),
+            "targets": self.targets.clone(),
+            "tasks": self.tasks.clone(),
             "sizes": torch.tensor(self.sizes),
             "cost_exits": torch.tensor(self.cost.exits, dtype=torch.float64),
             "cost_plain": torch.tensor([self.cost.plain], dtype=torch.float64),

@@ -23,8 +23,7 @@ class ReadingTrainer:
         images = samples.images[indices].float().flatten(1)
         if read is not None:
             return [images[:, :4]]
-        logits = torch.stack([torch.full((len(images), 12), torch.nan), images[:, :12] / 64])
-        return logits
+        return torch.stack([torch.full((len(images), 12), torch.nan), images[:, :12] / 64])
 
 
 def stream(seed: int = 0) -> torch.Generator:

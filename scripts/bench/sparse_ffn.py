@@ -13,7 +13,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from itertools import cycle
 from typing import NamedTuple
 
 import torch
@@ -125,13 +124,16 @@ def captured(call: Callable[[], Tensor]) -> Callable[[], None]:
 
 
 def median_seconds(sides: list[list[Callable]], seconds: Callable, repeats: int) -> list[float]:
-    """Median time of each side, whose calls (one per layer) take turns; the first round warms up."""
+    """Median time of each side, whose calls (one per layer) take turns; the first round warms up.
+
+    Sides start on different layers: one must not find in a cache what another has just read.
+    """
     samples: list[list[float]] = [[] for _ in sides]
-    turns = [cycle(calls) for calls in sides]
-    for repeat in range(repeats + max(len(calls) for calls in sides)):
-        for taken, calls in zip(samples, turns, strict=True):
-            elapsed = seconds(next(calls))
-            if repeat >= len(sides[0]):
+    layers = len(sides[0])
+    for turn in range(repeats + layers):
+        for place, (taken, calls) in enumerate(zip(samples, sides, strict=True)):
+            elapsed = seconds(calls[(turn + place * layers // len(sides)) % layers])
+            if turn >= layers:
                 taken.append(elapsed)
     return [statistics.median(taken) for taken in samples]
 
@@ -146,7 +148,7 @@ def ideal_seconds(layer: Layer, usage: Usage) -> float:
 
 def rows(shape: Shape, tokens: int, args: argparse.Namespace, dtype: torch.dtype) -> Iterator[str]:
     weights = shape.width * shape.hidden * (3 if shape.gated else 2) * dtype.itemsize
-    sets = min(MAX_SETS, max(1, math.ceil(ROTATED_BYTES / weights)))
+    sets = min(MAX_SETS, max(3, math.ceil(ROTATED_BYTES / weights)))
     clusterings = (False, True) if args.device == "cuda" and tokens >= 64 else (False,)
     for clustered in clusterings:
         for sparsity in SPARSITIES:

@@ -1,0 +1,179 @@
+"""Many runs: every combination of some settings, several at a time, and a table of means over seeds."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from cl_ac.errors import ConfigurationError
+from cl_ac.report.tables import percent, summarise
+from cl_ac.rundir import RunDirectory, provenance
+
+RUN = [sys.executable, "-c", "import sys; from cl_ac.cli import main; sys.exit(main())", "run"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is varied.
+
+    Args:
+        config: the settings file that all runs start from.
+        grid: the values of each setting that is varied; `null` leaves a setting out.
+        set: settings that all runs share, on top of the file's.
+    """
+
+    config: str
+    grid: dict[str, list[Any]]
+    set: dict[str, Any]
+
+    @staticmethod
+    def read(path: str) -> "Study":
+        """The study described in a YAML file.
+
+        Raises:
+            ConfigurationError: if the file is missing or does not describe one.
+        """
+        try:
+            content = yaml.safe_load(Path(path).read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigurationError(f"cannot read the study '{path}': {' '.join(str(error).split())}") from error
+        if not isinstance(content, dict) or "config" not in content or not isinstance(content.get("grid"), dict):
+            raise ConfigurationError(
+                f"the study '{path}' needs 'config' (a settings file) and 'grid' (lists of values)"
+            )
+        if extra := content.keys() - {"config", "grid", "set"}:
+            raise ConfigurationError(f"the study '{path}' has unknown keys {sorted(extra)}; known: config, grid, set")
+        return Study(content["config"], content["grid"], content.get("set") or {})
+
+    def cells(self) -> Iterator[dict[str, Any]]:
+        """Every combination of the grid."""
+        for values in itertools.product(*self.grid.values()):
+            yield dict(zip(self.grid, values, strict=True))
+
+    def arguments(self, cell: Mapping[str, Any]) -> list[str]:
+        """The command line of one run."""
+        options = {**self.set, **cell}
+        # The class comes first, so that options of that class are known.
+        options = dict(sorted(options.items(), key=lambda item: item[0].count(".")))
+        given = [
+            f"--{name}={json.dumps(v) if isinstance(v, list) else v}" for name, v in options.items() if v is not None
+        ]
+        return ["--config", self.config, *given]
+
+
+def run_name(cell: Mapping[str, Any]) -> str:
+    """A folder name for one combination."""
+    return "_".join(f"{name}={value}" for name, value in cell.items() if value is not None).replace("/", "-")
+
+
+def run_all(study: Study, out: Path, workers: int, console: Console) -> dict[str, RunDirectory]:
+    """Runs what is not finished yet, `workers` at a time; a failed run is reported and the others go on.
+
+    Returns:
+        The finished runs by name.
+    """
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    finished: dict[str, RunDirectory] = {}
+
+    def work(cell: Mapping[str, Any]) -> tuple[str, subprocess.CompletedProcess]:
+        name = run_name(cell)
+        command = [*RUN, *study.arguments(cell), "--out", str(out), "--name", name, "--resume"]
+        return name, subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(workers) as pool:
+        cells = list(study.cells())
+        for count, (name, process) in enumerate(pool.map(work, cells), start=1):
+            if process.returncode == 0:
+                finished[name] = RunDirectory(out / name)
+                outcome = percent(summarise(finished[name]).accuracy) + " %"
+            else:
+                outcome = "failed: " + (process.stderr.strip().splitlines() or ["no message"])[-1]
+            console.print(f"{count}/{len(cells)}  {name}  {outcome}", highlight=False)
+    return finished
+
+
+@dataclass(frozen=True)
+class Row:
+    """One combination of settings over its seeds; accuracies in [0, 1].
+
+    Args:
+        settings: the combination, without the seed.
+        seeds: runs that finished.
+        accuracy, accuracy_std: final accuracy, mean over tasks: mean and sample deviation over seeds.
+        incremental: average incremental accuracy.
+        forgetting, forgetting_std: mean over the earlier tasks.
+        seconds: mean time of a run.
+    """
+
+    settings: dict[str, Any]
+    seeds: int
+    accuracy: float
+    accuracy_std: float
+    incremental: float
+    forgetting: float
+    forgetting_std: float
+    seconds: float
+
+
+def rows(study: Study, finished: Mapping[str, RunDirectory]) -> list[Row]:
+    """The study's results, one row for each combination."""
+    groups: dict[str, tuple[dict[str, Any], list[RunDirectory]]] = {}
+    for cell in study.cells():
+        if (name := run_name(cell)) in finished:
+            settings = {key: value for key, value in cell.items() if key != "seed"}
+            groups.setdefault(run_name(settings), (settings, []))[1].append(finished[name])
+    return [row(settings, directories) for settings, directories in groups.values()]
+
+
+def row(settings: dict[str, Any], directories: Sequence[RunDirectory]) -> Row:
+    """Mean and deviation over the seeds of one combination."""
+    summaries = [summarise(directory) for directory in directories]
+    accuracies = [summary.accuracy for summary in summaries]
+    lost = [summary.forgetting for summary in summaries]
+    return Row(
+        settings,
+        len(summaries),
+        mean(accuracies),
+        stdev(accuracies) if len(accuracies) > 1 else 0.0,
+        mean(summary.incremental for summary in summaries),
+        mean(lost),
+        stdev(lost) if len(lost) > 1 else 0.0,
+        mean(sum(record.seconds for record in directory.records) for directory in directories),
+    )
+
+
+def table(study: Study, results: Sequence[Row]) -> Table:
+    """The rows, in per cent, for people."""
+    names = [name for name in study.grid if name != "seed"]
+    shown = Table(title="accuracy after the last task, %, mean ± deviation over seeds")
+    for name in (*names, "seeds", "accuracy", "incremental", "forgetting", "seconds"):
+        shown.add_column(name, justify="left" if name in names else "right")
+    for result in results:
+        shown.add_row(
+            *("–" if result.settings[name] is None else str(result.settings[name]) for name in names),
+            str(result.seeds),
+            f"{percent(result.accuracy)} ± {percent(result.accuracy_std)}",
+            percent(result.incremental),
+            f"{percent(result.forgetting)} ± {percent(result.forgetting_std)}",
+            f"{result.seconds:.0f}",
+        )
+    return shown
+
+
+def write_results(path: Path, study: Study, results: Sequence[Row]) -> None:
+    """Writes the rows with what is needed to understand them later."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"study": asdict(study), "provenance": provenance(), "rows": [asdict(result) for result in results]}
+    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+
+from cl_ac.cli import main
+
+CONFIG = "approach: FineTuning\nbenchmark: Digits\nbackbone: SmallConvNet\ntraining: {epochs: 1, batch_size: 64}\n"
+
+
+def test_grid_runs_every_combination_and_averages_seeds(tmp_path, capsys):
+    (tmp_path / "settings.yaml").write_text(CONFIG)
+    (tmp_path / "study.yaml").write_text(
+        f"config: {tmp_path}/settings.yaml\ngrid: {{exits: [null, sparse], seed: [0, 1]}}\nset: {{device: cpu}}\n"
+    )
+    results = tmp_path / "results.json"
+    arguments = ["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"), "--results", str(results)]
+    assert main(arguments) == 0
+    content = json.loads(results.read_text())
+    assert [(row["settings"]["exits"], row["seeds"]) for row in content["rows"]] == [(None, 2), ("sparse", 2)]
+    records = [
+        json.loads((tmp_path / "runs" / f"seed={seed}" / "metrics.jsonl").read_text().splitlines()[-1])
+        for seed in (0, 1)
+    ]
+    finals = [sum(record["most_confident"]) / 5 for record in records]
+    assert content["rows"][0]["accuracy"] == pytest.approx(sum(finals) / 2)
+    assert content["rows"][0]["accuracy_std"] == pytest.approx(abs(finals[0] - finals[1]) / 2**0.5)
+
+
+def test_a_failed_run_is_named_and_the_others_go_on(tmp_path, capsys):
+    (tmp_path / "settings.yaml").write_text(CONFIG)
+    (tmp_path / "study.yaml").write_text(f"config: {tmp_path}/settings.yaml\ngrid: {{approach: [ER, FineTuning]}}\n")
+    assert main(["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs")]) == 2
+    printed = capsys.readouterr()
+    assert "ER needs exemplars" in printed.err
+    assert "1 runs failed" in printed.err
+    assert "FineTuning" in printed.out
+
+
+def test_a_file_that_is_no_study_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "study.yaml").write_text("grid: [1]\n")
+    assert main(["study", str(tmp_path / "study.yaml")]) == 2
+    assert "needs 'config'" in capsys.readouterr().err
