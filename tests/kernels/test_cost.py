@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from cl_ac.kernels.cost import (
+    CPU,
+    HOPPER_16_BIT,
+    TOKEN_TILE,
+    Usage,
+    Workload,
+    independent_usage,
+    machine_for,
+    measured_usage,
+    predicted_cost,
+)
+
+VIT = Workload(tokens=50432, width=768, experts=24, neurons=128, matrices=2, itemsize=2)
+LLM = Workload(tokens=1, width=4096, experts=112, neurons=128, matrices=3, itemsize=2)
+
+
+def test_measured_usage_counts_pairs_tiles_and_union():
+    mask = torch.zeros(2 * TOKEN_TILE, 4, dtype=torch.bool)
+    mask[:TOKEN_TILE, 0] = True
+    mask[-1, 1] = True
+    assert measured_usage(mask) == pytest.approx(Usage((TOKEN_TILE + 1) / mask.numel(), 0.25, 0.5))
+    assert measured_usage(mask[:0]) == Usage(0.0, 0.0, 0.0)
+
+
+def test_independent_usage_is_the_mean_of_random_masks():
+    masks = [torch.rand(8, 500) < 0.1 for _ in range(20)]
+    measured = torch.tensor([measured_usage(mask) for mask in masks]).mean(0)
+    torch.testing.assert_close(measured, torch.tensor(independent_usage(0.1, 8)), atol=0.01, rtol=0)
+
+
+def test_dense_cost_is_the_roofline_of_the_vit_layer():
+    cost = predicted_cost(
+        VIT, independent_usage(0.25, VIT.tokens), HOPPER_16_BIT, single_launch=False, token_major=True
+    )
+    assert cost.dense == pytest.approx(4 * 50432 * 768 * 3072 / 670e12, rel=0.05)
+
+
+def test_large_decode_pays_and_small_decode_does_not():
+    """At D=768 an FFN takes less time than the launches of router, gate and sparse kernel."""
+    usage = independent_usage(0.1, 1)
+    large = predicted_cost(LLM, usage, HOPPER_16_BIT, single_launch=True, token_major=True)
+    assert large.pays
+    assert 5 < large.dense / large.sparse < 10
+    small = LLM._replace(width=768, experts=24, matrices=2)
+    assert not predicted_cost(small, usage, HOPPER_16_BIT, single_launch=True, token_major=True).pays
+
+
+def test_random_masks_over_a_tile_do_not_pay_where_clustered_ones_do():
+    random = predicted_cost(
+        VIT, independent_usage(0.25, VIT.tokens), HOPPER_16_BIT, single_launch=False, token_major=True
+    )
+    clustered = predicted_cost(VIT, Usage(0.25, 0.33, 1.0), HOPPER_16_BIT, single_launch=False, token_major=True)
+    assert not random.pays
+    assert clustered.pays
+
+
+@pytest.mark.parametrize("token_major", [True, False])
+@pytest.mark.parametrize("work", [VIT, LLM])
+def test_running_everything_never_pays(work: Workload, token_major: bool):
+    machine = HOPPER_16_BIT if token_major else CPU
+    assert not predicted_cost(work, Usage(1.0, 1.0, 1.0), machine, single_launch=False, token_major=token_major).pays
+
+
+def test_sparse_cost_grows_with_usage():
+    costs = [
+        predicted_cost(VIT, independent_usage(share, VIT.tokens), CPU, single_launch=False, token_major=False).sparse
+        for share in (0.05, 0.1, 0.3, 0.9)
+    ]
+    assert costs == sorted(costs)
+
+
+def test_machines_by_device():
+    assert machine_for("cpu", torch.bfloat16) is CPU
+    assert machine_for("cuda", torch.bfloat16) is HOPPER_16_BIT
+    assert machine_for("cuda", torch.float32).flops < HOPPER_16_BIT.flops
