@@ -3,22 +3,34 @@
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork
-from cl_ac.losses import cross_entropy, taskwise_distillation
-from cl_ac.teacher import Teacher
+from cl_ac.losses import Distillation, cross_entropy, distillation
+from cl_ac.teacher import Teacher, TeacherStatistics
 
 
 class LwF(Approach):
-    """Learning without Forgetting (Li & Hoiem, 2016, eq. 3) with task-wise distillation (Ahn et al., 2021).
+    """Learning without Forgetting (Li & Hoiem, 2016, eq. 3).
 
     Args:
         strength: weight of the distillation term.
+        distillation: `taskwise` (Ahn et al., 2021), `global` over all old classes at once, or `multilabel` (LwF.MC,
+            Rebuffi et al., 2017).
         temperature: softmax temperature of teacher and student.
+        teacher_bn: the statistics of the teacher's batch norm; `batch` is teacher adaptation.
     """
 
-    def __init__(self, strength: float = 1.0, temperature: float = 2.0):
+    def __init__(
+        self,
+        strength: float = 1.0,
+        distillation: Distillation = "taskwise",
+        temperature: float = 2.0,
+        teacher_bn: TeacherStatistics = "frozen",
+    ):
         super().__init__()
-        self.strength, self.temperature = strength, temperature
-        self.teacher = Teacher()
+        self.strength, self.distillation, self.temperature = strength, distillation, temperature
+        self.teacher = Teacher(teacher_bn)
+
+    def begin_task(self, task, network, trainer) -> None:
+        self.teacher.begin_task(task, trainer)
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         task = batch.task
@@ -27,7 +39,8 @@ class LwF(Approach):
         if task.is_first:
             return loss
         old_logits = self.teacher(batch.images)
-        return loss + self.strength * taskwise_distillation(logits, old_logits, task.old_tasks, self.temperature)
+        kept = distillation(self.distillation, logits, old_logits, task.old_tasks, self.temperature)
+        return loss + self.strength * kept
 
     def end_task(self, task, network, trainer) -> None:
         self.teacher.update(network)

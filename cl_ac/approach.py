@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from cl_ac.benchmark import Task
+from cl_ac.classifiers import Classifier
 from cl_ac.data import Batch
+from cl_ac.errors import ConfigurationError
+from cl_ac.heads import GrowingClassifier, GrowingLinear
 from cl_ac.memory import Memory
 from cl_ac.network import ExitNetwork
 from cl_ac.samples import Samples, concatenate
@@ -44,6 +47,11 @@ class TrainingSet:
     replay: tuple[int | None, ...] = ()
     drop_last: bool = False
 
+    def __post_init__(self) -> None:
+        for amount in self.replay:
+            if amount is not None and amount < 1:
+                raise ConfigurationError(f"replay is {amount} exemplars per step; it must be at least 1")
+
     @property
     def exemplars(self) -> Samples:
         """What draws come from; an empty set of the same kind of images where there is no memory yet."""
@@ -55,14 +63,17 @@ class TrainingSet:
 class Approach(Growing):
     """A continual-learning method. Override `loss`, and the hooks that the method needs, in the order they run here.
 
-    `memory` holds the exemplars; `memory_use` says whether the method can do without.
+    `memory` holds the exemplars; `memory_use` says whether the method can do without, and `exemplars_per_class` how
+    many of each class it cannot do without if there is a memory.
     """
 
     memory_use: ClassVar[Literal["none", "optional", "required"]] = "optional"
+    exemplars_per_class: ClassVar[int] = 1
 
     def __init__(self) -> None:
         super().__init__()
         self.memory = Memory()
+        self.inference: Classifier | None = None
 
     @property
     def trains_old_classes(self) -> bool:
@@ -72,6 +83,10 @@ class Approach(Growing):
     def trained_classes(self, task: Task) -> slice:
         """The classes that the cross-entropy runs over: all with exemplars, else those of the current task."""
         return task.seen_classes if self.trains_old_classes else task.classes
+
+    def build_classifier(self, in_features: int) -> GrowingClassifier:
+        """The classifier of one exit, for features [B, in_features]."""
+        return GrowingLinear(in_features)
 
     def begin_task(self, task: Task, network: ExitNetwork, trainer: "Trainer") -> None:
         """Runs before training, when the heads have grown for the new classes."""
@@ -89,11 +104,21 @@ class Approach(Growing):
 
     def end_task(self, task: Task, network: ExitNetwork, trainer: "Trainer") -> None:
         """Runs after training; by default chooses the exemplars of the new classes."""
-        self.memory.update(task.train, trainer.generator("exemplars", task.index))
+        self.memory.update(task.train, trainer.generator("exemplars", task.index), network, trainer)
 
     def correct(self, logits: Tensor) -> Tensor:
         """Corrects logits [E, B, C] at inference; the identity for most."""
         return logits
+
+    def inference_classifier(self) -> Classifier | None:
+        """What answers at inference, where the user names nothing else; by default None, the linear heads."""
+        return None
+
+    def answer(self, network: ExitNetwork, images: Tensor) -> Tensor:
+        """The logits [E, B, C] of images at inference: of the inference classifier, or corrected linear ones."""
+        if self.inference is None:
+            return self.correct(network(images))
+        return self.inference.logits(self.inference.features(network, images))
 
     def restore(self, state: Mapping[str, Tensor], network: ExitNetwork) -> None:
         """Loads a state saved at any task; teachers that it holds are rebuilt on the model of `network`."""

@@ -1,7 +1,10 @@
-"""What an exit is made of: a pooling of its feature map and one linear classifier that grows with the classes."""
+"""What an exit is made of: a reduction of its feature map and a classifier that grows with the classes.
+
+Shapes: B batch, C classes seen so far, D features.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +13,8 @@ from torch import Tensor, nn
 from cl_ac.state import Growing
 
 
-class GrowingLinear(Growing):
-    """A linear classifier that gains rows for new classes.
+class GrowingClassifier(Growing):
+    """A classifier that gains rows for new classes: features [..., D] to logits [..., C].
 
     The rows of the newest task and those of all earlier tasks are two parameters, so that the earlier ones can be
     frozen exactly, weight decay and momentum included.
@@ -24,124 +27,220 @@ class GrowingLinear(Growing):
         super().__init__()
         self.in_features = in_features
         self.old_weight, self.new_weight = (nn.Parameter(torch.empty(0, in_features)) for _ in range(2))
-        self.old_bias, self.new_bias = (nn.Parameter(torch.empty(0)) for _ in range(2))
 
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
         """Adds rows for `num_classes` new classes, initialised as `torch.nn.Linear` does."""
-        device = self.new_weight.device
-        bound = 1 / math.sqrt(self.in_features)
-        weight = torch.empty(num_classes, self.in_features).uniform_(-bound, bound, generator=generator)
-        bias = torch.empty(num_classes).uniform_(-bound, bound, generator=generator)
         self.old_weight = nn.Parameter(self.weight.detach())
-        self.old_bias = nn.Parameter(self.bias.detach())
-        self.new_weight, self.new_bias = nn.Parameter(weight.to(device)), nn.Parameter(bias.to(device))
+        self.new_weight = nn.Parameter(self.initial(num_classes, self.in_features, generator=generator))
+
+    def initial(self, *shape: int, generator: torch.Generator) -> Tensor:
+        """Uniform values within ±1/√D, drawn on the CPU."""
+        bound = 1 / math.sqrt(self.in_features)
+        return torch.empty(*shape).uniform_(-bound, bound, generator=generator).to(self.new_weight.device)
 
     @property
     def weight(self) -> Tensor:
-        """[C, D]."""
+        """All rows [rows, D]."""
         return torch.cat([self.old_weight, self.new_weight])
+
+    @property
+    def old_rows(self) -> list[nn.Parameter]:
+        """What belongs to the classes of earlier tasks."""
+        return [self.old_weight]
+
+    @property
+    def new_rows(self) -> list[nn.Parameter]:
+        """What belongs to the classes of the newest task."""
+        return [self.new_weight]
+
+
+class GrowingLinear(GrowingClassifier):
+    """A linear classifier with a bias."""
+
+    def __init__(self, in_features: int):
+        super().__init__(in_features)
+        self.old_bias, self.new_bias = (nn.Parameter(torch.empty(0)) for _ in range(2))
+
+    def grow(self, num_classes: int, generator: torch.Generator) -> None:
+        super().grow(num_classes, generator)
+        self.old_bias = nn.Parameter(self.bias.detach())
+        self.new_bias = nn.Parameter(self.initial(num_classes, generator=generator))
 
     @property
     def bias(self) -> Tensor:
         """[C]."""
         return torch.cat([self.old_bias, self.new_bias])
 
-    def train_old_classes(self, trained: bool) -> None:
-        """Lets the rows of earlier tasks learn, or freezes them."""
-        self.old_weight.requires_grad_(trained)
-        self.old_bias.requires_grad_(trained)
+    @property
+    def old_rows(self) -> list[nn.Parameter]:
+        return [self.old_weight, self.old_bias]
+
+    @property
+    def new_rows(self) -> list[nn.Parameter]:
+        return [self.new_weight, self.new_bias]
 
     def forward(self, features: Tensor) -> Tensor:
-        """[..., D] to [..., C]."""
         old = F.linear(features, self.old_weight, self.old_bias)
         return torch.cat([old, F.linear(features, self.new_weight, self.new_bias)], -1)
 
 
-class LinearHead(nn.Module):
-    """A classifier on a feature vector [B, D]: the final exit of every network."""
+class GrowingCosine(GrowingClassifier):
+    """A cosine classifier: `scale · cos(w_c, x)` with one learned scale for all classes (Hou et al., 2019, LUCIR).
 
-    def __init__(self, shape: Sequence[int]):
-        super().__init__()
-        self.linear = GrowingLinear(math.prod(shape))
+    With several proxies per class, a class scores the mean of their cosines weighted by the softmax of the cosines
+    (Douillard et al., 2020, PODNet, eq. 8).
+
+    Args:
+        in_features: D.
+        proxies: rows per class.
+    """
+
+    def __init__(self, in_features: int, proxies: int = 1):
+        super().__init__(in_features)
+        self.proxies = proxies
+        self.scale = nn.Parameter(torch.ones(()))
 
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        self.linear.grow(num_classes, generator)
+        super().grow(num_classes * self.proxies, generator)
 
-    def train_old_classes(self, trained: bool) -> None:
-        self.linear.train_old_classes(trained)
+    def forward(self, features: Tensor) -> Tensor:
+        cosines = F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+        cosines = cosines.unflatten(-1, (-1, self.proxies))  # [..., C, proxies]
+        return self.scale * (cosines.softmax(-1) * cosines).sum(-1)
+
+
+class Head(nn.Module):
+    """A classifier on a feature vector [B, D]: the final exit of every network."""
+
+    def __init__(self, classifier: GrowingClassifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def grow(self, num_classes: int, generator: torch.Generator) -> None:
+        """Adds what `num_classes` new classes need."""
+        self.classifier.grow(num_classes, generator)
+
+    @property
+    def old_rows(self) -> list[nn.Parameter]:
+        """What belongs to the classes of earlier tasks."""
+        return self.classifier.old_rows
+
+    @property
+    def new_rows(self) -> list[nn.Parameter]:
+        """What belongs to the classes of the newest task."""
+        return self.classifier.new_rows
 
     def features(self, hidden: Tensor) -> Tensor:
         """The vector that the classifier reads: [B, D]."""
         return hidden.flatten(1)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.linear(self.features(hidden))
+        return self.classifier(self.features(hidden))
 
 
-class TokenHead(LinearHead):
+class TokenHead(Head):
     """A classifier on the first (class) token of [B, tokens, D], after layer normalisation.
 
     The normalisation has no scale and shift of its own: the linear layer of each class can absorb them.
     """
-
-    def __init__(self, shape: Sequence[int]):
-        super().__init__(shape[-1:])
 
     def features(self, hidden: Tensor) -> Tensor:
         token = hidden[:, 0]
         return F.layer_norm(token, token.shape[-1:])
 
 
-class PooledHead(Growing):
-    """A classifier on a feature map, reduced by a learned mix of max and average pooling (Kaya et al., 2019, SDN).
-
-    `W (a · max(x) + (1 − a) · avg(x)) + b` with one mix `a` per task. Both poolings are computed once for all tasks,
-    and the mix is applied to the logits, where it is the same by linearity.
+class Pooling(nn.Module):
+    """Max-pools and average-pools a feature map: [B, channels, height, width] to [2, B, D]; a 1 × 1 map stays.
 
     Args:
         shape: channels, height and width of the feature map.
-        pool: factor by which each side shrinks.
+        factor: by which each side shrinks, rounded up.
     """
 
-    def __init__(self, shape: Sequence[int], pool: int = 2):
+    def __init__(self, shape: Sequence[int], factor: int = 2):
         super().__init__()
         channels, height, width = shape
-        self.pool = pool
-        self.size = (-(-height // pool), -(-width // pool))
-        self.divides = height % pool == 0 and width % pool == 0
-        self.linear = GrowingLinear(channels * self.size[0] * self.size[1])
-        self.old_mix, self.new_mix = nn.Parameter(torch.empty(0)), nn.Parameter(torch.empty(0))
-        self.register_buffer("task_of_class", torch.empty(0, dtype=torch.int64))
+        self.factor = factor
+        self.size = (-(-height // factor), -(-width // factor))
+        self.divides = height % factor == 0 and width % factor == 0
+        self.out_features = channels * self.size[0] * self.size[1]
 
-    def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        device = self.new_mix.device
-        self.linear.grow(num_classes, generator)
-        self.old_mix = nn.Parameter(torch.cat([self.old_mix, self.new_mix]).detach())
-        self.new_mix = nn.Parameter(torch.rand(1, generator=generator).to(device))
-        newest = torch.full((num_classes,), len(self.old_mix), device=device)
-        self.task_of_class = torch.cat([self.task_of_class, newest])
-
-    def train_old_classes(self, trained: bool) -> None:
-        self.linear.train_old_classes(trained)
-        self.old_mix.requires_grad_(trained)
-
-    def pooled(self, hidden: Tensor) -> Tensor:
-        """Max-pooled and average-pooled maps, flattened: [2, B, D]."""
+    def forward(self, hidden: Tensor) -> Tensor:
         if self.size == tuple(hidden.shape[-2:]):
             maximum, average = hidden, hidden
         elif self.divides:
-            maximum, average = F.max_pool2d(hidden, self.pool), F.avg_pool2d(hidden, self.pool)
+            maximum, average = F.max_pool2d(hidden, self.factor), F.avg_pool2d(hidden, self.factor)
         else:
             maximum = F.adaptive_max_pool2d(hidden, self.size)
             average = F.adaptive_avg_pool2d(hidden, self.size)
         return torch.stack([maximum.flatten(1), average.flatten(1)])
 
+
+class PooledHead(Growing, Head):
+    """A linear classifier on a learned mix of max and average pooling (Kaya et al., 2019, SDN).
+
+    `W (a · max(x) + (1 − a) · avg(x)) + b` with one mix `a` per task. Both poolings are computed once for all tasks,
+    and the mix is applied to the logits, where it is the same by linearity.
+    """
+
+    def __init__(self, pooling: Pooling, classifier: GrowingLinear):
+        super().__init__(classifier)
+        self.pooling = pooling
+        self.old_mix, self.new_mix = nn.Parameter(torch.empty(0)), nn.Parameter(torch.empty(0))
+        self.register_buffer("task_of_class", torch.empty(0, dtype=torch.int64))
+
+    def grow(self, num_classes: int, generator: torch.Generator) -> None:
+        device = self.new_mix.device
+        super().grow(num_classes, generator)
+        self.old_mix = nn.Parameter(torch.cat([self.old_mix, self.new_mix]).detach())
+        self.new_mix = nn.Parameter(torch.rand(1, generator=generator).to(device))
+        newest = torch.full((num_classes,), len(self.old_mix), device=device)
+        self.task_of_class = torch.cat([self.task_of_class, newest])
+
+    @property
+    def old_rows(self) -> list[nn.Parameter]:
+        return [*self.classifier.old_rows, self.old_mix]
+
+    @property
+    def new_rows(self) -> list[nn.Parameter]:
+        return [*self.classifier.new_rows, self.new_mix]
+
     def features(self, hidden: Tensor) -> Tensor:
         """The vector [B, D] that the newest task's classifier reads."""
-        maximum, average = self.pooled(hidden)
-        return torch.lerp(average, maximum, self.new_mix)
+        maximum, average = self.pooling(hidden)
+        return torch.lerp(average, maximum, self.new_mix.to(average.dtype))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        maximum, average = self.linear(self.pooled(hidden))
+        maximum, average = self.classifier(self.pooling(hidden))
         mix = torch.cat([self.old_mix, self.new_mix])[self.task_of_class]
         return torch.lerp(average, maximum, mix.to(average.dtype))
+
+
+class MixedHead(Head):
+    """As `PooledHead` for classifiers that are not linear: they read one vector, so all tasks share one mix.
+
+    The mix starts at 1/2: an initial value of its own for every exit would need a generator before the first task.
+    """
+
+    def __init__(self, pooling: Pooling, classifier: GrowingClassifier):
+        super().__init__(classifier)
+        self.pooling = pooling
+        self.mix = nn.Parameter(torch.full((1,), 0.5))
+
+    def features(self, hidden: Tensor) -> Tensor:
+        maximum, average = self.pooling(hidden)
+        return torch.lerp(average, maximum, self.mix.to(average.dtype))
+
+
+def build_head(shape: Sequence[int], pool: int, classifier: Callable[[int], GrowingClassifier]) -> Head:
+    """The head for a map [channels, height, width] (pooled), for [tokens, D] (class token), or for a vector [D].
+
+    Args:
+        pool: factor by which a map's sides shrink.
+        classifier: builds the classifier for D features.
+    """
+    if len(shape) == 3:
+        pooling = Pooling(shape, pool)
+        reader = classifier(pooling.out_features)
+        return PooledHead(pooling, reader) if isinstance(reader, GrowingLinear) else MixedHead(pooling, reader)
+    return TokenHead(classifier(shape[-1])) if len(shape) == 2 else Head(classifier(shape[0]))

@@ -4,9 +4,13 @@ Pure functions without host synchronisation or shapes that depend on data. The m
 that a replay batch drawn from an empty memory adds nothing.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Distillation = Literal["taskwise", "global", "multilabel"]
 
 
 def sample_mean(values: Tensor) -> Tensor:
@@ -34,6 +38,63 @@ def cross_entropy_per_sample(logits: Tensor, targets: Tensor, classes: slice = s
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
 
+def distillation(
+    kind: Distillation, logits: Tensor, old_logits: Tensor, tasks: list[slice], temperature: float = 2.0
+) -> Tensor:
+    """The distillation term called `kind`.
+
+    Args:
+        kind: `taskwise`, `global` or `multilabel`, see the functions of that name.
+        logits: [E, B, C ≥ C_old] of the student.
+        old_logits: [E, B, C_old] of the teacher.
+        tasks: the columns of each old task, for `taskwise`.
+        temperature: of the softmax; `multilabel` has none.
+    Returns:
+        [E], mean over the batch.
+    """
+    if kind == "taskwise":
+        return taskwise_distillation(logits, old_logits, tasks, temperature)
+    if kind == "global":
+        return global_distillation(logits, old_logits, temperature)
+    return multilabel_distillation(logits, old_logits)
+
+
+def separated_cross_entropy(logits: Tensor, targets: Tensor, split: int, old: slice, new: slice) -> Tensor:
+    """Separated softmax (SS-IL, Ahn et al., 2021, eq. 3): new samples among new classes, replayed ones among old.
+
+    Args:
+        logits: [E, B, C].
+        targets: int64 [B].
+        split: samples before this position are new.
+        old: the columns of earlier tasks, with the targets from position `split` on.
+        new: the columns of the current task, with the targets before it.
+    Returns:
+        [E], mean over all B samples.
+    """
+    current = cross_entropy_per_sample(logits[:, :split], targets[:split], new)
+    replayed = cross_entropy_per_sample(logits[:, split:], targets[split:], old)
+    return sample_mean(torch.cat([current, replayed], 1))
+
+
+def intertask_cross_entropy(logits: Tensor, classes: slice) -> Tensor:
+    """-log of the probability that the softmax gives to `classes` as a group: [E], mean over logits [E, B, C]."""
+    return sample_mean(logits.logsumexp(-1) - logits[:, :, classes].logsumexp(-1))
+
+
+def masked_squared_error(logits: Tensor, stored: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `(logits - stored)²` where `mask` is 1.
+
+    Args:
+        logits: [E, B, C].
+        stored: [E, B, C].
+        mask: 0 or 1, [B, C].
+    Returns:
+        [E]; zero where the mask is empty.
+    """
+    errors = mask * (logits - stored) ** 2
+    return errors.sum((1, 2)) / mask.sum().clamp(min=1)
+
+
 def taskwise_distillation(logits: Tensor, old_logits: Tensor, tasks: list[slice], temperature: float = 2.0) -> Tensor:
     """Kullback–Leibler divergence to the teacher inside each old task, summed over tasks (Ahn et al., 2021, eq. 4).
 
@@ -58,7 +119,8 @@ def taskwise_distillation(logits: Tensor, old_logits: Tensor, tasks: list[slice]
 def global_distillation(logits: Tensor, old_logits: Tensor, temperature: float = 2.0) -> Tensor:
     """Soft-target cross-entropy over the concatenation of all old classes (Hinton et al., 2015; as in FACIL).
 
-    No T² factor: it is the form that the published strengths were tuned for.
+    No T² factor: it is the form that the published strengths were tuned for. (Published code also mixes 1e-5 of the
+    uniform distribution into the student's probabilities before the logarithm, which log-softmax does not need.)
 
     Args:
         logits: [E, B, C ≥ C_old] of the student; further columns are left out.
@@ -71,8 +133,28 @@ def global_distillation(logits: Tensor, old_logits: Tensor, temperature: float =
     return sample_mean(-(teacher * student).sum(-1))
 
 
+def auxiliary_distillation(
+    logits: Tensor, auxiliary_logits: Tensor, classes: slice, temperature: float = 2.0
+) -> Tensor:
+    """Soft-target cross-entropy to an auxiliary network over the classes that it learned (Kim et al., 2023, ANCL).
+
+    No T² factor, as in published code. (That code also subtracts the number of old classes from the auxiliary
+    logits, which a softmax does not notice.)
+
+    Args:
+        logits: [E, B, C] of the student.
+        auxiliary_logits: [E, B, C] of the auxiliary network.
+        classes: the columns of the new task.
+    Returns:
+        [E], mean over the batch.
+    """
+    return global_distillation(logits[:, :, classes], auxiliary_logits[:, :, classes], temperature)
+
+
 def multilabel_distillation(logits: Tensor, old_logits: Tensor) -> Tensor:
     """Binary cross-entropy between the sigmoids of student and teacher, summed over old classes (iCaRL, LwF.MC).
+
+    Both of its terms count, as in published code; there is no temperature.
 
     Args:
         logits: [E, B, C ≥ C_old] of the student.
@@ -83,3 +165,85 @@ def multilabel_distillation(logits: Tensor, old_logits: Tensor) -> Tensor:
     student = logits[:, :, : old_logits.shape[-1]]
     per_class = F.binary_cross_entropy_with_logits(student, torch.sigmoid(old_logits), reduction="none")
     return sample_mean(per_class.sum(-1))
+
+
+def feature_distillation(features: list[Tensor], old_features: list[Tensor]) -> Tensor:
+    """How far features turn: `1 − cos(old, new)` (Hou et al., 2019, eq. 6; for PODNet half of POD-flat's square).
+
+    Args:
+        features: E tensors [B, D_i] of the student.
+        old_features: E tensors [B, D_i] of the teacher.
+    Returns:
+        [E], mean over the batch.
+    """
+    cosines = [F.cosine_similarity(new, old, dim=-1) for new, old in zip(features, old_features, strict=True)]
+    return sample_mean(1 - torch.stack(cosines).float())
+
+
+def margin_ranking(cosines: Tensor, targets: Tensor, old: slice, new: slice, margin: float, rivals: int) -> Tensor:
+    """Keeps the scores of an old class a margin above its strongest new rivals (Hou et al., 2019, eq. 8).
+
+    `max(0, margin − cos_y + cos_k)`, mean over the `rivals` highest new classes k and over the samples of old classes
+    (as published code does; the paper sums over k). Zero if no sample is of an old class.
+
+    Args:
+        cosines: [E, B, C].
+        targets: int64 [B].
+        old: the columns of old classes, from 0.
+        new: the columns of new classes.
+    Returns:
+        [E].
+    """
+    own = cosines.gather(-1, targets.expand(len(cosines), -1)[..., None])
+    strongest = cosines[..., new].topk(min(rivals, new.stop - new.start), -1).values
+    per_sample = F.relu(margin - own + strongest).mean(-1)
+    is_old = (targets < old.stop).to(per_sample.dtype)
+    return (per_sample * is_old).sum(-1) / is_old.sum().clamp(min=1)
+
+
+def nca(logits: Tensor, targets: Tensor, margins: Tensor) -> Tensor:
+    """Hinged neighbourhood component analysis with a margin (Douillard et al., 2020, PODNet, eq. 9).
+
+    `max(0, −(z_y − m) + log Σ_{c ≠ y} exp z_c)`, mean over the batch. (Published code subtracts the largest logit and
+    then sets the target's to 0, so that its sum has the largest term in the place of the target's.)
+
+    Args:
+        logits: scaled similarities [E, B, C].
+        targets: int64 [B].
+        margins: the margin of each exit, in units of its logits [E].
+    Returns:
+        [E].
+    """
+    index = targets.expand(len(logits), -1)[..., None]
+    own = logits.gather(-1, index)[..., 0] - margins[:, None]
+    # Finite, so that a single class gives a zero loss with a zero gradient.
+    others = logits.scatter(-1, index, torch.finfo(logits.dtype).min / 2).logsumexp(-1)
+    return sample_mean(F.relu(others - own))
+
+
+def spatial_distillation(maps: list[list[Tensor]], old_maps: list[list[Tensor]]) -> Tensor:
+    """POD-spatial: distance between squared maps, summed over rows and columns (Douillard et al., 2020, eq. 5).
+
+    For each map, the sums over the width and over the height are joined and normalised to length 1, as in published
+    code; the Euclidean distances are averaged over samples and maps.
+
+    Args:
+        maps: for each exit, feature maps [B, channels, height, width] of the student, one or more.
+        old_maps: the same of the teacher.
+    Returns:
+        [E].
+    """
+    losses = []
+    for new, old in zip(maps, old_maps, strict=True):
+        distances = [
+            torch.linalg.vector_norm(_pooled_energy(a) - _pooled_energy(b), dim=-1)
+            for a, b in zip(new, old, strict=True)
+        ]
+        losses.append(torch.stack(distances).mean())
+    return torch.stack(losses)
+
+
+def _pooled_energy(feature_map: Tensor) -> Tensor:
+    """Squares of [B, channels, height, width] summed over width and over height, joined, of length 1: [B, ...]."""
+    energy = feature_map.float().square()
+    return F.normalize(torch.cat([energy.sum(3).flatten(1), energy.sum(2).flatten(1)], -1), dim=-1)

@@ -1,24 +1,52 @@
 """Exemplars of earlier classes, kept as uint8 images."""
 
+from typing import TYPE_CHECKING, Literal, get_args
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from cl_ac.errors import ConfigurationError
-from cl_ac.samples import Samples
+from cl_ac.errors import ConfigurationError, unknown
+from cl_ac.samples import Samples, concatenate
 from cl_ac.state import Growing
+
+if TYPE_CHECKING:
+    from cl_ac.network import ExitNetwork
+    from cl_ac.training import Trainer
+
+Selection = Literal["random", "herding", "entropy", "distance", "reservoir", "class_balanced"]
 
 
 class Memory(Growing):
-    """A bounded store of training images, balanced over the classes seen.
+    """A bounded store of training images.
 
     Exemplars of a class are kept in the order in which they were chosen; when its share shrinks, the last go.
+    Selections that ask the network read its final exit, in evaluation mode and without augmentation.
 
     Args:
-        size: exemplars in all, shared by the classes seen; never more are kept.
+        size: exemplars in all, shared equally by the classes seen.
         per_class: exemplars of each class, a memory that grows with the classes; excludes `size`.
+        selection: which training images become exemplars.
+            `random`: drawn uniformly in each class.
+            `herding`: one after the other, each brings the mean of the chosen features closest to the class mean
+            (iCaRL, Rebuffi et al., 2017, alg. 4; features of unit length).
+            `entropy`: those whose softmax has the highest entropy (RWalk, Chaudhry et al., 2018).
+            `distance`: those with the smallest logit of their own class, near the decision boundary (RWalk).
+            `reservoir`: a uniform sample of all training images of all tasks, without shares of classes (Vitter, 1985;
+            here with random keys instead of one image at a time).
+            `class_balanced`: drawn uniformly in each class, and what a class with few images leaves of its share goes
+            to the others (CBRS, Chrysakis & Moens, 2020).
+        rounding: `exact` never keeps more than `size`; `up` gives each class ceil(size / classes), as FACIL and the
+            code of the papers built on it do, which is up to one exemplar per class more than `size`.
     """
 
-    def __init__(self, size: int = 0, per_class: int = 0):
+    def __init__(
+        self,
+        size: int = 0,
+        per_class: int = 0,
+        selection: Selection = "random",
+        rounding: Literal["exact", "up"] = "exact",
+    ):
         super().__init__()
         if size < 0 or per_class < 0:
             raise ConfigurationError(f"memory.size is {size} and memory.per_class {per_class}; none may be negative")
@@ -27,9 +55,14 @@ class Memory(Growing):
                 f"memory.size is {size} and memory.per_class is {per_class}; "
                 "set one of them: a fixed total or a number per class"
             )
-        self.size, self.per_class = size, per_class
+        if selection not in get_args(Selection):
+            raise ConfigurationError(unknown("memory.selection", selection, get_args(Selection)))
+        if rounding not in ("exact", "up"):
+            raise ConfigurationError(unknown("memory.rounding", rounding, ("exact", "up")))
+        self.size, self.per_class, self.selection, self.rounding = size, per_class, selection, rounding
         self.register_buffer("images", torch.empty(0, dtype=torch.uint8))
         self.register_buffer("targets", torch.empty(0, dtype=torch.int64))
+        self.extras = Growing()
 
     def __len__(self) -> int:
         """Exemplars stored now."""
@@ -43,36 +76,117 @@ class Memory(Growing):
     @property
     def samples(self) -> Samples:
         """What is stored."""
-        return Samples(self.images, self.targets)
+        return Samples(self.images, self.targets, dict(self.extras.named_buffers()))
+
+    def store(self, samples: Samples) -> None:
+        """Holds `samples` and nothing else from now on; files are decoded."""
+        device = self.targets.device
+        images = samples.images if samples.resident else samples.images[torch.arange(len(samples))]
+        self.images, self.targets = (value.to(device, copy=True) for value in (images, samples.targets))
+        self.extras = Growing()
+        for name, value in samples.extras.items():
+            self.extras.register_buffer(name, value.to(device, copy=True))
 
     def quotas(self, num_classes: int) -> list[int]:
         """Exemplars that each of `num_classes` classes may have; what a fixed total leaves over goes to the first."""
         if self.per_class:
             return [self.per_class] * num_classes
+        if self.rounding == "up":
+            return [-(-self.size // num_classes)] * num_classes
         return [self.size // num_classes + (index < self.size % num_classes) for index in range(num_classes)]
 
-    def update(self, samples: Samples, generator: torch.Generator) -> None:
-        """Adds random exemplars of the new classes in `samples` and shrinks the old classes to their new share."""
+    def update(
+        self,
+        samples: Samples,
+        generator: torch.Generator,
+        network: "ExitNetwork | None" = None,
+        trainer: "Trainer | None" = None,
+        per_class: int | None = None,
+    ) -> None:
+        """Adds exemplars of the classes in `samples` and shrinks the earlier ones to their new share.
+
+        Args:
+            samples: training images of new classes; their extras are stored with them.
+            generator: what random selections draw from.
+            network: what the selections `herding`, `entropy` and `distance` ask.
+            trainer: runs the network over the samples.
+            per_class: a share of each class in place of the memory's own.
+        """
         if not self.enabled:
             return
-        new_classes = samples.targets.unique().tolist()
-        old_classes = [target for target in self.targets.unique().tolist() if target not in new_classes]
-        classes = sorted([*old_classes, *new_classes])
-        quotas = dict(zip(classes, self.quotas(len(classes)), strict=True))
-        old = torch.cat([self._members(target)[: quotas[target]] for target in old_classes] or [torch.arange(0)])
-        kept = self.samples.select(old.to(self.targets.device)) if len(old) else None
-        new = torch.cat([_draw(samples.targets, target, quotas[target], generator) for target in new_classes])
-        added = samples.select(new)
-        images = added.images if added.resident else added.images[torch.arange(len(added))]
-        device = self.targets.device
-        self.images = images.to(device) if kept is None else torch.cat([kept.images, images.to(device)])
-        targets = added.targets.to(device)
-        self.targets = targets if kept is None else torch.cat([kept.targets, targets])
+        targets = samples.targets.cpu()
+        # Classes are numbered in the order in which they arrive: the largest number tells how many there are.
+        counts = torch.cat([self.targets.cpu(), targets]).bincount()
+        quotas = torch.tensor(self.quotas(len(counts)) if per_class is None else [per_class] * len(counts))
+        if self.selection == "class_balanced" and self.size and per_class is None:
+            quotas = _filled(counts, int(quotas.sum()))
+        scores = self._scores(samples, generator, network, trainer, int(quotas.max()))
+        order = scores.argsort(stable=True)
+        order = order[targets[order].argsort(stable=True)]
+        candidates = torch.cat([self.targets.cpu(), targets[order]])
+        if self.selection == "reservoir":
+            samples = Samples(samples.images, samples.targets, {**samples.extras, "reservoir_key": scores})
+            stored = self.extras.reservoir_key.cpu() if len(self) else scores[:0]
+            first = torch.cat([stored, scores[order]]).argsort()[: int(quotas.sum())]
+            kept = first.sort().values
+        else:
+            kept = (rank_in_class(candidates) < quotas[candidates]).nonzero()[:, 0]
+        old, new = kept[kept < len(self)], order[kept[kept >= len(self)] - len(self)]
+        added = samples.select(new.to(samples.targets.device))
+        self.store(concatenate(self.samples.select(old.to(self.targets.device)), added) if len(old) else added)
 
-    def _members(self, target: int) -> Tensor:
-        return (self.targets == target).nonzero()[:, 0].cpu()
+    def _scores(
+        self,
+        samples: Samples,
+        generator: torch.Generator,
+        network: "ExitNetwork | None",
+        trainer: "Trainer | None",
+        most: int,
+    ) -> Tensor:
+        """A number for each sample [N]; in its class, the lowest are chosen first, and at most the first `most`."""
+        if self.selection == "herding":
+            features = trainer.predict(network, samples, lambda images: network.features(images)[-1:])[0]
+            scores = torch.full((len(samples),), torch.inf)
+            for target in samples.targets.unique():
+                members = (samples.targets == target).nonzero()[:, 0].cpu()
+                picked = herd(features[members], most)
+                scores[members[picked]] = torch.arange(len(picked)).float()
+            return scores
+        if self.selection in ("entropy", "distance"):
+            logits = trainer.predict(network, samples)[-1]
+            if self.selection == "distance":
+                return logits.gather(1, samples.targets.cpu()[:, None])[:, 0]
+            log_probabilities = F.log_softmax(logits, 1)
+            return (log_probabilities.exp() * log_probabilities).sum(1)
+        return torch.rand(len(samples), generator=generator, dtype=torch.float64)
 
 
-def _draw(targets: Tensor, target: int, count: int, generator: torch.Generator) -> Tensor:
-    members = (targets == target).nonzero()[:, 0]
-    return members[torch.randperm(len(members), generator=generator)[:count]]
+def herd(features: Tensor, count: int) -> Tensor:
+    """Indices of `count` features [N, D] whose running means stay closest to the mean of all, in order of choice."""
+    features = F.normalize(features.double(), dim=1)
+    mean, total = features.mean(0), torch.zeros_like(features[0])
+    free, picked = torch.ones(len(features), dtype=torch.bool), []
+    for step in range(1, min(count, len(features)) + 1):
+        distances = (mean - (total + features) / step).norm(dim=1)
+        picked.append(distances.where(free, torch.inf).argmin())
+        total, free[picked[-1]] = total + features[picked[-1]], False
+    return torch.stack(picked) if picked else torch.arange(0)
+
+
+def rank_in_class(targets: Tensor) -> Tensor:
+    """How many samples of the same class stand before each sample in targets [N]."""
+    order = targets.argsort(stable=True)
+    counts = targets.bincount()
+    starts = counts.cumsum(0) - counts
+    ranks = torch.empty_like(targets)
+    ranks[order] = torch.arange(len(targets), device=targets.device) - starts[targets[order]]
+    return ranks
+
+
+def _filled(counts: Tensor, size: int) -> Tensor:
+    """Shares of `size` for classes with `counts` samples: equal, but for classes that have fewer."""
+    quotas, classes = torch.zeros_like(counts), len(counts)
+    # From the smallest class on, ties backwards: what is left over goes to the first of the largest classes.
+    for position, target in enumerate((counts * classes - torch.arange(classes)).argsort().tolist()):
+        quotas[target] = min(int(counts[target]), (size - int(quotas.sum())) // (classes - position))
+    return quotas

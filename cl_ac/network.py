@@ -4,7 +4,8 @@ Shapes: E exits, B batch, C classes seen so far, D features.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal, Self
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cl_ac.errors import ConfigurationError, unknown
-from cl_ac.heads import LinearHead, PooledHead, TokenHead
+from cl_ac.heads import GrowingClassifier, GrowingLinear, Head, build_head
 from cl_ac.seeding import generator
 
 
@@ -129,14 +130,23 @@ class ExitNetwork(nn.Module):
     Args:
         backbone: the staged feature extractor.
         exits: where ACs hang; none by default, then E is 1.
+        classifier: builds the classifier of one exit for D features.
+
+    `batch_norm_frozen` keeps batch norm in evaluation mode whatever mode the network is put in.
 
     Raises:
         ConfigurationError: if an AC is placed at a stage that does not exist, or not in order.
     """
 
-    def __init__(self, backbone: Backbone, exits: Exits = NO_EXITS):
+    def __init__(
+        self,
+        backbone: Backbone,
+        exits: Exits = NO_EXITS,
+        classifier: Callable[[int], GrowingClassifier] = GrowingLinear,
+    ):
         super().__init__()
         self.backbone, self.exits = backbone, exits
+        self.batch_norm_frozen = False
         names = backbone.stage_names
         for name in exits.at:
             if name not in names[:-1]:
@@ -145,10 +155,10 @@ class ExitNetwork(nn.Module):
         if sorted(positions) != positions:
             raise ConfigurationError(f"exits.at is {exits.at}; name the stages from shallow to deep")
         self.bounds = list(pairwise([0, *positions, len(names)]))
-        shapes = backbone.shapes()
-        self.shapes = [shapes[end - 1] for _, end in self.bounds]
-        heads = [build_head(shape, exits.pool) for shape in self.shapes[:-1]]
-        self.heads = nn.ModuleList([*heads, LinearHead(self.shapes[-1])])
+        self.stage_shapes = backbone.shapes()
+        self.shapes = [self.stage_shapes[end - 1] for _, end in self.bounds]
+        heads = [build_head(shape, exits.pool, classifier) for shape in self.shapes[:-1]]
+        self.heads = nn.ModuleList([*heads, Head(classifier(math.prod(self.shapes[-1])))])
         self.sizes: list[int] = []
 
     def __len__(self) -> int:
@@ -168,7 +178,20 @@ class ExitNetwork(nn.Module):
     def train_old_classes(self, trained: bool) -> None:
         """Lets the classifier rows of earlier tasks learn, or freezes them."""
         for head in self.heads:
-            head.train_old_classes(trained)
+            for rows in head.old_rows:
+                rows.requires_grad_(trained)
+
+    @property
+    def new_rows(self) -> list[nn.Parameter]:
+        """What belongs to the classes of the newest task, of every exit."""
+        return [rows for head in self.heads for rows in head.new_rows]
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.batch_norm_frozen:
+            for layer in batch_norms(self):
+                layer.training = False
+        return self
 
     def segment(self, index: int, hidden: Tensor) -> Tensor:
         """Runs the stages between exit `index - 1` and exit `index`."""
@@ -176,23 +199,48 @@ class ExitNetwork(nn.Module):
             hidden = stage(hidden)
         return hidden
 
-    def hidden(self, images: Tensor) -> list[Tensor]:
-        """What each exit's head reads: E tensors."""
+    def stage_outputs(self, images: Tensor) -> list[Tensor]:
+        """What every stage of the backbone gives."""
         outputs = []
-        for index in range(len(self)):
-            images = self.segment(index, images)
+        for stage in self.backbone.stages:
+            images = stage(images)
             outputs.append(images)
         return outputs
 
+    def at_exits(self, stage_outputs: Sequence[Tensor]) -> list[Tensor]:
+        """What each exit's head reads, of what `stage_outputs` gave: E tensors."""
+        *auxiliary, last = (stage_outputs[end - 1] for _, end in self.bounds)
+        return [*(value.detach() if self.exits.detach else value for value in auxiliary), last]
+
+    def maps_below(self, stage_outputs: Sequence[Tensor]) -> list[list[Tensor]]:
+        """For each exit, the feature maps [B, channels, height, width] that lead to it: E lists.
+
+        They are the last map of each resolution below the exit and the map that it reads, as PODNet distils them.
+        """
+        outputs, shapes = self.at_exits(stage_outputs), self.stage_shapes
+        lists = []
+        for exit_output, (_, end) in zip(outputs, self.bounds, strict=True):
+            detached = self.exits.detach and end < len(shapes)
+            lasts = [index for index in range(end - 1) if shapes[index][1:] != shapes[index + 1][1:]]
+            below = [stage_outputs[index].detach() if detached else stage_outputs[index] for index in lasts]
+            lists.append([value for value in [*below, exit_output] if value.ndim == 4])
+        return lists
+
+    def hidden(self, images: Tensor) -> list[Tensor]:
+        """What each exit's head reads: E tensors."""
+        return self.at_exits(self.stage_outputs(images))
+
+    def read(self, hidden: Sequence[Tensor]) -> list[Tensor]:
+        """The feature vector that each exit's classifier reads, of what `hidden` gave: E tensors [B, D_i]."""
+        return [head.features(value) for head, value in zip(self.heads, hidden, strict=True)]
+
     def features(self, images: Tensor) -> list[Tensor]:
         """The feature vector that each exit's classifier reads: E tensors [B, D_i]."""
-        return [head.features(hidden) for head, hidden in zip(self.heads, self.hidden(images), strict=True)]
+        return self.read(self.hidden(images))
 
     def classify(self, hidden: Sequence[Tensor]) -> Tensor:
         """Logits [E, B, C] from what `hidden` gave."""
-        auxiliary = [value.detach() for value in hidden[:-1]] if self.exits.detach else hidden[:-1]
-        inputs = [*auxiliary, hidden[-1]]
-        return torch.stack([head(value) for head, value in zip(self.heads, inputs, strict=True)]).float()
+        return torch.stack([head(value) for head, value in zip(self.heads, hidden, strict=True)]).float()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.hidden(images))
@@ -209,7 +257,7 @@ class ExitNetwork(nn.Module):
 
     def cost(self) -> Cost:
         """Counted cost of one image at each exit; element-wise work and normalisation are not counted."""
-        device = self.heads[-1].linear.new_weight.device
+        device = self.heads[-1].classifier.new_weight.device
         was_training, fast_attention = self.training, torch.backends.mha.get_fastpath_enabled()
         # The fused inference kernel of attention modules is invisible to the counter.
         torch.backends.mha.set_fastpath_enabled(False)
@@ -229,8 +277,6 @@ class ExitNetwork(nn.Module):
         return Cost(exits, sum(backbone) + heads[-1])
 
 
-def build_head(shape: Sequence[int], pool: int) -> nn.Module:
-    """The AC for a map [channels, height, width] (pooled), for [tokens, D] (class token), or for a vector."""
-    if len(shape) == 3:
-        return PooledHead(shape, pool)
-    return TokenHead(shape) if len(shape) == 2 else LinearHead(shape)
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Every batch norm layer in `module`."""
+    return [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]

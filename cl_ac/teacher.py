@@ -1,25 +1,32 @@
-"""The network as it was after the previous task."""
+"""The network as it was after the previous task, and the batch-norm statistics that it teaches with."""
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from cl_ac.benchmark import Task
-from cl_ac.network import ExitNetwork
+from cl_ac.network import ExitNetwork, batch_norms
 
 if TYPE_CHECKING:
     from cl_ac.training import Trainer
 
-TeacherStatistics = Literal["frozen", "batch"]
+TeacherStatistics = Literal["frozen", "batch", "pretrained", "continuous"]
 
 
 class Teacher(nn.Module):
     """A frozen copy of a network that is asked for its logits; empty until `update` is called.
 
+    Only the statistics of its batch norm ever change, never a weight, and no dropout is switched on (published code
+    puts the whole teacher in training mode). A network without batch norm teaches the same with every setting.
+
     Args:
-        batch_norm: the statistics its batch norm uses: `frozen`, those of the old task; `batch`, those of the batch at
-            hand, which is teacher adaptation (Szatkowski et al., 2024).
+        batch_norm: the statistics that its batch norm normalises with: `frozen`, those of the old task; `batch`, those
+            of the batch at hand, which is teacher adaptation (Szatkowski et al., 2024); `pretrained`, those of the new
+            task's data, estimated once before the task; `continuous`, running statistics that each batch updates
+            before it is taught. The last two are the paper's alternatives `bnp` and `cbnt`, whose code moves nothing
+            but these statistics.
     """
 
     def __init__(self, batch_norm: TeacherStatistics = "frozen") -> None:
@@ -32,16 +39,41 @@ class Teacher(nn.Module):
         self.network = network.frozen_copy()
 
     def begin_task(self, task: Task, trainer: "Trainer") -> None:
-        """Prepares the copy for teaching `task`."""
+        """Prepares the copy for teaching `task`: call it before training, once the copy has been taken."""
+        if self.network is None or self.batch_norm != "pretrained":
+            return
+        layers = batch_norms(self.network)
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # a plain mean over batches
+        count = len(task.train)
+        for batch in trainer.loader(task.train).shuffled(
+            trainer.training.batch_size, count, trainer.generator("teacher statistics", task.index), task
+        ):
+            # As in training, a single left-over sample has no statistics.
+            if len(batch) > 1:
+                with torch.no_grad(), trainer.autocast():
+                    self._run(batch.images, batch_statistics=True)
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
     def train(self, mode: bool = True) -> "Teacher":
         """Does nothing: a teacher never trains."""
         return self
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [E, B, C_old] of the copy."""
-        for module in self.network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train(self.batch_norm == "batch")
-        return self.network(images)
+    def forward(self, images: Tensor, read: Callable[[ExitNetwork, Tensor], Any] = ExitNetwork.__call__) -> Any:
+        """What the copy says of `images`.
+
+        Args:
+            read: what to ask it for, such as `ExitNetwork.features`; by default its logits [E, B, C_old].
+        """
+        if self.batch_norm == "continuous":
+            self._run(images, batch_statistics=True)
+        return self._run(images, self.batch_norm == "batch", read)
+
+    def _run(self, images: Tensor, batch_statistics: bool, read=ExitNetwork.__call__) -> Any:
+        for layer in batch_norms(self.network):
+            layer.training = batch_statistics
+        return read(self.network, images)

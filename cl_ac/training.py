@@ -13,13 +13,41 @@ from torch import Tensor, nn
 
 from cl_ac.approach import TrainingSet
 from cl_ac.augmentation import Augmentation
+from cl_ac.benchmark import Task
 from cl_ac.data import Batch, Loader
 from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.losses import cross_entropy
 from cl_ac.network import ExitNetwork
 from cl_ac.samples import Samples
 from cl_ac.seeding import generator, global_stream
 
 Loss = Callable[[ExitNetwork, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class HeadWarmup:
+    """Training of the newest classifier rows alone, before each task but the first (Szatkowski et al., 2024).
+
+    Cross-entropy over the new classes on the task's own data; the rate follows a cosine to 0.
+
+    Args:
+        epochs: of the warm-up; 0 for none.
+        lr: learning rate at its start.
+        weight_decay: of the rows.
+        freeze_batch_norm: keep the backbone in evaluation mode; else its statistics drift meanwhile.
+    """
+
+    epochs: int = 0
+    lr: float = 0.1
+    weight_decay: float = 0.0
+    freeze_batch_norm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.weight_decay < 0 or self.lr <= 0:
+            raise ConfigurationError(
+                f"training.head_warmup has epochs {self.epochs}, lr {self.lr:g} and weight_decay "
+                f"{self.weight_decay:g}; lr must be above 0 and the others at least 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -38,6 +66,8 @@ class Training:
         decay: factor at each milestone.
         warmup: epochs over which the rate rises linearly to `lr` first.
         clip: largest norm of the gradient; 0 does not clip.
+        head_warmup: training of the newest classifier rows alone, before each task but the first.
+        freeze_batch_norm: keep the network's batch norm in evaluation mode after the first task.
         select: keep the `last` epoch's weights, or the `best` on the validation samples (final exit's accuracy).
         precision: of the forward and backward pass; below float32 through autocast.
         channels_last: whether images and convolutions use the channels-last memory format, which is usually faster.
@@ -55,6 +85,8 @@ class Training:
     decay: float = 0.1
     warmup: int = 0
     clip: float = 100.0
+    head_warmup: HeadWarmup = HeadWarmup()
+    freeze_batch_norm: bool = False
     select: Literal["last", "best"] = "last"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
@@ -172,6 +204,7 @@ class Trainer:
         validate: Callable[[], float] | None = None,
         state: dict[str, Any] | None = None,
         fixed_statistics: bool = False,
+        exit_weights: list[float] | None = None,
         on_step: Callable[[ExitNetwork], None] | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
     ) -> None:
@@ -186,6 +219,7 @@ class Trainer:
             validate: accuracy to select the best epoch by, where `training.select` asks for it.
             state: `EpochReport.state` to go on from.
             fixed_statistics: keep the network in evaluation mode, so that batch norm and dropout do nothing new.
+            exit_weights: the weight of each exit's loss, in place of the network's own.
             on_step: called with the network after every step.
             on_epoch: called after every epoch.
 
@@ -204,13 +238,14 @@ class Trainer:
             start, steps, best = state["epoch"], state["steps"], state["best"]
             optimizer.load_state_dict(state["optimizer"])
             scaler.load_state_dict(state["scaler"])
+        network.batch_norm_frozen = training.freeze_batch_norm and task > 0
         loaders = self.loader(data.samples), self.loader(data.exemplars)
         for epoch in range(start, epochs):
             began = time.perf_counter()
             lr = training.learning_rate(epoch, epochs)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            weights = torch.tensor(network.exits.weights_at(epoch, epochs), device=self.device)
+            weights = torch.tensor(exit_weights or network.exits.weights_at(epoch, epochs), device=self.device)
             total, count = torch.zeros(len(network), device=self.device), 0
             network.train(not fixed_statistics)
             with global_stream(self.seed, f"{stage} modules", task, epoch):
@@ -251,6 +286,28 @@ class Trainer:
         if best is not None:
             network.load_state_dict(best["network"])
         network.eval()
+
+    def warm_up_heads(self, network: ExitNetwork, task: Task) -> None:
+        """Trains what is new in the heads for `task`, as `training.head_warmup` says; nothing at the first task."""
+        warmup = self.training.head_warmup
+        if task.is_first or not warmup.epochs:
+            return
+
+        def loss(network: ExitNetwork, batch: Batch) -> Tensor:
+            with torch.no_grad():
+                hidden = network.hidden(batch.images)
+            return cross_entropy(network.classify(hidden), batch.targets, task.classes)
+
+        settings = {"epochs": warmup.epochs, "lr": warmup.lr, "weight_decay": warmup.weight_decay}
+        self.fit(
+            network,
+            loss,
+            TrainingSet(task.train, task),
+            self.with_training(**settings, schedule="cosine", warmup=0, select="last"),
+            stage="head warm-up",
+            parameters=network.new_rows,
+            fixed_statistics=warmup.freeze_batch_norm,
+        )
 
     def _epoch(
         self, data: TrainingSet, loaders: tuple[Loader, Loader], training: Training, stream: str, task: int, epoch: int

@@ -11,7 +11,7 @@ from cl_ac.augmentation import Augmentation
 from cl_ac.benchmark import Benchmark, Task
 from cl_ac.data import Batch
 from cl_ac.memory import Memory
-from cl_ac.network import NO_EXITS, Backbone, Exits, ExitNetwork
+from cl_ac.network import NO_EXITS, Backbone, ExitNetwork, Exits
 from cl_ac.samples import Samples
 from cl_ac.seeding import global_stream
 from cl_ac.training import Trainer, Training

@@ -10,10 +10,15 @@ from cl_ac.network import Backbone, Exits
 
 
 class BasicBlock(nn.Module):
-    """Two 3 × 3 convolutions with batch norm and a shortcut, a 1 × 1 convolution where the shape changes."""
+    """Two 3 × 3 convolutions with batch norm and a shortcut, a 1 × 1 convolution where the shape changes.
 
-    def __init__(self, in_channels: int, channels: int, stride: int):
+    Args:
+        last_relu: whether the sum is rectified.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, last_relu: bool = True):
         super().__init__()
+        self.last_relu = last_relu
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
@@ -26,7 +31,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(hidden)), inplace=True)))
-        return F.relu(residual + self.shortcut(hidden), inplace=True)
+        output = residual + self.shortcut(hidden)
+        return F.relu(output, inplace=True) if self.last_relu else output
 
 
 class ResNet32(Backbone):
@@ -37,6 +43,7 @@ class ResNet32(Backbone):
     Args:
         image_shape: channels, height and width.
         width: channels of the first group.
+        last_relu: whether the features are rectified; cosine classifiers (LUCIR, PODNet) work better without.
     """
 
     presets: ClassVar[Mapping[str, Exits]] = {
@@ -55,7 +62,7 @@ class ResNet32(Backbone):
         ),
     }
 
-    def __init__(self, image_shape: tuple[int, int, int], width: int = 16):
+    def __init__(self, image_shape: tuple[int, int, int], width: int = 16, last_relu: bool = True):
         stages: dict[str, nn.Module] = {
             "stem": nn.Sequential(
                 nn.Conv2d(image_shape[0], width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
@@ -66,7 +73,8 @@ class ResNet32(Backbone):
             for block in range(5):
                 out_channels = width * 2 ** (group - 1)
                 stride = 2 if group > 1 and block == 0 else 1
-                stages[f"layer{group}.{block}"] = BasicBlock(channels, out_channels, stride)
+                rectified = last_relu or (group, block) != (3, 4)
+                stages[f"layer{group}.{block}"] = BasicBlock(channels, out_channels, stride, rectified)
                 channels = out_channels
         stages["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         super().__init__(image_shape, stages)

@@ -1,0 +1,81 @@
+"""Dark experience replay: exemplars are stored with the logits that the network gave them."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
+from cl_ac.losses import cross_entropy, masked_squared_error
+
+
+class DER(Approach):
+    """Dark experience replay (Buzzega et al., 2020, eq. 5): `CE(new) + α MSE(logits(exemplars), stored logits)`.
+
+    As in the AC paper, logits are stored at the end of the task in which an image becomes an exemplar, in evaluation
+    mode and without augmentation. (The original stores them during training, as the network gave them in passing.)
+    Classes unseen at storage have no stored logit and do not count.
+
+    New images and exemplars pass the network one after the other, as in both codes: batch normalisation takes the
+    statistics of each batch alone.
+
+    Args:
+        strength: weight of the distillation term (α).
+    """
+
+    memory_use = "required"
+    draws = 1
+
+    def __init__(self, strength: float = 0.5):
+        super().__init__()
+        self.strength = strength
+
+    def begin_task(self, task, network, trainer) -> None:
+        exemplars = self.memory.samples
+        if len(exemplars):
+            logits = F.pad(exemplars.extras["logits"], (0, task.classes_seen - exemplars.extras["logits"].shape[-1]))
+            self.memory.store(replace(exemplars, extras={**exemplars.extras, "logits": logits}))
+
+    def training_set(self, task: Task) -> TrainingSet:
+        return TrainingSet(task.train, task, self.memory.samples, replay=(None,) * self.draws)
+
+    def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
+        loss = cross_entropy(network(batch.images), batch.targets, batch.task.seen_classes)
+        if batch.task.is_first:
+            return loss
+        exemplars = batch.replay[0]
+        logits = network(exemplars.images)
+        stored = exemplars.extras["logits"].transpose(0, 1)
+        classes = torch.arange(logits.shape[-1], device=logits.device)
+        known = (classes < exemplars.extras["classes_known"][:, None]).float()
+        return loss + self.strength * masked_squared_error(logits, stored, known)
+
+    def end_task(self, task, network, trainer) -> None:
+        # [E, N, C] to [N, E, C]: what is stored with an image comes first by image.
+        logits = trainer.predict(network, task.train).transpose(0, 1)
+        extras = {"logits": logits, "classes_known": torch.full((len(logits),), task.classes_seen)}
+        super().end_task(replace(task, train=replace(task.train, extras=extras)), network, trainer)
+
+
+class DERpp(DER):
+    """DER++ (Buzzega et al., 2020, eq. 6): DER with cross-entropy on a second, independent draw of exemplars.
+
+    Args:
+        strength: weight of the distillation term (α).
+        replay_weight: weight of the cross-entropy on exemplars (β).
+    """
+
+    draws = 2
+
+    def __init__(self, strength: float = 0.5, replay_weight: float = 0.5):
+        super().__init__(strength)
+        self.replay_weight = replay_weight
+
+    def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
+        loss = super().loss(network, batch)
+        if batch.task.is_first:
+            return loss
+        exemplars = batch.replay[1]
+        replayed = cross_entropy(network(exemplars.images), exemplars.targets, batch.task.seen_classes)
+        return loss + self.replay_weight * replayed

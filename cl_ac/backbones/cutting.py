@@ -1,0 +1,161 @@
+"""Cutting a model into stages at named submodules, without editing it."""
+
+import operator
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, fx, nn
+
+from cl_ac.errors import ConfigurationError, unknown
+
+LAST_STAGE = "penultimate"
+
+
+class _Root(nn.Module):
+    """Calls a model with images only, so that its further arguments keep their defaults and are no inputs."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+
+class _Tracer(fx.Tracer):
+    """Keeps modules that act differently in training whole: they obey `train()` and `eval()` when the graph runs."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        is_norm = isinstance(module, nn.modules.batchnorm._NormBase)
+        return is_norm or not list(module.children()) or super().is_leaf_module(module, name)
+
+
+def cut(model: nn.Module, stages: Sequence[str]) -> dict[str, nn.Module]:
+    """Cuts a classification model into stages that are called one after the other.
+
+    The linear layer at its end is dropped: the last stage, `penultimate`, gives what that layer would read. Activations
+    no longer work in place, since an exit may read what the next stage would overwrite.
+
+    Args:
+        model: shares its layers with the stages.
+        stages: submodules at whose end a stage ends, shallow to deep.
+
+    Raises:
+        ConfigurationError: if the model cannot be traced, or not be cut there because more than one tensor crosses.
+    """
+    name, root = type(model).__name__, _Root(model)
+    graph = _trace(root, name)
+    _drop_classifier(root, graph, name)
+    _make_out_of_place(root, graph)
+    points = cut_points(graph)
+    for stage in stages:
+        if stage not in points:
+            raise ConfigurationError(unknown(f"stage to cut the model {name} at", stage, points))
+    ends = [points[stage] for stage in stages]
+    if sorted(set(ends)) != ends:
+        raise ConfigurationError(f"stages is {list(stages)}; name each end once, from shallow to deep")
+    bounds = pairwise([0, *(end + 1 for end in ends), len(graph.nodes)])
+    parts = [_part(root, list(graph.nodes), start, end) for start, end in bounds]
+    return dict(zip([*stages, LAST_STAGE], parts, strict=True))
+
+
+def _part(root: nn.Module, nodes: list[fx.Node], start: int, end: int) -> fx.GraphModule:
+    """The nodes from `start` to before `end` as a module, from the tensor that enters to the one that leaves."""
+    part, copies, inside = fx.Graph(), {}, nodes[start:end]
+    for node in inside:
+        for source in node.all_input_nodes:
+            if source not in copies:
+                copies[source] = part.placeholder("hidden")
+        copies[node] = part.node_copy(node, copies.__getitem__)
+    if inside[-1].op != "output":
+        leaving = next(node for node in inside if any(user not in copies for user in node.users))
+        part.output(copies[leaving])
+    return fx.GraphModule(root, part)
+
+
+def cut_points(graph: fx.Graph) -> dict[str, int]:
+    """The submodules at whose end exactly one tensor goes on, each with the index of its last node."""
+    nodes = list(graph.nodes)
+    index_of = {node: index for index, node in enumerate(nodes)}
+    last_use = [max((index_of[user] for user in node.users), default=-1) for node in nodes]
+    last_node: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        for path, _ in node.meta.get("nn_module_stack", {}).values():
+            last_node[path.removeprefix("model").removeprefix(".")] = index
+    return {
+        path: end
+        for path, end in last_node.items()
+        if path
+        and last_use[end] > end
+        and sum(use > end for use in last_use[: end + 1]) == 1
+        # The last node before the output ends the last stage.
+        and nodes[last_use[end]].op != "output"
+    }
+
+
+def _trace(model: nn.Module, name: str) -> fx.Graph:
+    """The graph of `model`; `training=` arguments of its functions follow the mode in which the graph runs."""
+    graphs = []
+    for mode in (True, False):
+        try:
+            graphs.append(_Tracer().trace(model.train(mode)))
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ConfigurationError(
+                f"the model {name} cannot be traced ({reason}); choose a model without control "
+                "flow that depends on its input, or write a Backbone with its stages"
+            ) from error
+    model.train()
+    training, evaluation = graphs
+    for node, twin in zip(list(training.nodes), list(evaluation.nodes), strict=False):
+        if node.kwargs.get("training") is True and twin.kwargs.get("training") is False:
+            with training.inserting_before(node):
+                node.kwargs = {**node.kwargs, "training": training.get_attr("training")}
+            with evaluation.inserting_before(twin):
+                twin.kwargs = {**twin.kwargs, "training": evaluation.get_attr("training")}
+    if _structure(training) != _structure(evaluation):
+        raise ConfigurationError(
+            f"the model {name} runs other code in training than in evaluation; choose another model, "
+            "or write a Backbone with its stages"
+        )
+    return training
+
+
+def _structure(graph: fx.Graph) -> list[tuple]:
+    """What the nodes of `graph` do, independent of their names."""
+    index_of = {node: index for index, node in enumerate(graph.nodes)}
+
+    def plain(arguments):
+        return repr(fx.map_arg(arguments, lambda node: f"node {index_of[node]}"))
+
+    return [
+        (node.op, "" if node.op == "get_attr" else node.target, plain(node.args), plain(node.kwargs))
+        for node in graph.nodes
+    ]
+
+
+def _drop_classifier(model: nn.Module, graph: fx.Graph, name: str) -> None:
+    """Makes the graph return what its last linear layer reads."""
+    *_, last, output = graph.nodes
+    while last.op == "call_module" and _is(model, last, nn.Identity):
+        last = last.prev
+    if last.op != "call_module" or not _is(model, last, nn.Linear):
+        raise ConfigurationError(f"the model {name} does not end in a linear layer; choose a classification model")
+    output.args = (last.args[0],)
+    while output.prev is not last.prev:
+        graph.erase_node(output.prev)
+
+
+def _is(model: nn.Module, node: fx.Node, kind: type) -> bool:
+    return isinstance(model.get_submodule(node.target), kind)
+
+
+def _make_out_of_place(model: nn.Module, graph: fx.Graph) -> None:
+    for module in model.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False
+    for node in graph.nodes:
+        if node.kwargs.get("inplace") is True:
+            node.kwargs = {**node.kwargs, "inplace": False}
+        elif node.target is operator.iadd:
+            node.target = operator.add
