@@ -28,7 +28,7 @@ Aggregation = Literal["own", "uniform", "learned"]
 
 
 class Classifier(Growing):
-    """Answers from features. A subclass defines `fit` and `scores`.
+    """Answers from features. A subclass defines `fit` and `score`.
 
     Features do not depend on the linear heads, so that statistics stay valid while those grow and learn: a feature map
     is pooled to at most `side` × `side` cells, of tokens the first is taken and layer-normalised, a vector stays.
@@ -64,9 +64,13 @@ class Classifier(Growing):
         """Learns the classes of `task`, after training."""
         raise NotImplementedError
 
+    def score(self, index: int, features: Tensor) -> Tensor:
+        """Unnormalised log-probabilities [B, C] of exit `index` alone, from its features [B, D_i]."""
+        raise NotImplementedError
+
     def scores(self, features: Sequence[Tensor]) -> Tensor:
         """Unnormalised log-probabilities [E, B, C] of each exit alone."""
-        raise NotImplementedError
+        return torch.stack([self.score(index, part) for index, part in enumerate(features)])
 
     def update(self, task: Task, network: ExitNetwork, trainer: "Trainer", memory: Memory) -> None:
         """Learns the classes of `task` and how to weigh the exits; called once after each task."""
@@ -85,14 +89,20 @@ class Classifier(Growing):
 
     def features(self, network: ExitNetwork, images: Tensor) -> list[Tensor]:
         """What is known of each image at each exit: E tensors [B, D_i]."""
-        return [self._vector(hidden).float() for hidden in network.hidden(images)]
+        return [self.vector(hidden).float() for hidden in network.hidden(images)]
 
     def logits(self, features: Sequence[Tensor]) -> Tensor:
         """[E, B, C]."""
         scores = self.scores(features).log_softmax(-1)
         return torch.einsum("il,lbc->ibc", self.weights.to(scores.dtype), scores)
 
-    def _vector(self, hidden: Tensor) -> Tensor:
+    def logits_at(self, index: int, log_probabilities: Tensor) -> Tensor:
+        """What `logits` gives for exit `index` [B, C], from log-probabilities [index + 1, B, C] of the exits so far."""
+        weights = self.weights[index, : index + 1].to(log_probabilities.dtype)
+        return torch.tensordot(weights, log_probabilities, 1)
+
+    def vector(self, hidden: Tensor) -> Tensor:
+        """What is known of each image at an exit whose head reads `hidden`: [B, D_i]."""
         if hidden.ndim == 4:
             size = [min(side, self.side) for side in hidden.shape[2:]]
             pool = F.adaptive_avg_pool2d if self.pooling == "average" else F.adaptive_max_pool2d
@@ -146,9 +156,8 @@ class NearestMean(Classifier):
             # A class without samples has a sum of zero, which normalises to zero.
             self.register_buffer(f"means_{index}", torch.where(means.any(1, keepdim=True), means, earlier))
 
-    def scores(self, features) -> Tensor:
-        cosines = [F.normalize(part) @ getattr(self, f"means_{index}").T for index, part in enumerate(features)]
-        return torch.stack(cosines) / self.temperature
+    def score(self, index, features) -> Tensor:
+        return F.normalize(features) @ getattr(self, f"means_{index}").T / self.temperature
 
 
 @dataclass(frozen=True)
@@ -231,9 +240,8 @@ class Gaussian(Classifier):
         for name in ("counts", "means", "scatter"):
             self.register_buffer(f"{name}_{index}", getattr(statistics, name))
 
-    def scores(self, features) -> Tensor:
-        exits = enumerate(features)
-        return torch.stack([x @ getattr(self, f"weight_{i}").T + getattr(self, f"bias_{i}") for i, x in exits])
+    def score(self, index, features) -> Tensor:
+        return features @ getattr(self, f"weight_{index}").T + getattr(self, f"bias_{index}")
 
 
 def discriminant(statistics: Statistics, spherical: bool = False, bayes: bool = False) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ accuracy cube is `a[t, u, i]`: after task t, on task u, at exit i; NaN where u >
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -64,6 +64,10 @@ class Outputs:
             members = self.tasks == index
             logits[:, members, classes] = self.logits[:, members, classes]
         return Outputs(logits, self.targets, self.tasks, self.sizes, self.cost)
+
+    def select(self, samples: Tensor) -> "Outputs":
+        """The outputs of some samples, given by a mask [N] or by indices."""
+        return replace(self, logits=self.logits[:, samples], targets=self.targets[samples], tasks=self.tasks[samples])
 
     def save(self, path: Path) -> None:
         """Writes a safetensors file."""

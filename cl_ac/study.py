@@ -29,12 +29,12 @@ class Study:
 
     Args:
         config: the settings file that all runs start from.
-        grid: the values of each setting that is varied; `null` leaves a setting out.
+        grids: the values of each setting that is varied, for each part of the study; `null` leaves a setting out.
         set: settings that all runs share, on top of the file's.
     """
 
     config: str
-    grid: dict[str, list[Any]]
+    grids: list[dict[str, list[Any]]]
     set: dict[str, Any]
 
     @staticmethod
@@ -48,18 +48,26 @@ class Study:
             content = yaml.safe_load(Path(path).read_text())
         except (OSError, yaml.YAMLError) as error:
             raise ConfigurationError(f"cannot read the study '{path}': {' '.join(str(error).split())}") from error
-        if not isinstance(content, dict) or "config" not in content or not isinstance(content.get("grid"), dict):
+        grids = content.get("grid") if isinstance(content, dict) else None
+        grids = grids if isinstance(grids, list) else [grids]
+        if not isinstance(content, dict) or "config" not in content or not all(map(_is_grid, grids)):
             raise ConfigurationError(
-                f"the study '{path}' needs 'config' (a settings file) and 'grid' (lists of values)"
+                f"the study '{path}' needs 'config', a settings file, and 'grid', lists of values or several such grids"
             )
         if extra := content.keys() - {"config", "grid", "set"}:
             raise ConfigurationError(f"the study '{path}' has unknown keys {sorted(extra)}; known: config, grid, set")
-        return Study(content["config"], content["grid"], content.get("set") or {})
+        return Study(content["config"], grids, content.get("set") or {})
+
+    @property
+    def varied(self) -> list[str]:
+        """The settings that are varied, the seed aside."""
+        return [name for name in dict.fromkeys(itertools.chain(*self.grids)) if name != "seed"]
 
     def cells(self) -> Iterator[dict[str, Any]]:
-        """Every combination of the grid."""
-        for values in itertools.product(*self.grid.values()):
-            yield dict(zip(self.grid, values, strict=True))
+        """Every combination of each grid."""
+        for grid in self.grids:
+            for values in itertools.product(*grid.values()):
+                yield dict(zip(grid, values, strict=True))
 
     def arguments(self, cell: Mapping[str, Any]) -> list[str]:
         """The command line of one run."""
@@ -70,6 +78,12 @@ class Study:
             f"--{name}={json.dumps(v) if isinstance(v, list) else v}" for name, v in options.items() if v is not None
         ]
         return ["--config", self.config, *given]
+
+
+def _is_grid(grid: Any) -> bool:
+    return (
+        isinstance(grid, dict) and bool(grid) and all(isinstance(values, list) and values for values in grid.values())
+    )
 
 
 def run_name(cell: Mapping[str, Any]) -> str:
@@ -156,13 +170,13 @@ def row(settings: dict[str, Any], directories: Sequence[RunDirectory]) -> Row:
 
 def table(study: Study, results: Sequence[Row]) -> Table:
     """The rows, in per cent, for people."""
-    names = [name for name in study.grid if name != "seed"]
+    names = study.varied
     shown = Table(title="accuracy after the last task, %, mean ± deviation over seeds")
     for name in (*names, "seeds", "accuracy", "incremental", "forgetting", "seconds"):
         shown.add_column(name, justify="left" if name in names else "right")
     for result in results:
         shown.add_row(
-            *("–" if result.settings[name] is None else str(result.settings[name]) for name in names),
+            *("–" if (value := result.settings.get(name)) is None else str(value) for name in names),
             str(result.seeds),
             f"{percent(result.accuracy)} ± {percent(result.accuracy_std)}",
             percent(result.incremental),

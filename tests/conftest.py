@@ -5,16 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from cl_ac.augmentation import Augmentation
 from cl_ac.benchmark import Benchmark, Task
 from cl_ac.data import Batch
+from cl_ac.evaluation import Outputs
 from cl_ac.memory import Memory
-from cl_ac.network import NO_EXITS, Backbone, ExitNetwork, Exits
+from cl_ac.network import NO_EXITS, Backbone, Cost, ExitNetwork, Exits
 from cl_ac.samples import Samples
 from cl_ac.seeding import global_stream
 from cl_ac.training import Trainer, Training
+
+# The first call of an operation can take seconds on a busy machine.
+settings.register_profile("cl_ac", deadline=None)
+settings.load_profile("cl_ac")
 
 
 class ToyBenchmark(Benchmark):
@@ -153,5 +159,22 @@ def numbered_batch() -> Callable[..., Batch]:
         nothing = Samples(torch.empty(0, 1, 4, 4, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
         task = Task(len(sizes) - 1, sizes, nothing, nothing, nothing)
         return Batch(images, torch.tensor(targets), task, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_outputs() -> Callable[..., Outputs]:
+    """Makes outputs of `exits` exits with given seed, in tasks of `sizes` classes."""
+
+    def make(seed: int, exits: int = 4, samples: int = 200, sizes: tuple[int, ...] = (2, 3)) -> Outputs:
+        stream = torch.Generator().manual_seed(seed)
+        targets = torch.randint(sum(sizes), (samples,), generator=stream)
+        logits = 2 * torch.randn(exits, samples, sum(sizes), generator=stream)
+        # Deeper exits know more, as they mostly do.
+        logits += torch.linspace(0.5, 3, exits)[:, None, None] * nn.functional.one_hot(targets, sum(sizes))
+        tasks = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[targets]
+        cost = Cost([10.0 * (index + 1) for index in range(exits)], 10.0 * exits - 3)
+        return Outputs(logits, targets, tasks, sizes, cost)
 
     return make

@@ -6,7 +6,7 @@ import torch
 from cl_ac.approach import TrainingSet
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.losses import cross_entropy
-from cl_ac.training import Trainer, Training
+from cl_ac.training import HeadWarmup, Trainer, Training
 
 
 def rates(epochs: int, **settings) -> list[float]:
@@ -186,3 +186,40 @@ def test_precisions_and_optimizers_learn(toy_benchmark, toy_network, task, preci
     reports = []
     trainer.fit(toy_network("sdn"), plain_loss, TrainingSet(task.train, task), on_epoch=reports.append)
     assert (reports[-1].losses < reports[0].losses).all()
+
+
+def warmed_up(toy_benchmark, toy_network, task, **warmup):
+    training = Training(epochs=1, batch_size=8, head_warmup=HeadWarmup(**warmup))
+    network = toy_network("sdn", (2,) * (task.index + 1))
+    before = {name: value.clone() for name, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
+    Trainer(training, toy_benchmark.augmentation, torch.device("cpu")).warm_up_heads(network, task)
+    after = network.state_dict()
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+def test_head_warmup_moves_the_newest_rows_only(toy_benchmark, toy_network):
+    first, second = toy_benchmark().tasks[:2]
+    moved = warmed_up(toy_benchmark, toy_network, second, epochs=2)
+    assert moved
+    assert all(name.startswith("heads.") and ".new_" in name for name in moved)
+    assert not warmed_up(toy_benchmark, toy_network, first, epochs=2)
+    assert not warmed_up(toy_benchmark, toy_network, second, epochs=0)
+    drifting = warmed_up(toy_benchmark, toy_network, second, epochs=1, freeze_batch_norm=False)
+    assert any("running_mean" in name for name in drifting)
+
+
+def test_batch_norm_freezes_after_the_first_task(toy_benchmark, toy_network):
+    for task in toy_benchmark().tasks[:2]:
+        training = Training(epochs=1, batch_size=8, freeze_batch_norm=True)
+        network = toy_network("sdn", (2,) * (task.index + 1))
+        norm = network.backbone.stages[0][1]
+        before, weight = norm.running_mean.clone(), norm.weight.detach().clone()
+        trainer = Trainer(training, toy_benchmark.augmentation, torch.device("cpu"))
+        trainer.fit(network, plain_loss, TrainingSet(task.train, task))
+        assert torch.equal(norm.running_mean, before) == (task.index > 0)
+        assert not torch.equal(norm.weight, weight)
+
+
+def test_impossible_warmup_is_refused():
+    with pytest.raises(ConfigurationError, match=r"training\.head_warmup has epochs -1"):
+        HeadWarmup(epochs=-1)

@@ -1,6 +1,5 @@
 """Cutting a model into stages at named submodules, without editing it."""
 
-import operator
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -151,11 +150,10 @@ def _is(model: nn.Module, node: fx.Node, kind: type) -> bool:
 
 
 def _make_out_of_place(model: nn.Module, graph: fx.Graph) -> None:
+    """Activations and functions with `inplace=` get a tensor of their own; tracing does so for `+=`."""
     for module in model.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False
     for node in graph.nodes:
         if node.kwargs.get("inplace") is True:
             node.kwargs = {**node.kwargs, "inplace": False}
-        elif node.target is operator.iadd:
-            node.target = operator.add

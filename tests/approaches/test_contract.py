@@ -12,10 +12,13 @@ from cl_ac.seeding import global_stream
 
 APPROACHES = classes("approach", Approach)
 
+# Stages beside the main one, cut short: how long they last changes no promise.
+SHORT = {"BiC": {"bias_epochs": 2}, "PODNet": {"balanced_epochs": 1}}
+
 
 def make(name: str) -> Approach:
     with global_stream(0, "approach"):
-        return APPROACHES[name]()
+        return APPROACHES[name](**SHORT.get(name, {}))
 
 
 def memory_for(name: str) -> int:
@@ -66,7 +69,8 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
+# In the middle of the first task, between two tasks, in the middle of the last task.
+@pytest.mark.parametrize("stop_after", [1, 2, 5])
 @pytest.mark.parametrize("name", APPROACHES)
 def test_resuming_after_any_epoch_equals_an_uninterrupted_run(toy_run, monkeypatch, name, stop_after):
     memory = memory_for(name)

@@ -1,0 +1,141 @@
+"""Heads grow by rows, and rows of earlier tasks can be frozen exactly."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cl_ac.heads import (
+    GrowingCosine,
+    GrowingLinear,
+    Head,
+    MixedHead,
+    PooledHead,
+    Pooling,
+    TokenHead,
+    build_head,
+)
+
+
+def stream(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def grown(classifier, *sizes):
+    for index, size in enumerate(sizes):
+        classifier.grow(size, stream(index))
+    return classifier
+
+
+def cosines_with_three_proxies(in_features):
+    return GrowingCosine(in_features, proxies=3)
+
+
+@pytest.fixture
+def features():
+    return torch.randn(5, 8, generator=stream(9))
+
+
+@pytest.mark.parametrize("build", [GrowingLinear, GrowingCosine, cosines_with_three_proxies])
+def test_growing_keeps_the_old_logits(build, features):
+    classifier = grown(build(8), 2)
+    before = classifier(features)
+    classifier.grow(3, stream(1))
+    after = classifier(features)
+    assert after.shape == (5, 5)
+    torch.testing.assert_close(after[:, :2], before)
+
+
+@pytest.mark.parametrize("build", [GrowingLinear, GrowingCosine, cosines_with_three_proxies])
+def test_frozen_rows_do_not_move_under_weight_decay_and_momentum(build, features):
+    classifier = grown(build(8), 2, 2)
+    for rows in classifier.old_rows:
+        rows.requires_grad_(False)
+    old, new = classifier.old_weight.clone(), classifier.new_weight.detach().clone()
+    learning = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learning, 0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(classifier(features), torch.tensor([0, 1, 2, 3, 0])).backward()
+        optimizer.step()
+    assert torch.equal(classifier.old_weight, old)
+    assert not torch.equal(classifier.new_weight, new)
+
+
+def test_cosine_logits_by_hand():
+    classifier = grown(GrowingCosine(2), 1, 1)
+    with torch.no_grad():
+        classifier.old_weight.copy_(torch.tensor([[3.0, 4.0]]))
+        classifier.new_weight.copy_(torch.tensor([[0.0, 2.0]]))
+        classifier.scale.fill_(5.0)
+    # cos = (1·3 + 0·4)/5 and 0; a feature's length does not matter.
+    torch.testing.assert_close(classifier(torch.tensor([[7.0, 0.0]])), torch.tensor([[3.0, 0.0]]))
+
+
+def test_proxies_are_weighted_by_the_softmax_of_their_cosines():
+    classifier = grown(GrowingCosine(2, proxies=2), 1)
+    with torch.no_grad():
+        classifier.new_weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    # Cosines 0.6 and 0.8.
+    first = 1 / (1 + 2.718281828459045**0.2)
+    expected = first * 0.6 + (1 - first) * 0.8
+    torch.testing.assert_close(classifier(torch.tensor([[3.0, 4.0]])), torch.tensor([[expected]]))
+
+
+def test_linear_rows_start_as_those_of_torch():
+    classifier = grown(GrowingLinear(16), 100)
+    bound = 1 / 4
+    assert classifier.weight.abs().max() <= bound
+    assert classifier.weight.abs().max() > 0.95 * bound
+    assert classifier.bias.abs().max() <= bound
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 7, 5), (3, 1, 1)])
+def test_a_pooled_head_mixes_poolings_with_one_mix_per_task(shape):
+    head = build_head(shape, 2, GrowingLinear)
+    assert isinstance(head, PooledHead)
+    grown(head, 2, 3)
+    hidden = torch.randn(4, *shape, generator=stream(5))
+    size = (-(-shape[1] // 2), -(-shape[2] // 2))
+    maximum = F.adaptive_max_pool2d(hidden, size).flatten(1)
+    average = F.adaptive_avg_pool2d(hidden, size).flatten(1)
+    logits = []
+    for mix, weight, bias in (
+        (head.old_mix, head.classifier.old_weight, head.classifier.old_bias),
+        (head.new_mix, head.classifier.new_weight, head.classifier.new_bias),
+    ):
+        pooled = mix * maximum + (1 - mix) * average
+        logits.append(pooled @ weight.T + bias)
+    torch.testing.assert_close(head(hidden), torch.cat(logits, 1))
+    torch.testing.assert_close(head.features(hidden), pooled)
+
+
+def test_a_cosine_classifier_reads_one_mixed_vector():
+    head = grown(build_head((3, 4, 4), 2, GrowingCosine), 2, 2)
+    assert isinstance(head, MixedHead)
+    hidden = torch.randn(4, 3, 4, 4, generator=stream(5))
+    pooled = 0.5 * F.max_pool2d(hidden, 2) + 0.5 * F.avg_pool2d(hidden, 2)
+    torch.testing.assert_close(head.features(hidden), pooled.flatten(1))
+    cosines = F.cosine_similarity(pooled.flatten(1)[:, None], head.classifier.weight[None], dim=-1)
+    torch.testing.assert_close(head(hidden), cosines)
+
+
+def test_the_head_fits_the_shape():
+    assert type(build_head((3, 4, 4), 2, GrowingLinear)) is PooledHead
+    assert type(build_head((7, 16), 2, GrowingLinear)) is TokenHead
+    assert type(build_head((16,), 2, GrowingLinear)) is Head
+    assert Pooling((3, 7, 5), 2).out_features == 3 * 4 * 3
+
+
+def test_a_token_head_normalises_the_first_token():
+    head = grown(build_head((5, 6), 2, GrowingLinear), 2)
+    hidden = torch.randn(3, 5, 6, generator=stream(5)) * 4 + 1
+    token = head.features(hidden)
+    torch.testing.assert_close(token.mean(-1), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(token, F.layer_norm(hidden[:, 0], (6,)))
+
+
+def test_a_state_with_more_classes_loads():
+    source, target = grown(build_head((3, 4, 4), 2, GrowingLinear), 2, 3), build_head((3, 4, 4), 2, GrowingLinear)
+    target.load_state_dict(source.state_dict())
+    hidden = torch.randn(2, 3, 4, 4)
+    assert torch.equal(source(hidden), target(hidden))

@@ -1,0 +1,184 @@
+"""Each loss equals a value worked out in plain Python floats, exit by exit."""
+
+import math
+
+import pytest
+import torch
+
+from cl_ac import losses
+
+# Two exits, three samples, four classes in two tasks of two.
+LOGITS = [
+    [[1.0, -0.5, 0.25, 2.0], [0.0, 0.5, 1.5, -1.0], [2.0, 1.0, 0.0, -2.0]],
+    [[0.5, 0.5, -1.0, 0.0], [1.0, -1.0, 0.5, 3.0], [-0.5, 0.25, 0.75, 1.0]],
+]
+OLD = [
+    [[0.5, 0.0, 1.0], [1.0, -1.0, 0.0], [0.0, 2.0, -0.5]],
+    [[-1.0, 1.0, 0.5], [0.25, 0.5, 0.0], [1.5, 0.0, 0.5]],
+]
+TARGETS = [0, 2, 3]
+
+
+def softmax(values, temperature=1.0):
+    powers = [math.exp(value / temperature) for value in values]
+    return [power / sum(powers) for power in powers]
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def soft_cross_entropy(student, teacher, temperature):
+    p, q = softmax(teacher, temperature), softmax(student, temperature)
+    return -sum(a * math.log(b) for a, b in zip(p, q, strict=True))
+
+
+def check(actual: torch.Tensor, expected: list[float]) -> None:
+    torch.testing.assert_close(actual.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def logits():
+    return torch.tensor(LOGITS, requires_grad=True)
+
+
+@pytest.fixture
+def old():
+    return torch.tensor(OLD)
+
+
+def test_cross_entropy_over_all_classes(logits):
+    expected = [mean(-math.log(softmax(z)[y]) for z, y in zip(rows, TARGETS, strict=True)) for rows in LOGITS]
+    check(losses.cross_entropy(logits, torch.tensor(TARGETS)), expected)
+
+
+def test_cross_entropy_of_the_newest_task_reaches_its_columns_only(logits):
+    targets = [2, 3, 2]
+    expected = [mean(-math.log(softmax(z[2:])[y - 2]) for z, y in zip(rows, targets, strict=True)) for rows in LOGITS]
+    loss = losses.cross_entropy(logits, torch.tensor(targets), slice(2, 4))
+    check(loss, expected)
+    loss.sum().backward()
+    assert (logits.grad[..., :2] == 0).all()
+    assert (logits.grad[..., 2:] != 0).all()
+
+
+def test_an_empty_batch_adds_nothing():
+    empty, targets = torch.zeros(3, 0, 4), torch.zeros(0, dtype=torch.int64)
+    assert losses.cross_entropy(empty, targets).tolist() == [0, 0, 0]
+    assert losses.global_distillation(empty, empty).tolist() == [0, 0, 0]
+
+
+def test_taskwise_distillation(logits, old):
+    def divergence(student, teacher):
+        p, q = softmax(teacher, 2), softmax(student, 2)
+        return 4 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+    # Old tasks of two classes and one class; a single class has nothing to distil.
+    expected = [
+        mean(divergence(z[:2], r[:2]) + divergence(z[2:3], r[2:]) for z, r in zip(rows, olds, strict=True))
+        for rows, olds in zip(LOGITS, OLD, strict=True)
+    ]
+    check(losses.taskwise_distillation(logits, old, [slice(0, 2), slice(2, 3)]), expected)
+
+
+def test_global_distillation_leaves_new_classes_alone(logits, old):
+    expected = [
+        mean(soft_cross_entropy(z[:3], r, 2) for z, r in zip(rows, olds, strict=True))
+        for rows, olds in zip(LOGITS, OLD, strict=True)
+    ]
+    loss = losses.global_distillation(logits, old)
+    check(loss, expected)
+    loss.sum().backward()
+    assert (logits.grad[..., 3] == 0).all()
+
+
+def test_published_smoothing_of_global_distillation_is_below_the_precision_of_interest():
+    student, teacher, eps = LOGITS[0][0][:3], OLD[0][0], 1e-5
+    q = [(value + eps / 3) / (1 + eps) for value in softmax(student, 2)]
+    published = -sum(a * math.log(b) for a, b in zip(softmax(teacher, 2), q, strict=True))
+    ours = losses.global_distillation(torch.tensor([[student]]), torch.tensor([[teacher]])).item()
+    assert abs(ours - published) < 1e-5
+
+
+def test_multilabel_distillation(logits, old):
+    def sigmoid(value):
+        return 1 / (1 + math.exp(-value))
+
+    def both_terms(s, r):
+        return -sigmoid(r) * math.log(sigmoid(s)) - (1 - sigmoid(r)) * math.log(1 - sigmoid(s))
+
+    expected = [
+        mean(sum(both_terms(s, t) for s, t in zip(z[:3], r, strict=True)) for z, r in zip(rows, olds, strict=True))
+        for rows, olds in zip(LOGITS, OLD, strict=True)
+    ]
+    check(losses.multilabel_distillation(logits, old), expected)
+
+
+def test_auxiliary_distillation_reads_the_new_classes(logits):
+    auxiliary = [[[value * 0.5 + 0.1 * index for index, value in enumerate(z)] for z in rows] for rows in LOGITS]
+    expected = [
+        mean(soft_cross_entropy(z[2:], a[2:], 2) for z, a in zip(rows, auxiliaries, strict=True))
+        for rows, auxiliaries in zip(LOGITS, auxiliary, strict=True)
+    ]
+    check(losses.auxiliary_distillation(logits, torch.tensor(auxiliary), slice(2, 4)), expected)
+
+
+@pytest.mark.parametrize("kind", ["taskwise", "global", "multilabel"])
+def test_distillation_by_name_is_least_at_the_teacher(kind, old):
+    tasks = [slice(0, 2), slice(2, 3)]
+    student = old.clone().requires_grad_()
+    losses.distillation(kind, student, old, tasks).sum().backward()
+    assert student.grad.abs().max() < 1e-6
+    moved = losses.distillation(kind, old + torch.tensor([0.3, 0.0, -0.2]), old, tasks)
+    assert (moved > losses.distillation(kind, old, old, tasks)).all()
+
+
+def test_feature_distillation_is_one_minus_the_cosine():
+    new, old = [[3.0, 4.0], [1.0, 0.0]], [[4.0, 3.0], [0.0, 2.0]]
+    expected = mean([1 - 24 / 25, 1 - 0])
+    features = [torch.tensor(new), torch.tensor(old)]
+    check(losses.feature_distillation(features, [torch.tensor(old), torch.tensor(old)]), [expected, 0.0])
+
+
+def test_margin_ranking_counts_old_samples_and_strongest_rivals():
+    cosines = [[0.2, 0.6, 0.1, 0.5, -0.3], [0.9, 0.0, 0.8, 0.1, 0.45]]
+    # Two old classes. The first sample is of class 1; the second, of class 3, is new and does not count.
+    expected = mean([max(0, 0.5 - 0.6 + 0.5), max(0, 0.5 - 0.6 + 0.1)])
+    actual = losses.margin_ranking(torch.tensor([cosines]), torch.tensor([1, 3]), slice(0, 2), slice(2, 5), 0.5, 2)
+    check(actual, [expected])
+    none_old = losses.margin_ranking(torch.tensor([cosines]), torch.tensor([2, 3]), slice(0, 2), slice(2, 5), 0.5, 2)
+    assert none_old.tolist() == [0]
+
+
+def test_nca_leaves_the_target_out_of_the_sum(logits):
+    margins = [0.6, 1.2]
+
+    def hinge(z, y, margin):
+        return max(0, -(z[y] - margin) + math.log(sum(math.exp(value) for c, value in enumerate(z) if c != y)))
+
+    expected = [
+        mean(hinge(z, y, margin) for z, y in zip(rows, TARGETS, strict=True))
+        for rows, margin in zip(LOGITS, margins, strict=True)
+    ]
+    check(losses.nca(logits, torch.tensor(TARGETS), torch.tensor(margins)), expected)
+
+
+def test_nca_of_a_single_class_is_zero_with_zero_gradient():
+    logits = torch.zeros(1, 2, 1, requires_grad=True)
+    losses.nca(logits, torch.zeros(2, dtype=torch.int64), torch.tensor([0.6])).sum().backward()
+    assert logits.grad.tolist() == [[[0], [0]]]
+
+
+def test_spatial_distillation_joins_row_and_column_sums_of_squares():
+    new, old = [[1.0, 2.0], [0.0, -1.0]], [[0.0, 1.0], [1.0, 0.0]]
+
+    def joined(image):
+        squares = [[value**2 for value in row] for row in image]
+        sums = [sum(row) for row in squares] + [sum(column) for column in zip(*squares, strict=True)]
+        length = math.sqrt(sum(value**2 for value in sums))
+        return [value / length for value in sums]
+
+    distance = math.dist(joined(new), joined(old))
+    a, b = torch.tensor([[new]]), torch.tensor([[old]])
+    check(losses.spatial_distillation([[a], [a, b]], [[b], [b, b]]), [distance, distance / 2])

@@ -1,0 +1,124 @@
+"""A network with exits: placement, weights, growth, what each exit sees, and what it costs."""
+
+import pytest
+import torch
+
+from cl_ac.errors import ConfigurationError
+from cl_ac.heads import GrowingCosine
+from cl_ac.network import Exits
+
+
+@pytest.fixture
+def images():
+    return torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def test_weights_rise_from_a_hundredth_to_their_end():
+    exits = Exits(["first", "second"], [0.3, 0.0])
+    for epoch in range(5):
+        expected = [0.01 + epoch / 4 * (0.3 - 0.01), 0.0, 1.0]
+        assert exits.weights_at(epoch, 5) == pytest.approx(expected, abs=1e-12)
+    assert exits.weights_at(0, 1) == pytest.approx([0.3, 0.0, 1.0])
+    assert Exits(["first"], [0.4], ramp="constant").weights_at(0, 9) == [0.4, 1.0]
+
+
+def test_final_head_starts_the_same_with_and_without_acs(toy_network):
+    plain, with_acs = toy_network(sizes=(2, 3)), toy_network("sdn", (2, 3))
+    for a, b in zip(plain.heads[-1].parameters(), with_acs.heads[-1].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_final_logits_are_those_of_the_network_without_acs(toy_network, images):
+    assert torch.equal(toy_network()(images)[-1], toy_network("sdn")(images)[-1])
+
+
+@pytest.mark.parametrize("classifier", [None, GrowingCosine])
+def test_every_exit_answers_for_every_class(classifier, toy_network, images):
+    options = {} if classifier is None else {"classifier": classifier}
+    network = toy_network("sdn", (2, 3, 1), **options)
+    assert network(images).shape == (3, 4, 6)
+    assert network.num_classes == 6
+    assert network.sizes == [2, 3, 1]
+
+
+def test_detached_acs_send_no_gradient_into_the_backbone(toy_network, images):
+    network = toy_network(Exits(["first", "second"], [0.3, 0.6], detach=True))
+    outputs = network.stage_outputs(images)
+    hidden = network.at_exits(outputs)
+    losses = network.classify(hidden)[:-1].sum() + sum(part.sum() for part in network.read(hidden)[:-1])
+    losses = losses + sum(part.sum() for maps in network.maps_below(outputs)[:-1] for part in maps)
+    losses.backward()
+    # The final exit's share of the stacked logits gets a gradient of zero.
+    assert all(not parameter.grad.any() for parameter in network.backbone.parameters())
+    network(images)[-1].sum().backward()
+    assert all(parameter.grad.any() for parameter in network.backbone.parameters())
+
+
+def test_what_each_exit_reads_agrees(toy_network, images):
+    network = toy_network("sdn").eval()
+    hidden = network.hidden(images)
+    assert torch.equal(network.classify(hidden), network(images))
+    assert all(torch.equal(a, b) for a, b in zip(network.read(hidden), network.features(images), strict=True))
+
+
+def test_maps_below_an_exit(toy_network, images):
+    network = toy_network("sdn")
+    outputs = network.stage_outputs(images)
+    first, second, final = network.maps_below(outputs)
+    assert [value is outputs[0] for value in first] == [True]
+    assert [value is outputs[1] for value in second] == [True]
+    assert [value is outputs[1] for value in final] == [True]
+
+
+def test_only_new_rows_learn_when_old_classes_are_frozen(toy_network):
+    network = toy_network("sdn", (2, 2))
+    network.train_old_classes(False)
+    assert all(not rows.requires_grad for head in network.heads for rows in head.old_rows)
+    assert all(rows.requires_grad for rows in network.new_rows)
+    network.train_old_classes(True)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_frozen_batch_norm_stays_in_evaluation_mode(toy_network, images):
+    network = toy_network("sdn")
+    network.batch_norm_frozen = True
+    network.train()
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    network(images)
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    network.batch_norm_frozen = False
+    network.train()(images)
+    assert not torch.equal(network.backbone.stages[0][1].running_mean, before["backbone.stages.0.1.running_mean"])
+
+
+def test_the_cost_counts_convolutions_and_heads(toy_network):
+    cost = toy_network("sdn", (2, 3)).cost()
+    first, second = 4 * 9 * 36, 4 * 4 * 9 * 36  # 3 × 3 kernels on 6 × 6 maps
+    ac = 2 * 36 * 5  # both poolings of 4 × 3 × 3 features
+    final = 4 * 5
+    assert cost.plain == first + second + final
+    assert cost.exits == [first + ac, first + second + 2 * ac, first + second + 2 * ac + final]
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Exits(["first"], [0.1, 0.2]), "exits.weights has 2 values for 1 ACs"),
+        (lambda: Exits(["first"], [-0.1]), "at least 0"),
+        (lambda: Exits(["first", "first"], [0.1, 0.1]), "named once"),
+        (lambda: Exits(["first"], [0.1], pool=0), "exits.pool is 0"),
+    ],
+)
+def test_impossible_exits_are_refused(make, sentence):
+    with pytest.raises(ConfigurationError, match=sentence):
+        make()
+
+
+def test_impossible_placements_are_refused(toy_network, toy_backbone):
+    with pytest.raises(ConfigurationError, match="did you mean 'first'"):
+        toy_network(Exits(["frist"], [0.1]))
+    with pytest.raises(ConfigurationError, match="from shallow to deep"):
+        toy_network(Exits(["second", "first"], [0.1, 0.2]))
+    with pytest.raises(ConfigurationError, match="unknown exits preset 'sdm'"):
+        toy_backbone().exits("sdm")
