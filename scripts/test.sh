@@ -3,4 +3,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
-exec "${CL_AC_VENV:-.venv}/bin/python" -m pytest "$@"
+# One test process for each core, and one thread for each process.
+export OMP_NUM_THREADS=1
+exec "${CL_AC_VENV:-.venv}/bin/python" -m pytest -n auto --dist worksteal "$@"
