@@ -1,17 +1,21 @@
 """Many runs: every combination of some settings, several at a time, and a table of means over seeds."""
 
+import io
 import itertools
 import json
 import os
-import subprocess
-import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -19,8 +23,6 @@ from rich.table import Table
 from cl_ac.errors import ConfigurationError
 from cl_ac.report.tables import percent, summarise
 from cl_ac.rundir import RunDirectory, provenance
-
-RUN = [sys.executable, "-c", "import sys; from cl_ac.cli import main; sys.exit(main())", "run"]
 
 
 @dataclass(frozen=True)
@@ -97,25 +99,39 @@ def run_all(study: Study, out: Path, workers: int, console: Console) -> dict[str
     Returns:
         The finished runs by name.
     """
+    cells = list(study.cells())
     threads = max(1, (os.cpu_count() or 1) // workers)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     finished: dict[str, RunDirectory] = {}
-
-    def work(cell: Mapping[str, Any]) -> tuple[str, subprocess.CompletedProcess]:
-        name = run_name(cell)
-        command = [*RUN, *study.arguments(cell), "--out", str(out), "--name", name, "--resume"]
-        return name, subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-    with ThreadPoolExecutor(workers) as pool:
-        cells = list(study.cells())
-        for count, (name, process) in enumerate(pool.map(work, cells), start=1):
-            if process.returncode == 0:
+    # A worker imports everything once and then runs one combination after the other.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,))
+    with pool:
+        started = [pool.submit(run_one, study.arguments(cell), str(out), run_name(cell)) for cell in cells]
+        for count, (cell, future) in enumerate(zip(cells, started, strict=True), start=1):
+            name = run_name(cell)
+            try:
+                problem = future.result()
+            except BrokenProcessPool:
+                problem = "its process was killed; start the study again to go on"
+            if problem is None:
                 finished[name] = RunDirectory(out / name)
-                outcome = percent(summarise(finished[name]).accuracy) + " %"
+                problem = percent(summarise(finished[name]).accuracy) + " %"
             else:
-                outcome = "failed: " + (process.stderr.strip().splitlines() or ["no message"])[-1]
-            console.print(f"{count}/{len(cells)}  {name}  {outcome}", highlight=False)
+                problem = f"failed: {problem}"
+            console.print(f"{count}/{len(cells)}  {name}  {problem}", highlight=False)
     return finished
+
+
+def run_one(arguments: list[str], out: str, name: str) -> str | None:
+    """Runs one combination in this process and returns what went wrong, or None."""
+    from cl_ac.cli import main
+
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed), redirect_stdout(io.StringIO()):
+            code = main(["run", *arguments, "--out", out, "--name", name, "--resume"])
+    except Exception:
+        return traceback.format_exc()
+    return None if code == 0 else (printed.getvalue().strip().splitlines() or ["no message"])[-1]
 
 
 @dataclass(frozen=True)
