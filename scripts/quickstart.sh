@@ -5,6 +5,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
 cl_ac="${CL_AC_VENV:-.venv}/bin/cl-ac"
 out="runs/quickstart"
+# The network is so small that a second thread would only wait for the first.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 "$cl_ac" run --config scripts/benchmarks/digits_5x2.yaml --approach LwF --out "$out" --name LwF --resume
 "$cl_ac" run --config scripts/benchmarks/digits_5x2.yaml --approach LwF --exits sdn --out "$out" --name LwF+AC --resume
