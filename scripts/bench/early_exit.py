@@ -1,0 +1,174 @@
+"""What early exits save: counted multiply-accumulates against measured seconds, on a ResNet32 with six ACs.
+
+Everything is relative to the same network without ACs, at batch 1, 32 and 256, as medians of runs that take turns. The
+first table lets all samples leave at one exit. The second sets the threshold whose counted cost is closest to a budget;
+beside the measured cost it prints what the first table makes one expect of it, so that the difference is what the rule
+and smaller batches cost, and not that shallow layers take longer than their multiply-accumulates say.
+
+    python scripts/bench/early_exit.py                        random weights and images
+    python scripts/bench/early_exit.py --root ~/data/set      a short training: train/<class>/*, test/<class>/*
+    python scripts/bench/early_exit.py --run runs/mine        a finished run
+"""
+
+import argparse
+import math
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from cl_ac.approach import Approach
+from cl_ac.backbones.resnet import ResNet32
+from cl_ac.cli import main
+from cl_ac.early_exit import cost_accuracy
+from cl_ac.evaluation import Outputs
+from cl_ac.exit_rules import Confidence, Rule
+from cl_ac.network import ExitNetwork
+from cl_ac.report.exit_timing import BATCHES, BUDGETS, Timing, time_rules
+from cl_ac.run import choose_device
+from cl_ac.rundir import RunDirectory
+from cl_ac.serving import finished
+from cl_ac.tensorboard import exit_names
+from cl_ac.training import Trainer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, images as it takes them [N, channels, height, width], and what it says of them."""
+
+    network: ExitNetwork
+    approach: Approach | None
+    images: Tensor
+    outputs: Outputs
+
+
+def untrained(device: torch.device, count: int) -> Subject:
+    """Random weights and images. Samples leave by random confidences, so accuracies mean nothing."""
+    torch.manual_seed(0)
+    body = ResNet32((3, 32, 32))
+    network = ExitNetwork(body, body.exits("sdn"))
+    for _ in range(10):
+        network.grow(10, seed=0)
+    network.to(device, memory_format=torch.channels_last).eval()
+    images = torch.randn(count, 3, 32, 32).to(device, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        logits = torch.cat([network(part).cpu() for part in images.split(256)], 1)
+    nothing = torch.zeros(count, dtype=torch.int64)
+    return Subject(network, None, images, Outputs(logits, nothing, nothing, (10,) * 10, network.cost()))
+
+
+def train(root: str, epochs: int, samples_per_class: int, device: str) -> RunDirectory:
+    """A short run of fine-tuning on one task with all classes of an image folder."""
+    folder = Path(tempfile.mkdtemp())
+    settings = {
+        "approach": "FineTuning",
+        "benchmark": "ImageFolder",
+        "benchmark.root": str(Path(root).expanduser()),
+        "benchmark.tasks": 1,
+        "benchmark.samples_per_class": samples_per_class,
+        "backbone": "ResNet32",
+        "exits": "sdn",
+        "training.epochs": epochs,
+        "training.lr": 0.05,
+        "training.momentum": 0.9,
+        "training.schedule": "cosine",
+        "device": device,
+        "out": folder,
+        "name": "run",
+    }
+    if main(["run", *(part for name, value in settings.items() for part in (f"--{name}", str(value)))]):
+        raise SystemExit(2)
+    return RunDirectory(folder / "run")
+
+
+def of_run(directory: RunDirectory, device: str, count: int) -> Subject:
+    """A finished run and `count` of its test samples."""
+    run = finished(directory, device)
+    network = run.network.to(memory_format=torch.channels_last)
+    stored = directory.outputs(directory.records[-1].task)
+    samples, _ = run.objects.benchmark.seen(run.objects.benchmark[len(stored.sizes) - 1])
+    chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))[:count]
+    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device, directory.config["seed"])
+    images = torch.cat(list(trainer.loader(samples.select(chosen)).in_order(256)))
+    images = images.to(memory_format=torch.channels_last)
+    return Subject(network, run.objects.approach, images, stored.select(chosen))
+
+
+def rules_at(outputs: Outputs) -> dict[float, Rule]:
+    """The confidence threshold whose counted cost is closest to each budget."""
+    curve = cost_accuracy(outputs)
+    return {b: Confidence(curve.thresholds[(curve.cost - b).abs().argmin()].item()) for b in BUDGETS}
+
+
+def rules_of_exits(exits: int) -> dict[int, Rule]:
+    """For each exit a rule that lets all samples leave there."""
+    return {i: Confidence(tuple(0.0 if j == i else math.inf for j in range(exits))) for i in range(exits)}
+
+
+def table(title: str, first: str, expected: bool) -> Table:
+    """An empty table with columns for each batch size."""
+    made = Table(title=title)
+    made.add_column(first)
+    for batch in BATCHES:
+        for name in ["counted", *(["expected"] if expected else []), "measured"]:
+            made.add_column(f"{name}\nbatch {batch}", justify="right")
+    return made
+
+
+def cells(timing: Timing, expected: float | None = None) -> list[str]:
+    values = [timing.counted, *([] if expected is None else [expected]), timing.measured]
+    return [f"{100 * value:.0f}" for value in values]
+
+
+def main_bench() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", help="image folder to train on")
+    parser.add_argument("--run", help="folder of a finished run")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--samples-per-class", type=int, default=100)
+    parser.add_argument("--images", type=int, default=512, help="images timed; a quarter of them at batch 1")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    if options.root:
+        options.run = train(options.root, options.epochs, options.samples_per_class, options.device).path
+    if options.run:
+        subject = of_run(RunDirectory(Path(options.run)), options.device, options.images)
+    else:
+        subject = untrained(choose_device(options.device), options.images)
+
+    network, outputs = subject.network, subject.outputs
+    exits, budgets = rules_of_exits(len(network)), rules_at(outputs)
+    by_exit, by_budget = {}, {}
+    for batch in BATCHES:
+        images = subject.images[: max(1, options.images // 4)] if batch == 1 else subject.images
+        timed = partial(time_rules, network, subject.approach, images=images, batch=batch, cost=outputs.cost)
+        found = timed(rules={**exits, **{f"budget {b}": rule for b, rule in budgets.items()}}, repeats=options.repeats)
+        by_exit[batch] = [found[index] for index in exits]
+        by_budget[batch] = {b: found[f"budget {b}"] for b in budgets}
+
+    console = Console(width=160)
+    device = torch.cuda.get_device_name() if subject.images.is_cuda else f"CPU, {torch.get_num_threads()} threads"
+    console.print(f"{device}; torch {torch.__version__}; cost in % of the network without ACs")
+    each = table("all samples leave at one exit", "exit", expected=False)
+    for index, name in enumerate(exit_names(len(network))):
+        each.add_row(name, *(cell for batch in BATCHES for cell in cells(by_exit[batch][index])))
+    console.print(each)
+    within = table("confidence rule", "budget", expected=True)
+    for budget in budgets:
+        row = [f"{100 * budget:.0f}"]
+        for batch in BATCHES:
+            timing = by_budget[batch][budget]
+            measured = torch.tensor([one.measured for one in by_exit[batch]])
+            row += cells(timing, (timing.shares[:-1] @ measured + timing.shares[-1] * measured[-1]).item())
+        within.add_row(*row)
+    console.print(within)
+
+
+if __name__ == "__main__":
+    main_bench()
