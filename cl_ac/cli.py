@@ -3,38 +3,22 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from cl_ac.approach import Approach
-from cl_ac.benchmark import Benchmark
-from cl_ac.classifiers import Classifier
-from cl_ac.cli_errors import sentence
 from cl_ac.errors import ConfigurationError, UserError, unknown
-from cl_ac.memory import Memory
-from cl_ac.network import NO_EXITS, Backbone, Exits
-from cl_ac.plugins import classes, find
-from cl_ac.presets import with_tuned_values
 from cl_ac.rundir import RunDirectory
-from cl_ac.seeding import global_stream
-from cl_ac.training import Training
-
-PLUGINS: dict[str, type] = {
-    "approach": Approach,
-    "benchmark": Benchmark,
-    "backbone": Backbone,
-    "classifier": Classifier,
-}
+from cl_ac.settings import Objects, build, parse, run_parser
 
 USAGE = """usage: cl-ac COMMAND [options]
 
   run       train an approach on a benchmark
   study     run every combination of some settings, and tabulate means over seeds
   report    compare finished runs
+  exits     what the exits of a finished run are worth
 
 `cl-ac COMMAND --help` lists all options."""
 
@@ -45,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, "")
     given = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = (given[0], given[1:]) if given else ("--help", [])
-    commands = {"run": run_command, "study": study_command, "report": report_command}
+    commands = {"run": run_command, "study": study_command, "report": report_command, "exits": exits_command}
     try:
         if name in ("-h", "--help"):
             print(USAGE)
@@ -62,74 +46,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_parser() -> ArgumentParser:
-    """All options of `cl-ac run`, read from the constructors' signatures."""
-    parser = ArgumentParser(prog="cl-ac run", description="Trains an approach on a benchmark.", exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file of settings; what comes later overrides it")
-    helps = {
-        "approach": "the continual-learning method",
-        "benchmark": "the data and how their classes are split into tasks",
-        "backbone": "the network without its classifiers",
-        "classifier": "what answers at inference instead of the linear heads",
-    }
-    for kind, base in PLUGINS.items():
-        names = ", ".join(classes(kind, base))
-        text = f"{helps[kind]}: {names}, or a dotted path such as my_file.MyClass"
-        parser.add_subclass_arguments(base, kind, skip={"image_shape"}, required=kind != "classifier", help=text)
-    parser.add_argument(
-        "--exits", type=str | Exits | None, default=None, help="where ACs hang: a preset of the backbone, or at/weights"
-    )
-    parser.add_class_arguments(Training, "training")
-    parser.add_class_arguments(Memory, "memory")
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if any")
-    parser.add_argument("--seed", type=int, default=0, help="of every random stream")
-    parser.add_argument("--out", type=str, default="runs", help="the folder in which the run's folder is made")
-    parser.add_argument(
-        "--name", type=str | None, default=None, help="the run's folder; made of the settings if absent"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
-    return parser
-
-
-def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """The settings in `arguments`.
-
-    Raises:
-        ConfigurationError: one sentence that names the setting, its value and what is allowed.
-    """
-    known = {kind: classes(kind, base) for kind, base in PLUGINS.items()}
-    try:
-        return parser.parse_args(with_tuned_values(list(arguments)))
-    except ArgumentError as error:
-        raise ConfigurationError(sentence(error, parser, known)) from error
-
-
 def run_command(arguments: Sequence[str]) -> None:
     """`cl-ac run`: parses, builds what the settings describe, and runs it."""
     parser = run_parser()
     settings = parse(parser, arguments)
     settings.pop("config", None)
     plain = yaml.safe_load(parser.dump(settings, skip_unset=False))
-    backbone_settings, exits = settings.pop("backbone"), settings.pop("exits")
-    exits = Exits(**exits.as_dict()) if isinstance(exits, Namespace) else exits
-    with global_stream(settings.seed, "approach"):
-        objects = instantiate(parser, settings)
-    with global_stream(settings.seed, "backbone"):
-        backbone = build_backbone(backbone_settings, objects.benchmark)
+    objects = build(parser, settings)
 
     from cl_ac.report.tables import summary_table
     from cl_ac.run import run
 
-    directory = RunDirectory(Path(settings.out) / (settings.name or run_name(objects, exits)))
+    directory = RunDirectory(Path(settings.out) / (settings.name or run_name(objects, settings.seed)))
     run(
-        approach=objects.approach,
-        benchmark=objects.benchmark,
-        backbone=backbone,
+        **vars(objects),
         directory=directory,
-        exits=NO_EXITS if exits is None else exits,
-        training=objects.training,
-        memory=objects.memory,
-        classifier=objects.get("classifier"),
         device=settings.device,
         seed=settings.seed,
         resume=settings.resume,
@@ -139,34 +70,12 @@ def run_command(arguments: Sequence[str]) -> None:
     print(f"results and TensorBoard events: {directory.path}")
 
 
-def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
-    """The objects that `settings` describe.
-
-    Raises:
-        UserError: what a constructor found wrong, out of the error that the parser makes of it.
-    """
-    try:
-        return parser.instantiate(settings)
-    except ValueError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, UserError):
-                raise cause from None
-            cause = cause.__cause__
-        raise
-
-
-def build_backbone(settings: Namespace, benchmark: Benchmark) -> Backbone:
-    """The backbone of `settings` for the images of `benchmark`."""
-    options = settings.get("init_args") or Namespace()
-    return find(settings.class_path)(benchmark.input_shape, **options.as_dict())
-
-
-def run_name(objects: Namespace, exits: Any) -> str:
+def run_name(objects: Objects, seed: int) -> str:
     """A folder name that tells runs with other approaches, exits or seeds apart."""
-    placement = "" if exits is None else f"_{exits}" if isinstance(exits, str) else f"_{len(exits.at)}exits"
+    exits = objects.exits
+    placement = f"_{exits}" if isinstance(exits, str) else f"_{len(exits.at)}exits" if exits.at else ""
     benchmark = f"{type(objects.benchmark).__name__}{len(objects.benchmark)}"
-    return f"{benchmark}_{type(objects.approach).__name__}{placement}_seed{objects.seed}"
+    return f"{benchmark}_{type(objects.approach).__name__}{placement}_seed{seed}"
 
 
 def study_command(arguments: Sequence[str]) -> None:
@@ -209,6 +118,37 @@ def report_command(arguments: Sequence[str]) -> None:
     if settings.figures:
         for path in write_figures(directories, Path(settings.figures)):
             print(path)
+
+
+def exits_command(arguments: Sequence[str]) -> None:
+    """`cl-ac exits`: tables, figures and TensorBoard entries of a finished run's exits."""
+    parser = ArgumentParser(
+        prog="cl-ac exits", description="Analyses the exits of a finished run.", exit_on_error=False
+    )
+    parser.add_argument("run", type=str, help="the run's folder; figures and numbers go to exits/ in it")
+    parser.add_argument("--plain", type=str | None, default=None, help="the folder of a run without ACs, for a line")
+    parser.add_argument("--measure", action="store_true", help="run the early exits and measure their time as well")
+    parser.add_argument("--device", type=str, default="auto", help="where to measure: cpu, cuda, cuda:1, …")
+    settings = parse(parser, arguments)
+
+    from cl_ac.report import exits
+
+    directory = RunDirectory(Path(settings.run))
+    _ = directory.config
+    plain = exits.plain_accuracy(RunDirectory(Path(settings.plain))) if settings.plain else None
+    analysis = exits.analyse(directory)
+    for table in exits.tables(analysis):
+        show(table)
+    for path in exits.write(analysis, directory, plain):
+        print(path)
+    if settings.measure:
+        from cl_ac.report.exit_timing import measure, timing_table
+        from cl_ac.report.held_out import held_out_table
+
+        measurement = measure(directory, settings.device)
+        if measurement.held_out is not None:
+            show(held_out_table(measurement.held_out, measurement.stored))
+        show(timing_table(measurement))
 
 
 def show(table: Table) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cl_ac.approach import Approach
 from cl_ac.errors import ConfigurationError
-from cl_ac.exit_rules import Carried, Rule, check_numbers, step
+from cl_ac.exit_rules import Rule, check_numbers, step
 from cl_ac.network import ExitNetwork
 
 
@@ -61,14 +61,15 @@ class EarlyExitModel(nn.Module):
         name = type(self.approach).__name__
         if type(self.approach).answer is not Approach.answer:
             raise ConfigurationError(f"{name} answers with all exits at once (`answer`), which no early exit can do")
-        logits = torch.randn(len(self.network), 2, self.network.num_classes, device=device)
+        stream = torch.Generator().manual_seed(0)
+        logits = torch.randn(len(self.network), 2, self.network.num_classes, generator=stream).to(device)
         together = self.approach.correct(logits)
         alone = torch.stack([self._correct(index, each) for index, each in enumerate(logits)])
         if not torch.allclose(together, alone):
             raise ConfigurationError(f"{name} corrects exits by one another (`correct`), which no early exit can do")
 
     def _correct(self, index: int, logits: Tensor) -> Tensor:
-        """The approach's correction of exit `index`, logits [B, C]: those of all exits are asked for, at one's logits."""
+        """The approach's correction of logits [B, C] of exit `index`, as if all other exits said the same."""
         if self.approach is None or type(self.approach).correct is Approach.correct:
             return logits
         return self.approach.correct(logits.expand(len(self.network), *logits.shape))[index]
@@ -77,10 +78,10 @@ class EarlyExitModel(nn.Module):
         """Logits [B, C] of exit `index`, and the log-probabilities of all exits so far if deeper ones build on them."""
         classifier = self.approach.inference if self.approach else None
         if classifier is None:
-            return self._correct(index, self.network.heads[index](hidden).float()), None
+            return self._correct(index, self.network.heads[index](hidden).float()).float(), None
         own = classifier.score(index, classifier.vector(hidden).float()).log_softmax(-1)[None]
         known = own if earlier is None else torch.cat([earlier, own])
-        return classifier.logits_at(index, known), known
+        return classifier.logits_at(index, known).float(), known
 
     @torch.inference_mode()
     def forward(self, images: Tensor, tasks: Tensor | None = None) -> Answers:
@@ -99,32 +100,33 @@ class EarlyExitModel(nn.Module):
         inside = torch.arange(count, device=images.device)
         hidden, earlier, carried = images, None, None
         seen = []
-        for index, threshold in enumerate(self.thresholds if count else ()):
+        if not count:
+            return Answers(predictions, confidences, exits)
+        for index, threshold in enumerate(self.thresholds):
             hidden = self.network.segment(index, hidden)
             logits, earlier = self._answer(index, hidden, earlier)
             if tasks is not None:
                 logits = logits.masked_fill(self.task_of_class != tasks[inside, None], -torch.inf)
             taken = step(self.rule, threshold, index, logits, carried)
-            carried: Carried = taken.carried
+            carried = taken.carried
             seen.append(taken.confidences)
             leaving = int(taken.leaves.sum())
             if not leaving:
                 continue
+            if leaving == len(inside):
+                predictions[inside], confidences[inside] = taken.predictions, taken.confidences
+                exits[inside] = index
+                break
             # One stable sort separates those who leave from those who stay without asking the device again.
             order = taken.leaves.byte().argsort(stable=True)
             stay, leave = order[:-leaving], order[-leaving:]
             predictions[inside[leave]] = taken.predictions[leave]
             confidences[inside[leave]] = taken.confidences[leave]
             exits[inside[leave]] = index
-            inside = inside[stay]
-            if not len(inside):
-                break
-            hidden, carried = hidden[stay], carried.select(stay)
+            inside, hidden, carried = inside[stay], hidden[stay], carried.select(stay)
             earlier = None if earlier is None else earlier[:, stay]
-        if len(inside):
-            predictions[inside] = carried.predictions
-            confidences[inside] = carried.confidences
+        else:
+            predictions[inside], confidences[inside] = carried.predictions, carried.confidences
             exits[inside] = len(self.network)
-        if seen:
-            check_numbers(torch.cat(seen))
+        check_numbers(torch.cat(seen))
         return Answers(predictions, confidences, exits)

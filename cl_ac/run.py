@@ -52,14 +52,10 @@ def run(
         UserError: for settings that do not fit together, before any training.
     """
     memory = Memory() if memory is None else memory
-    exits = backbone.exits(exits) if isinstance(exits, str) else exits
     check(approach, benchmark, training, memory)
     benchmark.seed = seed
     place = choose_device(device)
-    memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
-    network = ExitNetwork(backbone, exits, approach.build_classifier).to(place, memory_format=memory_format)
-    approach.memory = memory
-    approach.inference = classifier or approach.inference_classifier()
+    network = assemble(approach, backbone, exits, memory, classifier, training.channels_last).to(place)
     approach.to(place)
     trainer = Trainer(training, benchmark.augmentation, place, seed)
 
@@ -91,6 +87,22 @@ def run(
                 approach.inference.update(task, network, trainer, memory)
             journal.task(task, evaluate(trainer, network, approach, benchmark, task))
     return directory.records
+
+
+def assemble(
+    approach: Approach,
+    backbone: Backbone,
+    exits: Exits | str,
+    memory: Memory,
+    classifier: Classifier | None,
+    channels_last: bool = False,
+) -> ExitNetwork:
+    """The network before its first task; `approach` is given the memory and what answers at inference."""
+    exits = backbone.exits(exits) if isinstance(exits, str) else exits
+    approach.memory = memory
+    approach.inference = classifier or approach.inference_classifier()
+    network = ExitNetwork(backbone, exits, approach.build_classifier)
+    return network.to(memory_format=torch.channels_last) if channels_last else network
 
 
 def check(approach: Approach, benchmark: Benchmark, training: Training, memory: Memory) -> None:

@@ -72,7 +72,7 @@ def toy_benchmark() -> Callable[..., ToyBenchmark]:
     return ToyBenchmark
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_backbone() -> Callable[..., ToyBackbone]:
     """Makes a backbone with given seed."""
 
@@ -83,7 +83,7 @@ def toy_backbone() -> Callable[..., ToyBackbone]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_network(toy_backbone) -> Callable[..., ExitNetwork]:
     """Makes a network with one head of `sizes[t]` classes grown for each task."""
 

@@ -16,7 +16,8 @@ from cl_ac.calibration import (
 )
 from cl_ac.evaluation import Outputs
 from cl_ac.exit_quality import calibration_errors, eefp
-from cl_ac.exit_rules import decide
+from cl_ac.exit_rules import decide, scores
+from cl_ac.network import Cost
 
 
 def honest(outputs: Outputs) -> Outputs:
@@ -83,6 +84,20 @@ def test_learned_scorer_ranks_better_where_confidence_misleads(random_outputs):
     assert torch.equal(decision.predictions, answers)
 
 
+def test_learned_scorer_lets_samples_go_that_no_exit_gets_right():
+    stream = torch.Generator().manual_seed(0)
+    kind = torch.arange(900) % 3  # right at once, right later, never right
+    logits = 0.1 * torch.randn(2, 900, 4, generator=stream)
+    logits[0, :, 0] += torch.tensor([6.0, 0.0, 3.0])[kind]
+    logits[1, :, 0] += 6.0
+    targets = torch.where(kind == 0, 0, 1)
+    logits[1, kind == 1, 1] += 12.0
+    outputs = Outputs(logits, targets, targets, (4,), Cost([1.0, 2.0], 2.0))
+    first, last = scores(fit_scorer(outputs), outputs)
+    assert [(first[kind == each] > 0.5).double().mean().item() for each in range(3)] == [1.0, 0.0, 1.0]
+    assert last[kind == 2].mean() < last[kind == 1].mean()
+
+
 def test_learned_scorer_of_exits_that_are_always_right(random_outputs):
     outputs = random_outputs(0, exits=2)
     outputs.logits[:, torch.arange(200), outputs.targets] = 30.0
@@ -103,6 +118,23 @@ def test_tlc_takes_back_the_preference_for_the_last_task():
     neither = fit_tlc(fair, (3, 3, 3))
     assert slope - neither[0] == pytest.approx(0.7, abs=0.02)
     assert offset - neither[1] == pytest.approx(1.2, abs=0.02)
+
+
+def test_tlc_minimises_its_definition():
+    sizes = (2, 2, 3)
+    logits = torch.randn(2, 60, 7, generator=torch.Generator().manual_seed(3)).double()
+    logits[..., 4:] += 1.5
+
+    def definition(slope: float, offset: float) -> float:
+        corrected = logits + task_shift(sizes, slope, offset)
+        left = corrected.scatter(-1, corrected.argmax(-1, keepdim=True), -torch.inf)
+        largest = torch.stack([part.amax(-1) for part in left.split(sizes, -1)], -1)  # [E, N, T]
+        return (largest - largest.mean((0, 2), keepdim=True)).square().mean().item()
+
+    slope, offset = fit_tlc(logits, sizes)
+    steps = torch.linspace(-1, 1, 21).tolist()
+    around = min(definition(slope + a, offset + b) for a in steps for b in steps)
+    assert definition(slope, offset) == pytest.approx(around, abs=1e-4)
 
 
 def test_tlc_with_tasks_of_one_class_and_with_one_task():

@@ -102,6 +102,17 @@ def test_one_exit():
         assert unsure.cost.tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("classes", [2, 3, 10, 47, 100, 1000])
+def test_threshold_zero_takes_even_uniform_answers(classes):
+    for scale in (1.0, 1e-3, 1e-6):
+        logits = scale * torch.randn(1, 500, classes, generator=torch.Generator().manual_seed(classes))
+        logits[:, 0] = 0.0
+        targets = torch.zeros(500, dtype=torch.int64)
+        outputs = Outputs(logits, targets, targets, (classes,), Cost([1.0], 1.0))
+        for rule in (Confidence(0.0), Entropy(0.0), Margin(0.0)):
+            assert exit_of(rule, outputs).eq(0).all()
+
+
 def test_threshold_one_takes_certain_answers_only():
     certain, unsure = [[1.0, 0.0], [0.4, 0.6]]
     outputs = outputs_of([[certain, unsure], [unsure, unsure]])

@@ -20,7 +20,13 @@ FORBIDDEN = {
     "cl_ac.approach": ("cl_ac.run", "cl_ac.journal", "cl_ac.evaluation"),
     "cl_ac.training": ("cl_ac.run", "cl_ac.journal", "cl_ac.rundir", "cl_ac.evaluation"),
     "cl_ac.evaluation": ("cl_ac.training", "cl_ac.run", "cl_ac.rundir", "cl_ac.approach"),
-    "cl_ac.early_exit": ("cl_ac.training", "cl_ac.run", "cl_ac.rundir"),
+    "cl_ac.exit_rules": ("cl_ac.training", "cl_ac.run", "cl_ac.rundir", "cl_ac.approach"),
+    "cl_ac.early_exit": ("cl_ac.training", "cl_ac.run", "cl_ac.rundir", "cl_ac.approach"),
+    "cl_ac.exit_quality": ("cl_ac.training", "cl_ac.run", "cl_ac.rundir", "cl_ac.approach"),
+    "cl_ac.calibration": ("cl_ac.training", "cl_ac.run", "cl_ac.rundir", "cl_ac.approach"),
+    "cl_ac.early_exit_model": ("cl_ac.training", "cl_ac.run", "cl_ac.rundir", "cl_ac.evaluation"),
+    "cl_ac.settings": ("cl_ac.run", "cl_ac.report", "cl_ac.serving", "cl_ac.cli."),
+    "cl_ac.serving": ("cl_ac.report",),
 }
 
 

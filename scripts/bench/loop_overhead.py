@@ -6,6 +6,8 @@ Compares, in one process and interleaved:
 - the same with a tiny network, as milliseconds per batch beside the network;
 - `Trainer.predict` at every exit with a bare batched forward.
 
+One CPU thread (OMP_NUM_THREADS=1) is timed in CPU seconds, everything else by the wall clock.
+
     python scripts/bench/loop_overhead.py                        random images of 3 × 32 × 32
     python scripts/bench/loop_overhead.py --root ~/data/set      an image folder: train/<class>/*, test/<class>/*
 """
@@ -73,12 +75,13 @@ def bare_epoch(network: ExitNetwork, batches: list[tuple[Tensor, Tensor]]) -> No
 
 
 def seconds(device: torch.device, work: Callable[[], object]) -> float:
-    """Wall-clock seconds of `work`."""
-    began = time.perf_counter()
+    """Seconds of `work`: CPU time with one CPU thread, where other programs then do not count, else wall-clock time."""
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    began = clock()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def interleaved(device: torch.device, repeats: int, *works: Callable[[], object]) -> list[list[float]]:
@@ -106,12 +109,12 @@ def main() -> None:
     batches = list(zip(inputs.split(BATCH), samples.targets.to(device).split(BATCH), strict=True))
     steps = len(batches)
 
+    approach = FineTuning()
     table = Table(title=f"{arguments.images} images, batches of {BATCH}, {device}, {torch.get_num_threads()} threads")
     for column in ("what", "bare s", "cl_ac s", "ratio", "beside the network, ms/batch"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for name, backbone, repeats in (("ResNet32", ResNet32, arguments.repeats), ("tiny net", TinyNet, 20)):
         network = build(backbone, None, device)
-        approach = FineTuning()
         bare, ours = interleaved(
             device,
             repeats,

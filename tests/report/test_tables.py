@@ -32,9 +32,7 @@ def plain(tmp_path):
 
 @pytest.fixture
 def with_acs(tmp_path):
-    return finished(
-        tmp_path / "acs", [[[True], [True]], [[False, True], [True, True]]], Cost([4.0, 11.0], 10.0)
-    )
+    return finished(tmp_path / "acs", [[[True], [True]], [[False, True], [True, True]]], Cost([4.0, 11.0], 10.0))
 
 
 def test_summary_of_a_run(plain, with_acs):

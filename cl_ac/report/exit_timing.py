@@ -1,0 +1,211 @@
+"""Measured beside counted cost of early exits: the executed model against the network without ACs."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from cl_ac.approach import Approach
+from cl_ac.early_exit import rule_within_budget
+from cl_ac.early_exit_model import Answers, EarlyExitModel
+from cl_ac.errors import UserError
+from cl_ac.evaluation import Outputs
+from cl_ac.exit_rules import Confidence, Rule, decide
+from cl_ac.network import Cost, ExitNetwork
+from cl_ac.report.held_out import held_out_outputs
+from cl_ac.report.tables import percent
+from cl_ac.rundir import RunDirectory
+from cl_ac.serving import finished
+from cl_ac.training import Trainer
+
+BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+BATCHES = (1, 32, 256)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What answering some images cost.
+
+    Args:
+        counted: multiply-accumulates relative to the network without ACs.
+        measured: seconds relative to the network without ACs.
+        images_per_second: of the early-exit model.
+        shares: of the images that left at each exit; the last found no sure exit [E + 1].
+    """
+
+    counted: float
+    measured: float
+    images_per_second: float
+    shares: Tensor
+
+
+def plain_forward(network: ExitNetwork, images: Tensor) -> Tensor:
+    """What the network without ACs computes: the logits [B, C] of its final classifier."""
+    for index in range(len(network)):
+        images = network.segment(index, images)
+    return network.heads[-1](images)
+
+
+def interleaved_medians(
+    runs: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, float]:
+    """Median seconds of each run; the runs take turns, so that a slow moment of the machine meets all of them."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, run in runs.items():
+            wait()
+            began = time.perf_counter()
+            run()
+            wait()
+            # The first turn warms up caches and allocators.
+            if repeat:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+@torch.inference_mode()
+def time_rules(
+    network: ExitNetwork,
+    approach: Approach | None,
+    rules: Mapping[str, Rule],
+    images: Tensor,
+    batch: int,
+    cost: Cost,
+    repeats: int = 5,
+) -> dict[str, Timing]:
+    """The cost of answering `images` in batches, for each rule.
+
+    Args:
+        images: as the network takes them, on its device [N, channels, height, width].
+    """
+    network.eval()
+    batches = images.split(batch)
+    models = {name: EarlyExitModel(network, approach, rule) for name, rule in rules.items()}
+    relative = torch.tensor([*cost.relative, cost.relative[-1]])
+    shares = {}
+    for name, model in models.items():
+        exits = torch.cat([model(each).exits for each in batches])
+        shares[name] = exits.bincount(minlength=len(relative)).cpu() / len(images)
+
+    def all_batches(answer: Callable[[Tensor], object]) -> None:
+        for each in batches:
+            answer(each)
+
+    plain, found = partial(all_batches, partial(plain_forward, network)), {}
+    for name, model in models.items():
+        # In pairs, so that the two turns of a pair are close in time.
+        runs = {"plain": plain, "early exit": partial(all_batches, model)}
+        seconds = interleaved_medians(runs, repeats, images.device)
+        measured = seconds["early exit"] / seconds["plain"]
+        speed = len(images) / seconds["early exit"]
+        found[name] = Timing((shares[name] @ relative).item(), measured, speed, shares[name])
+    return found
+
+
+def affordable_rules(
+    outputs: Outputs, budgets: Sequence[float] = BUDGETS, rule: Rule = Confidence()
+) -> dict[float, Rule]:
+    """`rule` with the best threshold within each budget on `outputs`; budgets below the first exit are left out."""
+    rules = {}
+    for budget in budgets:
+        try:
+            rules[budget] = rule_within_budget(rule, outputs, budget)
+        except UserError:
+            continue
+    return rules
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A run's executed early exits.
+
+    Args:
+        held_out: the outputs on held-out training samples, which thresholds were chosen on; None if the run held none
+            out, then they were chosen on the test samples.
+        stored: the outputs on the test samples.
+        rules: by budget.
+        accuracy: on the test samples, by budget.
+        agreement: share of test samples that the executed model lets leave at the same exit with the same answer as
+            the rule does on the stored outputs, by budget.
+        timings: by batch size and budget.
+    """
+
+    held_out: Outputs | None
+    stored: Outputs
+    rules: dict[float, Rule]
+    accuracy: dict[float, float]
+    agreement: dict[float, float]
+    timings: dict[int, dict[float, Timing]]
+
+
+def measure(directory: RunDirectory, device: str = "auto", batches: Sequence[int] = BATCHES) -> Measurement:
+    """Rebuilds a finished run's network and runs its early exits.
+
+    Thresholds are chosen on the held-out samples of all tasks, if the run held any out. 16 images are timed for each
+    image of a batch, 64 to 1,024 in all.
+
+    Raises:
+        UserError: if the run is not finished, or its approach cannot exit early.
+    """
+    run = finished(directory, device)
+    # The faster layout for convolutions, on CPUs as on GPUs, for the early exits and the plain network alike.
+    network, approach = run.network.to(memory_format=torch.channels_last), run.objects.approach
+    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device, directory.config["seed"])
+    stored = directory.outputs(directory.records[-1].task)
+    last = run.objects.benchmark[len(stored.sizes) - 1]
+    held_out = held_out_outputs(run, trainer, stored.cost)
+    rules = affordable_rules(stored if held_out is None else held_out)
+    samples, _ = run.objects.benchmark.seen(last)
+    loader = trainer.loader(samples)
+    accuracy, agreement = {}, {}
+    for budget, rule in rules.items():
+        decision = decide(rule, stored)
+        accuracy[budget] = (decision.predictions == stored.targets).double().mean().item()
+        model = EarlyExitModel(network, approach, rule)
+        answers = [model(images) for images in loader.in_order(256)]
+        agreement[budget] = _agreement(answers, decision.exits, decision.predictions)
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+    timings = {}
+    for batch in batches:
+        some = samples.select(order[: min(max(16 * batch, 64), 1024)])
+        images = torch.cat(list(trainer.loader(some).in_order(256))).to(memory_format=torch.channels_last)
+        timings[batch] = time_rules(network, approach, rules, images, batch, stored.cost)
+    return Measurement(held_out, stored, rules, accuracy, agreement, timings)
+
+
+def _agreement(answers: Sequence[Answers], exits: Tensor, predictions: Tensor) -> float:
+    same_exit = torch.cat([each.exits for each in answers]).cpu() == exits
+    same_answer = torch.cat([each.predictions for each in answers]).cpu() == predictions
+    return (same_exit & same_answer).double().mean().item()
+
+
+def timing_table(measurement: Measurement) -> Table:
+    """Counted and measured cost within each budget, in per cent of the network without ACs."""
+    where = (
+        "held-out training samples" if measurement.held_out is not None else "the test samples: the run held none out"
+    )
+    table = Table(title=f"executed early exits, confidence rule; thresholds chosen on {where}")
+    for name in ("budget", "threshold", "accuracy", "agreement"):
+        table.add_column(name, justify="right")
+    for batch in measurement.timings:
+        table.add_column(f"counted, batch {batch}", justify="right")
+        table.add_column("measured", justify="right")
+        table.add_column("images/s", justify="right")
+    for budget, rule in measurement.rules.items():
+        cells = [percent(budget, 0), f"{rule.threshold:.4f}", percent(measurement.accuracy[budget])]
+        cells.append(percent(measurement.agreement[budget], 2))
+        for timings in measurement.timings.values():
+            found = timings[budget]
+            cells += [percent(found.counted, 0), percent(found.measured, 0), f"{found.images_per_second:.0f}"]
+        table.add_row(*cells)
+    return table

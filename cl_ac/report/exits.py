@@ -1,0 +1,278 @@
+"""What the exits of a finished run are worth: tables, figures and TensorBoard entries from its stored outputs.
+
+Everything is computed after the last task, and accuracies at budgets also after each. Thresholds of the curves are
+chosen on the test samples themselves, as in the literature; `exit_timing` chooses them on held-out ones.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from cl_ac.checkpoint import write_atomically
+from cl_ac.early_exit import (
+    BUDGETS,
+    PAPER_THRESHOLDS,
+    Curve,
+    accuracy_at_budgets,
+    area,
+    average_curve,
+    oracle_curve,
+    task_curves,
+)
+from cl_ac.errors import ConfigurationError
+from cl_ac.evaluation import Outputs, average, exit_accuracy
+from cl_ac.exit_quality import Quality, groups, quality
+from cl_ac.exit_rules import Confidence, Entropy, Margin, Patience, Rule
+from cl_ac.report.exit_figures import (
+    exit_accuracy_figure,
+    exit_histogram_figure,
+    reliability_figure,
+    rules_figure,
+)
+from cl_ac.report.tables import percent
+from cl_ac.rundir import RunDirectory
+
+RULES: dict[str, Rule] = {
+    "confidence": Confidence(),
+    "confidence, last exit answers": Confidence(fallback="last"),
+    "entropy": Entropy(),
+    "margin": Margin(),
+    "patience": Patience(),
+}
+EVENTS_SUFFIX = ".exits"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a run's exits come to; accuracies in [0, 1], costs relative to the network without ACs.
+
+    Args:
+        outputs: after the last task.
+        curves: of each rule, class-incremental, mean over tasks.
+        curves_weighted: the same, tasks weighted by their classes.
+        curves_task_incremental: as `curves` with the task known.
+        per_task: the curve of the confidence rule on each task.
+        after_task: the curve of the confidence rule after each task, mean over the tasks seen.
+        quality: of all samples, of each task, and of old and new classes.
+    """
+
+    outputs: Outputs
+    curves: dict[str, Curve]
+    curves_weighted: dict[str, Curve]
+    curves_task_incremental: dict[str, Curve]
+    per_task: list[Curve]
+    after_task: list[Curve]
+    quality: dict[str, Quality]
+
+
+def analyse(directory: RunDirectory) -> Analysis:
+    """Everything that the stored outputs of a run say of its exits.
+
+    Raises:
+        ConfigurationError: if no task of the run is finished.
+    """
+    records = directory.records
+    if not records:
+        raise ConfigurationError(f"'{directory.path}' holds no finished task")
+    outputs = directory.outputs(records[-1].task)
+    curves, weighted = averaged_curves(outputs)
+    after = [average_curve(task_curves(directory.outputs(record.task))) for record in records]
+    parts = {name: quality(part) for name, part in groups(outputs).items()}
+    known = averaged_curves(outputs.task_incremental)[0]
+    return Analysis(outputs, curves, weighted, known, task_curves(outputs), after, parts)
+
+
+def averaged_curves(outputs: Outputs) -> tuple[dict[str, Curve], dict[str, Curve]]:
+    """The curve of each rule averaged over tasks, unweighted and weighted by classes; on the paper's grid as well."""
+    choices = {name: (rule, None) for name, rule in RULES.items()}
+    choices["confidence, grid of the AC paper"] = (Confidence(), PAPER_THRESHOLDS)
+    curves = {name: task_curves(outputs, rule, thresholds) for name, (rule, thresholds) in choices.items()}
+    plain = {name: average_curve(each) for name, each in curves.items()}
+    return plain, {name: average_curve(each, outputs.sizes) for name, each in curves.items()}
+
+
+def budget_table(title: str, curves: Mapping[str, Curve]) -> Table:
+    """Accuracy within each budget, and the area under each curve, in per cent."""
+    table = Table(title=title)
+    table.add_column("")
+    for budget in BUDGETS:
+        table.add_column(f"at {percent(budget, 0)} %", justify="right")
+    table.add_column("best", justify="right")
+    table.add_column("area", justify="right")
+    for name, curve in curves.items():
+        values = [*accuracy_at_budgets(curve), curve.accuracy.max().item(), area(curve)]
+        table.add_row(name, *map(percent, values))
+    return table
+
+
+def exit_table(analysis: Analysis) -> Table:
+    """The quality of each exit over all samples."""
+    table = Table(title="each exit (AUROC and Brier score from 0 to 1 and 0 to 2, the rest in %)")
+    for name in ("exit", "cost", "accuracy", "EEFP", "failure AUROC", "ECE", "Brier", "hindsight", "alone right"):
+        table.add_column(name, justify="right")
+    found, alone = analysis.quality["all"], analysis.quality["all"].overthinking.unique
+    names = [*(str(index) for index in range(len(found.accuracy) - 1)), "final"]
+    for index, name in enumerate(names):
+        table.add_row(
+            name,
+            percent(analysis.outputs.cost.relative[index]),
+            percent(found.accuracy[index]),
+            number(found.eefp[index]),
+            number(found.failure_prediction[index]),
+            percent(found.ece[index]),
+            number(found.brier[index]),
+            _percent(found.hindsight[index]),
+            _percent(alone[index]) if index < len(alone) else "–",
+        )
+    return table
+
+
+def group_table(analysis: Analysis) -> Table:
+    """What differs between tasks, and between old and new classes."""
+    table = Table(title="by task and by age of the class")
+    for name in (
+        "samples",
+        "accuracy, final",
+        "mean EEFP",
+        "ECE, first exit",
+        "ECE, final",
+        "overthinking",
+        "relative",
+    ):
+        table.add_column(name, justify="left" if name == "samples" else "right")
+    for name, found in analysis.quality.items():
+        over = found.overthinking
+        table.add_row(
+            name,
+            percent(found.accuracy[-1]),
+            number(found.mean_eefp),
+            percent(found.ece[0]),
+            percent(found.ece[-1]),
+            percent(over.share),
+            _percent(over.relative),
+        )
+    return table
+
+
+def number(value: float | None) -> str:
+    """Two decimals, or a dash for what is undefined."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else percent(value)
+
+
+def tables(analysis: Analysis) -> list[Table]:
+    """All tables of an analysis."""
+    after = {f"after task {task + 1}": curve for task, curve in enumerate(analysis.after_task)}
+    on = {f"on task {task + 1}": curve for task, curve in enumerate(analysis.per_task)}
+    return [
+        budget_table("accuracy within a budget, mean over tasks", analysis.curves),
+        budget_table("the same weighted by classes", analysis.curves_weighted),
+        budget_table("the same with the task known", analysis.curves_task_incremental),
+        budget_table("confidence rule, mean over the tasks seen", after),
+        budget_table("confidence rule, each task at its own thresholds", on),
+        budget_table(
+            "an oracle that knows which exit is right, all samples", {"oracle": oracle_curve(analysis.outputs)}
+        ),
+        exit_table(analysis),
+        group_table(analysis),
+    ]
+
+
+def figures(analysis: Analysis, plain: float | None = None) -> dict[str, Figure]:
+    """All figures of an analysis.
+
+    Args:
+        plain: mean accuracy over tasks of a run without ACs, drawn as a line.
+    """
+    outputs = analysis.outputs
+    found = {
+        "cost_accuracy": rules_figure(analysis.curves, outputs, plain),
+        "exit_accuracy": exit_accuracy_figure(exit_accuracy(outputs)),
+        "reliability": reliability_figure(outputs),
+    }
+    for by in ("task", "class"):
+        found[f"exits_by_{by}"] = exit_histogram_figure(outputs, analysis.curves["confidence"], by)
+    return found
+
+
+def plain_accuracy(directory: RunDirectory) -> float:
+    """Mean accuracy over tasks of a run without ACs, after its last task.
+
+    Raises:
+        ConfigurationError: if it has ACs, or no finished task.
+    """
+    records = directory.records
+    if not records or len(records[-1].relative_cost) != 1:
+        raise ConfigurationError(f"'{directory.path}' (--plain) must be a finished run without ACs")
+    return average(directory.ac_accuracies()[-1]).item()
+
+
+def write(analysis: Analysis, directory: RunDirectory, plain: float | None = None) -> list[Path]:
+    """Writes the figures and all numbers to `exits/` in the run's folder, and TensorBoard entries beside the others."""
+    folder = directory.path / "exits"
+    folder.mkdir(exist_ok=True)
+    drawn = figures(analysis, plain)
+    paths = [folder / f"{name}.png" for name in drawn]
+    for path, figure in zip(paths, drawn.values(), strict=True):
+        figure.savefig(path, dpi=150)
+    paths.append(folder / "exits.json")
+    write_atomically(paths[-1], lambda path: path.write_text(json.dumps(numbers(analysis), indent=1)))
+    _write_events(analysis, directory, drawn)
+    return paths
+
+
+def numbers(analysis: Analysis) -> dict:
+    """All numbers of the tables, as plain values; null where one is undefined."""
+
+    def row(curve: Curve) -> dict:
+        at = {f"{budget:g}": None if value != value else value for budget, value in _at_budgets(curve).items()}
+        return {"at": at, "best": curve.accuracy.max().item(), "area": area(curve)}
+
+    kinds = {
+        "mean": analysis.curves,
+        "weighted": analysis.curves_weighted,
+        "task_incremental": analysis.curves_task_incremental,
+    }
+    found = {name: asdict(each) for name, each in analysis.quality.items()}
+    for each in found.values():
+        each["repair"] = [[None if value != value else value for value in line] for line in each["repair"]]
+    return {
+        "relative_cost": analysis.outputs.cost.relative,
+        "rules": {kind: {name: row(curve) for name, curve in curves.items()} for kind, curves in kinds.items()},
+        "per_task": [row(curve) for curve in analysis.per_task],
+        "after_task": [row(curve) for curve in analysis.after_task],
+        "oracle": row(oracle_curve(analysis.outputs)),
+        "quality": found,
+    }
+
+
+def _at_budgets(curve: Curve) -> dict[float, float]:
+    return dict(zip(BUDGETS, accuracy_at_budgets(curve), strict=True))
+
+
+def _write_events(analysis: Analysis, directory: RunDirectory, drawn: Mapping[str, Figure]) -> None:
+    """Scalars over tasks (step: tasks finished) and the figures; entries of an earlier analysis are replaced."""
+    for earlier in directory.path.glob(f"events.out.tfevents.*{EVENTS_SUFFIX}"):
+        earlier.unlink()
+    with SummaryWriter(str(directory.path), filename_suffix=EVENTS_SUFFIX) as writer:
+        for task, curve in enumerate(analysis.after_task, start=1):
+            for budget, value in _at_budgets(curve).items():
+                if torch.tensor(value).isfinite():
+                    writer.add_scalar(f"exits/accuracy_at_{100 * budget:.0f}_percent", value, task)
+            writer.add_scalar("exits/area", area(curve), task)
+        tasks = len(analysis.after_task)
+        for name, found in analysis.quality.items():
+            if found.mean_eefp is not None:
+                writer.add_scalar(f"exits/mean_eefp/{name}", found.mean_eefp, tasks)
+            writer.add_scalar(f"exits/overthinking/{name}", found.overthinking.share, tasks)
+        for name, figure in drawn.items():
+            writer.add_figure(f"exits/{name}", figure, tasks)

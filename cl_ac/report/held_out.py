@@ -1,0 +1,79 @@
+"""Exit rules whose thresholds, calibration and scores were fitted to held-out training samples, on the test samples.
+
+The held-out samples are of all tasks. Most methods could not keep them: what is fitted to them with many parameters,
+vector scaling above all, also takes back the preference for new classes, and is an upper bound for such methods.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from rich.table import Table
+
+from cl_ac.calibration import fit_scorer, fit_temperature, fit_vector_scaling, with_temperature, with_vector_scaling
+from cl_ac.early_exit import BUDGETS, rule_within_budget
+from cl_ac.errors import UserError
+from cl_ac.evaluation import Outputs
+from cl_ac.exit_quality import calibration_errors, eefp, mean_defined
+from cl_ac.exit_rules import Confidence, Entropy, Margin, Patience, Rule, decide
+from cl_ac.network import Cost
+from cl_ac.report.tables import percent
+from cl_ac.samples import concatenate
+from cl_ac.serving import Finished
+from cl_ac.training import Trainer
+
+
+def held_out_outputs(run: Finished, trainer: Trainer, cost: Cost) -> Outputs | None:
+    """The outputs on held-out training samples of all tasks; None where the run held none out."""
+    tasks = run.objects.benchmark.tasks
+    parts = [task.validation for task in tasks]
+    if any(not len(part) or part is task.test for part, task in zip(parts, tasks, strict=True)):
+        return None
+    samples = concatenate(*parts)
+    indices = torch.cat([torch.full((len(part),), index) for index, part in enumerate(parts)])
+    logits = trainer.predict(run.network, samples, partial(run.objects.approach.answer, run.network))
+    return Outputs(logits, samples.targets, indices, tuple(run.objects.benchmark.sizes), cost)
+
+
+def candidates(held_out: Outputs, test: Outputs) -> dict[str, tuple[Rule, Outputs, Outputs, bool]]:
+    """By name: a rule, the held-out and the test outputs that it reads, and whether each exit has its own threshold."""
+    temperatures, vectors = fit_temperature(held_out), fit_vector_scaling(held_out)
+    plain = held_out, test
+    warmed = with_temperature(held_out, temperatures), with_temperature(test, temperatures)
+    scaled = with_vector_scaling(held_out, *vectors), with_vector_scaling(test, *vectors)
+    return {
+        "confidence": (Confidence(), *plain, False),
+        "confidence, quantile per exit": (Confidence(), *plain, True),
+        "confidence, temperature scaling": (Confidence(), *warmed, False),
+        "confidence, vector scaling": (Confidence(), *scaled, False),
+        "entropy": (Entropy(), *plain, False),
+        "margin": (Margin(), *plain, False),
+        "patience": (Patience(), *plain, False),
+        "learned scorer": (fit_scorer(held_out), *plain, False),
+    }
+
+
+def accuracy_within(rule: Rule, held_out: Outputs, test: Outputs, budget: float, per_exit: bool) -> float:
+    """Accuracy on `test` with the threshold that is best within `budget` on `held_out`; NaN if none is affordable."""
+    try:
+        chosen = rule_within_budget(rule, held_out, budget, per_exit)
+    except UserError:
+        return torch.nan
+    return (decide(chosen, test).predictions == test.targets).double().mean().item()
+
+
+def held_out_table(held_out: Outputs, test: Outputs, budgets: Sequence[float] = BUDGETS) -> Table:
+    """Accuracy on all test samples within budgets that were kept on held-out ones, mean EEFP and ECE, in per cent."""
+    table = Table(title="thresholds and calibration fitted to held-out training samples; accuracy on all test samples")
+    table.add_column("")
+    for budget in budgets:
+        table.add_column(f"at {percent(budget, 0)} %", justify="right")
+    for name in ("mean EEFP", "mean ECE"):
+        table.add_column(name, justify="right")
+    for name, (rule, fitted, tested, per_exit) in candidates(held_out, test).items():
+        values = [accuracy_within(rule, fitted, tested, budget, per_exit) for budget in budgets]
+        ranking = mean_defined(eefp(tested, rule))
+        errors = calibration_errors(tested)
+        last = ["–" if ranking is None else f"{ranking:.3f}", percent(sum(errors) / len(errors))]
+        table.add_row(name, *map(percent, values), *last)
+    return table

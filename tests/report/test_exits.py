@@ -1,0 +1,107 @@
+import json
+import math
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cl_ac.early_exit import accuracy_at_budgets, average_curve, cost_accuracy, task_curves
+from cl_ac.errors import ConfigurationError
+from cl_ac.evaluation import Outputs, ac_accuracy
+from cl_ac.exit_quality import quality
+from cl_ac.report.exits import EVENTS_SUFFIX, analyse, figures, number, plain_accuracy, tables, write
+from cl_ac.rundir import Record, RunDirectory
+
+
+@pytest.fixture
+def run_with(tmp_path, random_outputs):
+    """Makes a run of two tasks whose stored outputs are random, and returns its folder and its last outputs."""
+
+    def make(exits: int = 3, name: str = "run") -> tuple[RunDirectory, Outputs]:
+        directory = RunDirectory(tmp_path / name)
+        directory.open({"seed": 0}, resume=False)
+        for task, sizes in enumerate([(2,), (2, 3)]):
+            outputs = random_outputs(task, exits, 60, sizes)
+            directory.finish(Record.of(task, outputs, 1.0), outputs)
+        return directory, outputs
+
+    return make
+
+
+def test_analysis_is_of_the_stored_outputs(run_with):
+    directory, outputs = run_with()
+    analysis = analyse(directory)
+    mean, weighted = analysis.curves["confidence"], analysis.curves_weighted["confidence"]
+    torch.testing.assert_close(mean.accuracy, average_curve(task_curves(outputs)).accuracy)
+    torch.testing.assert_close(weighted.accuracy, average_curve(task_curves(outputs), (2, 3)).accuracy)
+    assert not torch.equal(mean.accuracy, weighted.accuracy)
+    known = analysis.curves_task_incremental["confidence"]
+    assert known.accuracy[-1].item() == pytest.approx(ac_accuracy(outputs.task_incremental).mean().item())
+    assert analysis.curves["confidence, grid of the AC paper"].thresholds.shape == (1001,)
+    assert len(analysis.after_task) == 2
+    torch.testing.assert_close(analysis.after_task[0].accuracy, cost_accuracy(directory.outputs(0)).accuracy)
+    last = outputs.select(outputs.tasks == 1)
+    assert analysis.per_task[1].accuracy[0].item() == pytest.approx(last.correct[0].double().mean().item())
+    assert list(analysis.quality) == ["all", "task_0", "task_1", "old", "new"]
+    assert analysis.quality["new"] == quality(outputs.select(outputs.tasks == 1))
+
+
+def test_tables_show_rules_tasks_exits_and_groups(run_with):
+    analysis = analyse(run_with()[0])
+    rules, weighted, known, after, tasks, oracle, exits, groups = tables(analysis)
+    assert rules.row_count == weighted.row_count == known.row_count == 6
+    assert [table.row_count for table in (after, tasks, oracle, exits, groups)] == [2, 2, 1, 3, 5]
+    at_full_cost = next(iter(rules.columns[7].cells))
+    expected = accuracy_at_budgets(analysis.curves["confidence"], [1.0])[0]
+    assert at_full_cost == f"{100 * expected:.1f}"
+    eefp = list(exits.columns[3].cells)
+    assert eefp == [number(value) for value in analysis.quality["all"].eefp]
+    assert eefp[-1] == "–"
+
+
+def test_a_run_without_acs_has_one_exit(run_with):
+    directory, _ = run_with(exits=1)
+    analysis = analyse(directory)
+    assert len(tables(analysis)) == 8
+    assert set(figures(analysis)) == {
+        "cost_accuracy",
+        "exit_accuracy",
+        "reliability",
+        "exits_by_task",
+        "exits_by_class",
+    }
+    assert write(analysis, directory)
+
+
+def test_written_files(run_with):
+    directory, _ = run_with()
+    analysis = analyse(directory)
+    for _ in range(2):
+        paths = write(analysis, directory, plain=0.5)
+    assert all(path.stat().st_size > 0 for path in paths)
+    assert {path.suffix for path in paths} == {".png", ".json"}
+    written = json.loads((directory.path / "exits" / "exits.json").read_text())
+    assert written["quality"]["all"]["eefp"][-1] is None
+    assert written["rules"]["mean"]["margin"]["at"]["0.25"] is None  # the first exit costs more
+    assert written["rules"]["mean"]["margin"]["best"] == analysis.curves["margin"].accuracy.max().item()
+    # Written twice, but there is one set of events.
+    assert len(list(directory.path.glob(f"*{EVENTS_SUFFIX}"))) == 1
+    events = EventAccumulator(str(next(directory.path.glob(f"*{EVENTS_SUFFIX}")))).Reload()
+    assert [event.step for event in events.Scalars("exits/area")] == [1, 2]
+    value = events.Scalars("exits/mean_eefp/all")[0].value
+    assert math.isclose(value, analysis.quality["all"].mean_eefp, rel_tol=1e-5)
+    assert "exits/reliability" in events.Tags()["images"]
+
+
+def test_the_plain_line_is_that_of_a_run_without_acs(run_with):
+    plain, outputs = run_with(exits=1, name="plain")
+    assert plain_accuracy(plain) == pytest.approx(ac_accuracy(outputs).mean().item())
+    lines = figures(analyse(run_with()[0]), plain=0.5)["cost_accuracy"].axes[0].lines
+    assert "network without ACs" in [line.get_label() for line in lines]
+    with pytest.raises(ConfigurationError, match="must be a finished run without ACs"):
+        plain_accuracy(RunDirectory(plain.path.parent / "run"))
+
+
+def test_a_run_without_results_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigurationError, match="holds no finished task"):
+        analyse(RunDirectory(tmp_path))

@@ -1,0 +1,213 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cl_ac.approach import Approach
+from cl_ac.approaches.bic import BiC
+from cl_ac.calibration import fit_scorer
+from cl_ac.classifiers import NearestMean
+from cl_ac.early_exit_model import EarlyExitModel
+from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.evaluation import Outputs
+from cl_ac.exit_rules import TOP, Confidence, Entropy, LearnedScorer, Margin, Patience, decide, scores
+from cl_ac.network import NO_EXITS, Cost, ExitNetwork
+
+SIZES = (2, 3)
+
+
+class Plain(Approach):
+    """Answers with the linear heads as they are."""
+
+
+def bic(exits: int) -> BiC:
+    """BiC after two tasks, each exit with a scale and a shift of its own."""
+    approach, stream = BiC(), torch.Generator().manual_seed(0)
+    approach.earlier = torch.rand(1, 2, exits, generator=stream) + 0.5
+    approach.newest = torch.nn.Parameter(torch.rand(1, 2, exits, generator=stream) + 0.5, requires_grad=False)
+    approach.task_of_class = torch.tensor([0, 0, 1, 1, 1])
+    return approach
+
+
+def nearest_mean(network: ExitNetwork, aggregation: str) -> Plain:
+    """An approach that answers by class means, whose exits may build on earlier ones."""
+    approach = Plain()
+    approach.inference = NearestMean(temperature=0.2, aggregation=aggregation).double()
+    stream = torch.Generator().manual_seed(1)
+    features = approach.inference.features(network, torch.zeros(1, 1, 6, 6, dtype=torch.float64))
+    for index, part in enumerate(features):
+        means = torch.randn(5, part.shape[1], generator=stream)
+        approach.inference.register_buffer(f"means_{index}", torch.nn.functional.normalize(means))
+    weights = torch.eye(len(network)) if aggregation == "own" else torch.rand(len(network), len(network)).tril()
+    approach.inference.weights = weights
+    return approach
+
+
+def rules(exits: int):
+    weights = torch.randn(exits, TOP + 4, generator=torch.Generator().manual_seed(0))
+    return [Confidence(), Entropy(), Margin(), Patience(), LearnedScorer(weights=weights)]
+
+
+def stored(network: ExitNetwork, approach: Approach, images: torch.Tensor) -> Outputs:
+    """What evaluation would keep of `images`; targets and costs play no part."""
+    with torch.inference_mode():
+        logits = approach.answer(network.eval(), images).float()
+    nothing = torch.zeros(len(images), dtype=torch.int64)
+    return Outputs(logits, nothing, nothing, SIZES, Cost([1.0] * len(network), 1.0))
+
+
+def images_of(seed: int, batch: int) -> torch.Tensor:
+    return 2 * torch.randn(batch, 1, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    batch=st.integers(1, 40),
+    exits=st.sampled_from(["sdn", NO_EXITS]),
+    which=st.integers(0, 4),
+    kind=st.sampled_from(["plain", "bic"]),
+    fallback=st.sampled_from(["most_confident", "last"]),
+    level=st.floats(0, 1),
+    per_exit=st.booleans(),
+    known=st.booleans(),
+)
+def test_answers_are_those_of_the_rule_on_stored_outputs(
+    toy_network, seed, batch, exits, which, kind, fallback, level, per_exit, known
+):
+    # In double precision the size of a batch does not show in the logits, so even thresholds that are scores agree.
+    network = toy_network(exits, SIZES, seed % 7).double()
+    approach = bic(len(network)) if kind == "bic" else Plain()
+    images = images_of(seed, batch)
+    tasks = torch.arange(batch) % 2
+    outputs = replace(stored(network, approach, images), tasks=tasks)
+    outputs = outputs.task_incremental if known else outputs
+    rule = replace(rules(len(network))[which], fallback=fallback)
+    values = scores(rule, outputs)
+    threshold = (
+        values.quantile(level, 1, interpolation="nearest").tolist()
+        if per_exit
+        else values.flatten().quantile(level, interpolation="nearest").item()
+    )
+    rule = replace(rule, threshold=tuple(threshold) if per_exit else threshold)
+    expected = decide(rule, outputs)
+    answers = EarlyExitModel(network, approach, rule)(images, tasks if known else None)
+    assert torch.equal(answers.exits, expected.exits)
+    assert torch.equal(answers.predictions, expected.predictions)
+    surest = outputs.confidences.gather(0, expected.answering[None])[0]
+    assert torch.equal(answers.confidences, surest)
+
+
+@pytest.mark.parametrize("aggregation", ["own", "learned"])
+@pytest.mark.parametrize("threshold", [0.0, 0.35, 0.5, 2.0])
+def test_inference_classifiers_answer_at_each_exit(toy_network, aggregation, threshold):
+    network = toy_network("sdn", SIZES, 0).double()
+    approach = nearest_mean(network, aggregation)
+    images = images_of(3, 64)
+    outputs = stored(network, approach, images)
+    expected = decide(Confidence(threshold), outputs)
+    answers = EarlyExitModel(network, approach, Confidence(threshold))(images)
+    assert torch.equal(answers.exits, expected.exits)
+    assert torch.equal(answers.predictions, expected.predictions)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 1024])
+def test_every_batch_size(toy_network, batch):
+    network = toy_network("sdn", SIZES, 0).double()
+    images = images_of(5, batch)
+    rule = Confidence(0.45)
+    answers = EarlyExitModel(network, None, rule)(images)
+    assert answers.predictions.shape == answers.exits.shape == answers.confidences.shape == (batch,)
+    if batch:
+        assert torch.equal(answers.exits, decide(rule, stored(network, Plain(), images)).exits)
+
+
+def test_a_batch_is_answered_as_its_images_one_by_one(toy_network):
+    network = toy_network("sdn", SIZES, 1).double()
+    images = images_of(6, 30)
+    model = EarlyExitModel(network, None, Patience())
+    together = model(images)
+    alone = [model(image[None]) for image in images]
+    assert together.exits.tolist() == [each.exits.item() for each in alone]
+    assert together.predictions.tolist() == [each.predictions.item() for each in alone]
+
+
+def test_nothing_is_computed_for_samples_that_have_left(toy_network):
+    network = toy_network("sdn", SIZES, 0).double()
+    images = images_of(7, 50)
+    rule = Confidence(0.45)
+    exits = decide(rule, stored(network, Plain(), images)).exits
+    sizes = []
+    handles = [head.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]))) for head in network.heads]
+    EarlyExitModel(network, None, rule)(images)
+    for handle in handles:
+        handle.remove()
+    inside = [int((exits >= index).sum()) for index in range(3)]
+    assert 0 < inside[1] < 50, "the threshold should divide these samples"
+    assert sizes == [count for count in inside if count]
+
+
+def test_the_network_answers_in_evaluation_mode_whatever_trains_it(toy_network):
+    network = toy_network("sdn", SIZES, 0).double()
+    images = images_of(8, 20)
+    model = EarlyExitModel(network, None, Confidence(0.45))
+    before = model(images)
+    network.train()
+    statistics = network.backbone.stages[0][1].running_mean.clone()
+    assert torch.equal(model(images).confidences, before.confidences)
+    assert torch.equal(network.backbone.stages[0][1].running_mean, statistics)
+
+
+def test_a_fitted_scorer_runs(toy_network):
+    network = toy_network("sdn", SIZES, 0).double()
+    images = images_of(9, 100)
+    outputs = replace(stored(network, Plain(), images), targets=torch.arange(100) % 5)
+    rule = replace(fit_scorer(outputs), threshold=0.5)
+    expected = decide(rule, outputs)
+    answers = EarlyExitModel(network, None, rule)(images)
+    assert torch.equal(answers.exits, expected.exits)
+    assert len(expected.exits.unique()) > 1
+
+
+class Mixing(Plain):
+    """Every exit answers with the mean of all."""
+
+    def correct(self, logits):
+        return logits.mean(0, keepdim=True).expand_as(logits)
+
+
+class AnsweringItself(Plain):
+    def answer(self, network, images):
+        return network(images)
+
+
+def test_what_cannot_run_early_is_refused(toy_network):
+    network = toy_network("sdn", SIZES, 0)
+    with pytest.raises(ConfigurationError, match="Mixing corrects exits by one another"):
+        EarlyExitModel(network, Mixing(), Confidence())
+    with pytest.raises(ConfigurationError, match="AnsweringItself answers with all exits at once"):
+        EarlyExitModel(network, AnsweringItself(), Confidence())
+    with pytest.raises(ConfigurationError, match="2 thresholds for 3 exits"):
+        EarlyExitModel(network, None, Confidence((0.5, 0.5)))
+    with pytest.raises(ConfigurationError, match="no classes yet"):
+        EarlyExitModel(toy_network("sdn", (), 0), None, Confidence())
+    with pytest.raises(UserError, match="not numbers"):
+        EarlyExitModel(network, None, Confidence())(torch.full((2, 1, 6, 6), torch.nan))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("batch", [1, 7, 1024])
+def test_answers_on_a_gpu(toy_network, batch):
+    network = toy_network("sdn", SIZES, 0).double().cuda()
+    approach = bic(3).cuda()
+    images = images_of(10, batch).cuda()
+    outputs = stored(network, approach, images)
+    outputs = replace(outputs, logits=outputs.logits.cpu())
+    for rule in rules(3):
+        # Between two scores, which another device may round otherwise.
+        rule = replace(rule, threshold=scores(rule, outputs).flatten().quantile(0.611).item())
+        expected = decide(rule, outputs)
+        answers = EarlyExitModel(network, approach, rule)(images)
+        assert torch.equal(answers.exits.cpu(), expected.exits)
+        assert torch.equal(answers.predictions.cpu(), expected.predictions)

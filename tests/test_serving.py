@@ -1,0 +1,125 @@
+import pytest
+import torch
+import yaml
+
+from cl_ac.cli import main
+from cl_ac.data import Loader
+from cl_ac.early_exit_model import EarlyExitModel
+from cl_ac.errors import ConfigurationError, DataError
+from cl_ac.exit_rules import TOP, Confidence, LearnedScorer, Patience, decide
+from cl_ac.rundir import RunDirectory
+from cl_ac.serving import export_stages, finished, load, save, serving_state
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory):
+    """Makes a finished run of digits with three ACs, one for each approach."""
+    made = {}
+
+    def make(approach: str, *options: str) -> RunDirectory:
+        if approach not in made:
+            out = tmp_path_factory.mktemp("runs")
+            given = ["--approach", approach, "--benchmark", "Digits", "--backbone", "SmallConvNet", "--exits", "sdn"]
+            given += ["--benchmark.tasks", "2", "--benchmark.samples_per_class", "20", "--training.epochs", "1"]
+            given += ["--training.batch_size", "32", "--device", "cpu", "--out", str(out), "--name", "run"]
+            assert main(["run", *given, *options]) == 0
+            made[approach] = RunDirectory(out / "run")
+        return made[approach]
+
+    return make
+
+
+APPROACHES = {
+    "LwF": [],
+    "BiC": ["--memory.size", "40", "--approach.bias_epochs", "2"],
+    "ICaRL": ["--memory.size", "40"],
+}
+
+
+def images_of(directory: RunDirectory):
+    """The test images as the network takes them."""
+    run = finished(directory, "cpu")
+    benchmark = run.objects.benchmark
+    samples, _ = benchmark.seen(benchmark[1])
+    loader = Loader(samples, benchmark.augmentation, run.device, 0)
+    return run, torch.cat(list(loader.in_order(256)))
+
+
+@pytest.mark.parametrize("approach", APPROACHES)
+def test_a_rebuilt_run_answers_as_its_stored_outputs(run_of, approach):
+    directory = run_of(approach, *APPROACHES[approach])
+    run, images = images_of(directory)
+    outputs = directory.outputs(1)
+    rule = Confidence(outputs.confidences[1].quantile(0.633).item())
+    expected = decide(rule, outputs)
+    answers = EarlyExitModel(run.network, run.objects.approach, rule)(images)
+    assert torch.equal(answers.exits, expected.exits)
+    assert torch.equal(answers.predictions, expected.predictions)
+    assert len(expected.exits.unique()) > 1
+
+
+@pytest.mark.parametrize("approach", APPROACHES)
+def test_a_saved_model_answers_the_same(run_of, approach, tmp_path):
+    directory = run_of(approach, *APPROACHES[approach])
+    run, images = images_of(directory)
+    weights = torch.randn(4, TOP + 4, generator=torch.Generator().manual_seed(0))
+    for rule in (Confidence((0.3, 0.4, 0.5, 0.6)), Patience(3, "last"), LearnedScorer(0.5, weights=weights)):
+        model = EarlyExitModel(run.network, run.objects.approach, rule)
+        before = model(images)
+        save(model, tmp_path / "model.pt", directory.config)
+        again = load(tmp_path / "model.pt", "cpu")
+        after = again(images)
+        assert torch.equal(after.predictions, before.predictions)
+        assert torch.equal(after.exits, before.exits)
+        assert torch.equal(after.confidences, before.confidences)
+        assert again.rule == rule
+    plain = EarlyExitModel(run.network, None, Confidence())
+    save(plain, tmp_path / "plain.pt", directory.config)
+    assert load(tmp_path / "plain.pt", "cpu").approach is None
+
+
+def test_a_saved_model_holds_no_images_and_no_teacher(run_of):
+    approach = finished(run_of("BiC", *APPROACHES["BiC"]), "cpu").objects.approach
+    everything, served = approach.state_dict(), serving_state(approach)
+    assert any(key.startswith("memory.") for key in everything)
+    assert any(key.startswith("teacher.") for key in everything)
+    assert set(served) == {"earlier", "newest", "task_of_class"}
+
+
+def test_what_cannot_be_loaded_is_one_sentence(run_of, tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_text("nothing")
+    with pytest.raises(DataError, match="is no saved early-exit model"):
+        load(path, "cpu")
+    torch.save({"version": 99}, path)
+    with pytest.raises(DataError, match="has version 99"):
+        load(path, "cpu")
+    directory = run_of("BiC", *APPROACHES["BiC"])
+    run, _ = images_of(directory)
+    save(EarlyExitModel(run.network, run.objects.approach, Confidence()), path, directory.config)
+    content = torch.load(path, weights_only=True)
+    del content["approach"]["newest"]
+    torch.save(content, path)
+    with pytest.raises(DataError, match="does not fit the approach BiC"):
+        load(path, "cpu")
+
+
+def test_what_is_not_finished_is_one_sentence(run_of, tmp_path):
+    with pytest.raises(ConfigurationError, match="holds no run"):
+        finished(RunDirectory(tmp_path))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run_of("LwF").config))
+    with pytest.raises(ConfigurationError, match=r"has no checkpoint\.pt"):
+        finished(RunDirectory(tmp_path))
+
+
+def test_stages_export_for_any_batch_size(run_of):
+    run, images = images_of(run_of("LwF"))
+    programs = export_stages(run.network)
+    for batch in (1, 5):
+        hidden = images[:batch]
+        for index, program in enumerate(programs):
+            reference = run.network.segment(index, hidden)
+            given, logits = program.module()(hidden)
+            torch.testing.assert_close(given, reference)
+            torch.testing.assert_close(logits, run.network.heads[index](reference))
+            hidden = given
