@@ -59,14 +59,16 @@ def run(
     approach.to(place)
     trainer = Trainer(training, benchmark.augmentation, place, seed)
 
+    # Read first: data that are missing or damaged must leave no half-begun run behind.
+    tasks = benchmark.tasks
     checkpoint = directory.open(config or {}, resume)
-    if checkpoint.task == len(benchmark):
+    if checkpoint.task == len(tasks):
         return directory.records
     restore(checkpoint, network, approach)
     approach.to(place)
-    epochs = [training.epochs_of(task) for task in range(len(benchmark))]
+    epochs = [training.epochs_of(task) for task in range(len(tasks))]
     with Journal(directory, checkpoint, network, approach, epochs, console or Console(stderr=True)) as journal:
-        for task in benchmark[checkpoint.task :]:
+        for task in tasks[checkpoint.task :]:
             unfinished = checkpoint.fit if task.index == checkpoint.task else None
             if unfinished is None:
                 network.grow(task.num_classes, seed)

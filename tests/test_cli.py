@@ -62,6 +62,10 @@ def fails_with(capsys, *arguments: str) -> str:
             r"memory\.size is 5, but ER needs at least 1 for each of 10 classes",
         ),
         (["--approach", "LwF", *DIGITS, "--device", "cuda:99"], r"device is 'cuda:99'"),
+        (
+            ["--approach", "LwF", "--benchmark", "CIFAR100", "--benchmark.root", "/nowhere", "--backbone", "ResNet32"],
+            r"/nowhere.*--benchmark\.download true",
+        ),
         (["--config", "/nowhere/x.yaml"], r"cannot read the settings file '/nowhere/x\.yaml'"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
