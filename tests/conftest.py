@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -49,11 +50,13 @@ class ToyBenchmark(Benchmark):
 class ToyBackbone(Backbone):
     """Two convolutions with batch norm, then average pooling: stages `first`, `second`, `pool`."""
 
-    presets = {"sdn": Exits(["first", "second"], [0.3, 0.6])}
+    presets: ClassVar[dict[str, Exits]] = {"sdn": Exits(["first", "second"], [0.3, 0.6])}
 
     def __init__(self, image_shape: tuple[int, int, int] = (1, 6, 6), width: int = 4):
         def block(in_channels: int) -> nn.Module:
-            return nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+            return nn.Sequential(
+                nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+            )
 
         stages = {
             "first": block(image_shape[0]),

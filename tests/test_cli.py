@@ -130,9 +130,7 @@ def test_a_run_leaves_what_the_readme_says(finished):
 def test_config_of_a_run_repeats_it(finished, tmp_path, capsys):
     options = ["--out", str(tmp_path), "--name", "again"]
     assert main(["run", "--config", str(finished / "config.yaml"), *options]) == 0
-    first, again = (
-        [line for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (finished, tmp_path / "again")
-    )
+    first, again = (list((path / "metrics.jsonl").read_text().splitlines()) for path in (finished, tmp_path / "again"))
     without_time = [re.sub(r'"seconds": [\d.e-]+', "", line) for line in first]
     assert without_time == [re.sub(r'"seconds": [\d.e-]+', "", line) for line in again]
 

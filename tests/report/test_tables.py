@@ -1,3 +1,5 @@
+import io
+
 import pytest
 import torch
 
@@ -54,7 +56,7 @@ def test_cost_at_equal_accuracy_refers_to_the_first_run_without_acs(plain, with_
 def test_table_shows_every_run(plain, with_acs):
     from rich.console import Console
 
-    console = Console(width=200, record=True, quiet=False, file=open("/dev/null", "w"))
+    console = Console(width=200, record=True, quiet=False, file=io.StringIO())
     console.print(summary_table([plain, with_acs]))
     text = console.export_text()
     assert "plain" in text
