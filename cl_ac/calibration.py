@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cl_ac.evaluation import Outputs
 from cl_ac.exit_quality import leaving_is_right
-from cl_ac.exit_rules import LearnedScorer, exit_features
+from cl_ac.exit_rules import Answer, LearnedScorer, exit_features
 
 
 def rescale(outputs: Outputs, scale: Tensor, shift: Tensor | float = 0.0) -> Outputs:
@@ -35,7 +35,7 @@ def fit_temperature(held_out: Outputs) -> Tensor:
     """The temperature of each exit [E] with the least cross-entropy on `held_out` (Guo et al., 2017): convex in 1/T."""
     logits = held_out.logits.double()
     inverse = torch.ones(len(logits), dtype=torch.float64)
-    _minimise(lambda: _cross_entropy(logits * inverse[:, None, None], held_out.targets), [inverse])
+    minimise(lambda: _cross_entropy(logits * inverse[:, None, None], held_out.targets), [inverse])
     # Exits that are worse than chance would ask for a negative temperature.
     return 1 / inverse.clamp(min=1e-3)
 
@@ -54,7 +54,7 @@ def fit_vector_scaling(held_out: Outputs, decay: float = 1e-4) -> tuple[Tensor, 
         change = (scale - 1).square().sum() + shift.square().sum()
         return _cross_entropy(logits * scale[:, None] + shift[:, None], held_out.targets) + decay * change
 
-    _minimise(loss, [scale, shift])
+    minimise(loss, [scale, shift])
     return scale, shift
 
 
@@ -64,8 +64,8 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return exits * F.cross_entropy(logits.flatten(0, 1), targets.repeat(exits))
 
 
-def _minimise(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> None:
-    """Moves `parameters` to the minimum of a smooth convex `loss`, and leaves them without gradient."""
+def minimise(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> None:
+    """Moves `parameters` down to a minimum of a smooth `loss`, and leaves them without gradient."""
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimizer = torch.optim.LBFGS(
@@ -95,7 +95,7 @@ def fit_scorer(held_out: Outputs, decay: float = 1e-3) -> LearnedScorer:
     labels = torch.cat([leaving_is_right(held_out.correct)[:-1], held_out.correct[-1:]]).double()
     features, state = [], ()
     for logits in held_out.logits:
-        each, state = exit_features(logits, state)
+        each, state = exit_features(Answer.of(logits), state)
         features.append(each)
     inputs = torch.stack(features).double()  # [E, N, features]
     centre, spread = inputs.mean(1, keepdim=True), inputs.std(1, correction=0, keepdim=True)
@@ -110,7 +110,7 @@ def fit_scorer(held_out: Outputs, decay: float = 1e-3) -> LearnedScorer:
         # The constant decays too: where all labels agree it would grow for ever.
         return errors + decay * (weights.square().sum() + constant.square().sum())
 
-    _minimise(loss, [weights, constant])
+    minimise(loss, [weights, constant])
     weights = weights / spread[:, 0]
     constant = constant - (weights * centre[:, 0]).sum(1)
     return LearnedScorer(weights=torch.cat([weights, constant[:, None]], 1).float())

@@ -6,9 +6,9 @@ exit i, N samples.
 Logits are log-probabilities, so that their softmax is a confidence which early-exit rules can compare over exits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,9 @@ class Classifier(Growing):
         pooling: how a feature map is reduced.
         side: largest side of the pooled map.
     """
+
+    # Whether `score` reads the linear head's logits of an exit in place of its features.
+    reads_logits: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -145,10 +148,16 @@ class NearestMean(Classifier):
     def fit(self, task, network, trainer, memory) -> None:
         exemplars = memory.samples.without_extras()
         old = exemplars.select((exemplars.targets < task.classes.start).nonzero()[:, 0]) if len(memory) else exemplars
-        sums: list[Tensor | float] = [0.0] * len(network)
-        for features, targets in self.passes(network, concatenate(task.train.without_extras(), old), trainer):
-            members = F.one_hot(targets, task.classes_seen).float().T  # [C, B]
-            sums = [total + members @ F.normalize(part) for total, part in zip(sums, features, strict=True)]
+        samples = concatenate(task.train.without_extras(), old)
+        self.set_means(self.passes(network, samples, trainer), task.classes_seen)
+
+    def set_means(self, passes: Iterable[tuple[Sequence[Tensor], Tensor]], classes: int) -> None:
+        """Computes the means of `classes` classes from batches of features (E tensors [B, D_i]) and targets [B]."""
+        sums: Sequence[Tensor] = ()
+        for features, targets in passes:
+            members = F.one_hot(targets, classes).float().T  # [C, B]
+            added = [members @ F.normalize(part) for part in features]
+            sums = [total + part for total, part in zip(sums, added, strict=True)] if sums else added
         for index, total in enumerate(sums):
             means = F.normalize(total)
             earlier = getattr(self, f"means_{index}", means[:0])

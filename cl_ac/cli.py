@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
@@ -10,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cl_ac.errors import ConfigurationError, UserError, unknown
+from cl_ac.network import Exits
 from cl_ac.rundir import RunDirectory
-from cl_ac.settings import Objects, build, parse, run_parser
+from cl_ac.settings import Objects, build, instantiate, parse, run_parser
 
 USAGE = """usage: cl-ac COMMAND [options]
 
@@ -19,6 +21,8 @@ USAGE = """usage: cl-ac COMMAND [options]
   study     run every combination of some settings, and tabulate means over seeds
   report    compare finished runs
   exits     what the exits of a finished run are worth
+  attach    train auxiliary classifiers on the frozen network of a finished run
+  convert   make a finished run's transformer compute only what each input needs
 
 `cl-ac COMMAND --help` lists all options."""
 
@@ -29,7 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, "")
     given = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = (given[0], given[1:]) if given else ("--help", [])
-    commands = {"run": run_command, "study": study_command, "report": report_command, "exits": exits_command}
+    commands = {
+        "run": run_command,
+        "study": study_command,
+        "report": report_command,
+        "exits": exits_command,
+        "attach": attach_command,
+        "convert": convert_command,
+    }
     try:
         if name in ("-h", "--help"):
             print(USAGE)
@@ -102,22 +113,33 @@ def study_command(arguments: Sequence[str]) -> None:
 
 
 def report_command(arguments: Sequence[str]) -> None:
-    """`cl-ac report`: compares finished runs in a table and in figures."""
-    parser = ArgumentParser(prog="cl-ac report", description="Compares finished runs.", exit_on_error=False)
+    """`cl-ac report`: compares finished runs in a table, on a page, and in files."""
+    parser = ArgumentParser(
+        prog="cl-ac report",
+        description="Compares runs: prints a table, and writes report.html (one page that needs no network), figures/ "
+        "(SVG, PNG, PDF) and tables/ (CSV, Markdown, LaTeX). Runs that differ in their seed alone are averaged.",
+        exit_on_error=False,
+    )
     parser.add_argument("runs", type=str, nargs="+", help="run folders")
-    parser.add_argument("--figures", type=str | None, default=None, help="write figures to this folder")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="the folder to write; absent means 'report' inside a single run, or beside the first of several",
+    )
     settings = parse(parser, arguments)
 
-    from cl_ac.report.figures import write_figures
+    from cl_ac.report.page import write_report
     from cl_ac.report.tables import summary_table
 
     directories = [RunDirectory(Path(path)) for path in settings.runs]
     for directory in directories:
         _ = directory.config
-    show(summary_table(directories))
-    if settings.figures:
-        for path in write_figures(directories, Path(settings.figures)):
-            print(path)
+    first = directories[0].path
+    folder = Path(settings.out) if settings.out else (first if len(directories) == 1 else first.parent) / "report"
+    if finished := [directory for directory in directories if directory.records]:
+        show(summary_table(finished))
+    print(write_report(directories, folder))
 
 
 def exits_command(arguments: Sequence[str]) -> None:
@@ -127,7 +149,7 @@ def exits_command(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("run", type=str, help="the run's folder; figures and numbers go to exits/ in it")
     parser.add_argument("--plain", type=str | None, default=None, help="the folder of a run without ACs, for a line")
-    parser.add_argument("--measure", action="store_true", help="run the early exits and measure their time as well")
+    parser.add_argument("--measure", action="store_true", help="run the network as well: time of early exits, fitted thresholds, TLC")
     parser.add_argument("--device", type=str, default="auto", help="where to measure: cpu, cuda, cuda:1, …")
     settings = parse(parser, arguments)
 
@@ -143,12 +165,82 @@ def exits_command(arguments: Sequence[str]) -> None:
         print(path)
     if settings.measure:
         from cl_ac.report.exit_timing import measure, timing_table
-        from cl_ac.report.held_out import held_out_table
+        from cl_ac.report.held_out import correction_tables, held_out_table
 
         measurement = measure(directory, settings.device)
         if measurement.held_out is not None:
             show(held_out_table(measurement.held_out, measurement.stored))
+        for table in correction_tables(measurement.correction):
+            show(table)
         show(timing_table(measurement))
+
+
+def attach_command(arguments: Sequence[str]) -> None:
+    """`cl-ac attach`: trains ACs on the frozen network of a finished run."""
+    from cl_ac.attach import Attachment, attach
+    from cl_ac.report.tables import summary_table
+
+    parser = ArgumentParser(
+        prog="cl-ac attach",
+        description="Trains fresh auxiliary classifiers on the frozen network of a finished run, and leaves a run "
+        "folder of its own for `cl-ac exits` and `cl-ac report`.",
+        exit_on_error=False,
+    )
+    parser.add_argument("run", type=str, help="the finished run's folder")
+    parser.add_argument(
+        "--exits", type=str | Exits, required=True, help="where ACs hang: a preset of the backbone, or at/weights"
+    )
+    parser.add_class_arguments(Attachment)
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if any")
+    parser.add_argument("--out", type=str | None, default=None, help="the folder in which the new folder is made")
+    parser.add_argument("--name", type=str | None, default=None, help="the new folder; made of the settings if absent")
+    settings = parse(parser, arguments)
+    source = RunDirectory(Path(settings.run))
+    _ = source.config
+    exits, attachment = settings.exits, Attachment(**{each.name: settings[each.name] for each in fields(Attachment)})
+    exits = exits if isinstance(exits, str) else Exits(**exits.as_dict())
+    placement = exits if isinstance(exits, str) else f"{len(exits.at)}exits"
+    out = Path(settings.out) if settings.out else source.path.parent
+    directory = RunDirectory(out / (settings.name or f"{source.name}_attached_{placement}"))
+    attach(source, directory, exits, attachment, settings.device)
+    show(summary_table([directory]))
+    print(directory.path)
+
+
+def convert_command(arguments: Sequence[str]) -> None:
+    """`cl-ac convert`: turns the feed-forward networks of a finished run's transformer into dynamic-k experts."""
+    from cl_ac.efficiency.convert import Conversion
+    from cl_ac.efficiency.finetune import FineTuning
+    from cl_ac.efficiency.sparsify import Sparsify
+    from cl_ac.report import conversion
+
+    parser = ArgumentParser(
+        prog="cl-ac convert",
+        description="Turns the feed-forward networks of a finished run's transformer into experts of which each token "
+        "runs as many as it needs (D2DMoE). Prints a table; numbers, figures and the model go to convert/ in the run.",
+        exit_on_error=False,
+    )
+    parser.add_argument("run", type=str, help="the run's folder")
+    parser.add_class_arguments(conversion.Settings)
+    parser.add_class_arguments(FineTuning, "finetune")
+    parser.add_class_arguments(Sparsify, "sparsify")
+    parser.add_class_arguments(Conversion, "experts", skip={"gate"})
+    parser.set_defaults({"sparsify.loss": "hoyer"})
+    parser.add_argument("--measure", action="store_true", help="measure seconds as well")
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if any")
+    settings = parse(parser, arguments)
+    directory = RunDirectory(Path(settings.run))
+    _ = directory.config
+    objects = instantiate(parser, settings)
+    chosen = conversion.Settings(objects.data, objects.taus, objects.tolerance, objects.baseline)
+    with conversion.progress(Console(stderr=True)) as progress:
+        converted = conversion.convert_run(
+            directory, chosen, objects.experts, objects.finetune, objects.sparsify, settings.device, progress
+        )
+    measured = conversion.measure(converted) if settings.measure else {}
+    show(conversion.table(converted, measured))
+    for path in conversion.write(converted, directory, measured):
+        print(path)
 
 
 def show(table: Table) -> None:

@@ -50,7 +50,9 @@ def quantile_thresholds(values: Tensor, count: int = 1001, per_exit: bool = Fals
     return torch.cat([lowest, inner, beyond])
 
 
-def cost_accuracy(outputs: Outputs, rule: Rule = Confidence(), thresholds: Tensor | None = None) -> Curve:
+def cost_accuracy(
+    outputs: Outputs, rule: Rule = Confidence(), thresholds: Tensor | None = None, costs: Tensor | None = None
+) -> Curve:
     """The curve of `rule` as its threshold moves.
 
     Once an exit is sure at a threshold it is so at all lower ones. So a sample leaves at exit i for exactly those
@@ -58,6 +60,7 @@ def cost_accuracy(outputs: Outputs, rule: Rule = Confidence(), thresholds: Tenso
 
     Args:
         thresholds: [K] or [K, E], ascending; by default pooled quantiles of the scores.
+        costs: of each sample up to each exit, relative to the network without ACs [E, N], where samples differ.
     Raises:
         UserError: if a logit is not a number.
     """
@@ -73,7 +76,11 @@ def cost_accuracy(outputs: Outputs, rule: Rule = Confidence(), thresholds: Tenso
     correct = torch.cat([outputs.correct, (nowhere == outputs.targets)[None]]).double()
     shares = torch.stack([_active(s, e, count) for s, e in zip(starts, ends, strict=True)], 1) / samples
     right = torch.stack([_active(s, e, count, c) for s, e, c in zip(starts, ends, correct, strict=True)])
-    return Curve(thresholds, right.sum(0) / samples, shares @ _cost(outputs), shares)
+    if costs is None:
+        return Curve(thresholds, right.sum(0) / samples, shares @ _cost(outputs), shares)
+    paid = torch.cat([costs, costs[-1:]]).double()
+    spent = torch.stack([_active(s, e, count, c) for s, e, c in zip(starts, ends, paid, strict=True)])
+    return Curve(thresholds, right.sum(0) / samples, spent.sum(0) / samples, shares)
 
 
 def _active(starts: Tensor, ends: Tensor, count: int, weights: Tensor | None = None) -> Tensor:

@@ -111,11 +111,14 @@ def _per_task(values: Tensor, tasks: Tensor, num_tasks: int) -> Tensor:
 
 
 def cube(rows: Sequence[Tensor]) -> Tensor:
-    """Stacks the accuracies after each task, [1, ...], [2, ...], …, to [T, T, ...] with NaN above the diagonal."""
-    tasks = len(rows)
+    """Stacks the accuracies after each task, [1, ...], [2, ...], …, to [T, T, ...] with NaN above the diagonal.
+
+    Rows that are left out, as of ACs that were added after the last task, are NaN.
+    """
+    tasks = max(map(len, rows))
     result = torch.full((tasks, tasks, *rows[0].shape[1:]), torch.nan, dtype=torch.float64)
-    for index, row in enumerate(rows):
-        result[index, : index + 1] = row
+    for row in rows:
+        result[len(row) - 1, : len(row)] = row
     return result
 
 
@@ -143,7 +146,8 @@ def forgetting(accuracies: Tensor) -> Tensor:
     """
     last = len(accuracies) - 1
     best = accuracies[:last, :last].nan_to_num(-torch.inf)
-    return best.amax(0) - accuracies[last, :last] if last else accuracies[0, :0]
+    lost = best.amax(0) - accuracies[last, :last] if last else accuracies[0, :0]
+    return lost.where(lost.isfinite(), torch.nan)
 
 
 def backward_transfer(accuracies: Tensor) -> Tensor:

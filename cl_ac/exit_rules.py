@@ -20,6 +20,31 @@ from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.evaluation import Outputs
 
 State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an exit says of samples [B].
+
+    Args:
+        logits: [B, C]; −inf for classes that are ruled out.
+        probabilities: their softmax [B, C].
+        predictions: int64 [B].
+        confidences: the largest probability [B]; NaN where the logits have one.
+    """
+
+    logits: Tensor
+    probabilities: Tensor
+    predictions: Tensor
+    confidences: Tensor
+
+    @staticmethod
+    def of(logits: Tensor) -> "Answer":
+        """The answer that logits [B, C] give."""
+        probabilities = logits.softmax(-1)
+        return Answer(logits, probabilities, logits.argmax(-1), probabilities.amax(-1))
+
+
 # Log-probabilities that a learned scorer reads of each answer.
 TOP = 5
 
@@ -58,11 +83,11 @@ class Rule:
             raise ConfigurationError(f"{given} for {exits} exits; give one for each")
         return self.threshold
 
-    def score(self, index: int, logits: Tensor, state: State) -> tuple[Tensor, State]:
+    def score(self, index: int, answer: Answer, state: State) -> tuple[Tensor, State]:
         """The score [B] of exit `index`, and what the next exit must know of this one and those before.
 
         Args:
-            logits: [B, C]; −inf for classes that are ruled out.
+            answer: of the exit.
             state: what exit `index − 1` returned, each tensor [B, ...]; empty at the first exit.
         """
         raise NotImplementedError
@@ -72,24 +97,24 @@ class Rule:
 class Confidence(Rule):
     """The largest probability (Teerapittayanon et al., 2016; Kaya et al., 2019)."""
 
-    def score(self, index, logits, state):
-        return logits.softmax(-1).amax(-1), ()
+    def score(self, index, answer, state):
+        return answer.confidences, ()
 
 
 @dataclass(frozen=True)
 class Entropy(Rule):
     """One minus the entropy relative to that of a uniform answer: 1 where a class is certain, 0 where all are alike."""
 
-    def score(self, index, logits, state):
-        return 1 - relative_entropy(logits), ()
+    def score(self, index, answer, state):
+        return 1 - relative_entropy(answer.logits, answer.probabilities), ()
 
 
 @dataclass(frozen=True)
 class Margin(Rule):
     """The largest probability minus the second largest."""
 
-    def score(self, index, logits, state):
-        return margin(logits.softmax(-1)), ()
+    def score(self, index, answer, state):
+        return margin(answer.probabilities), ()
 
 
 @dataclass(frozen=True)
@@ -98,8 +123,8 @@ class Patience(Rule):
 
     threshold: float | tuple[float, ...] = 2.0
 
-    def score(self, index, logits, state):
-        predictions = logits.argmax(-1)
+    def score(self, index, answer, state):
+        predictions = answer.predictions
         if not state:
             return torch.ones_like(predictions), (predictions, torch.ones_like(predictions))
         before, count = state
@@ -122,30 +147,29 @@ class LearnedScorer(Rule):
             raise ConfigurationError(f"LearnedScorer was fitted to {len(self.weights)} exits and is used with {exits}")
         return super().thresholds(exits)
 
-    def score(self, index, logits, state):
-        features, state = exit_features(logits, state)
+    def score(self, index, answer, state):
+        features, state = exit_features(answer, state)
         weights = self.weights[index].to(features)
         return (features @ weights[:-1] + weights[-1]).sigmoid(), state
 
 
-def exit_features(logits: Tensor, state: State) -> tuple[Tensor, State]:
+def exit_features(answer: Answer, state: State) -> tuple[Tensor, State]:
     """What a learned scorer sees of an exit's answer [B, TOP + 3], and its state.
 
     The TOP largest log-probabilities, relative entropy, margin, and whether the previous exit agrees (0 at the first).
     Log-probabilities are cut at −20, which also stands for classes that do not exist.
     """
-    log_probabilities = logits.log_softmax(-1)
-    top = log_probabilities.topk(min(TOP, logits.shape[-1])).values.clamp(min=-20)
+    top = answer.logits.log_softmax(-1).topk(min(TOP, answer.logits.shape[-1])).values.clamp(min=-20)
     top = F.pad(top, (0, TOP - top.shape[-1]), value=-20.0)
-    predictions = logits.argmax(-1)
+    predictions = answer.predictions
     agrees = predictions == state[0] if state else torch.zeros_like(predictions)
-    rest = [relative_entropy(logits), margin(log_probabilities.exp()), agrees.to(top.dtype)]
+    entropy = relative_entropy(answer.logits, answer.probabilities)
+    rest = [entropy, margin(answer.probabilities), agrees.to(top.dtype)]
     return torch.cat([top, torch.stack(rest, -1)], -1), (predictions,)
 
 
-def relative_entropy(logits: Tensor) -> Tensor:
+def relative_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
     """Entropy [B] as a share of its maximum over the classes that are not ruled out; 0 where only one is left."""
-    probabilities = logits.softmax(-1)
     choices = (logits != -torch.inf).sum(-1)
     # Rounding must not push it beyond 1, or a score below a threshold of 0.
     return (torch.special.entr(probabilities).sum(-1) / choices.clamp(min=2).log()).clamp(max=1)
@@ -163,57 +187,56 @@ class Carried:
 
     Args:
         state: of the rule.
-        exits: the exit whose answer stands if no exit is sure.
-        predictions: that answer.
-        confidences: its probability.
+        predictions: of the exits so far, in any number of parts [·, B].
+        confidences: their probabilities, likewise.
     """
 
-    state: State
-    exits: Tensor
-    predictions: Tensor
-    confidences: Tensor
+    state: State = ()
+    predictions: tuple[Tensor, ...] = ()
+    confidences: tuple[Tensor, ...] = ()
 
     def select(self, samples: Tensor) -> "Carried":
         """The same of some samples, given by a mask or by indices."""
         state = tuple(each[samples] for each in self.state)
-        return Carried(state, self.exits[samples], self.predictions[samples], self.confidences[samples])
+        return Carried(
+            state, (torch.cat(self.predictions)[:, samples],), (torch.cat(self.confidences)[:, samples],)
+        )
+
+    def fallback(self, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
+        """The exit whose answer stands where none of the exits so far was sure, its answer, and its probability [B]."""
+        predictions, confidences = torch.cat(self.predictions), torch.cat(self.confidences)
+        if rule.fallback == "last":
+            return torch.full_like(predictions[0], len(predictions) - 1), predictions[-1], confidences[-1]
+        # The first of equals.
+        highest, exits = confidences.max(0)
+        return exits, predictions.gather(0, exits[None])[0], highest
 
 
 @dataclass(frozen=True)
 class Step:
-    """What an exit says of samples [B].
+    """What becomes of samples [B] at an exit.
 
     Args:
         leaves: whether its answer stands.
-        predictions: its answer.
-        confidences: the probability of its answer; NaN where the logits have one.
+        answer: that answer.
         scores: float64.
         carried: what goes to the next exit.
     """
 
     leaves: Tensor
-    predictions: Tensor
-    confidences: Tensor
+    answer: Answer
     scores: Tensor
     carried: Carried
 
 
-def step(rule: Rule, threshold: float, index: int, logits: Tensor, carried: Carried | None) -> Step:
-    """Exit `index` answers with logits [B, C] samples that come with `carried`, None at the first exit."""
-    scores, state = rule.score(index, logits, carried.state if carried else ())
+def step(rule: Rule, threshold: float, index: int, logits: Tensor, carried: Carried) -> Step:
+    """Exit `index` answers with logits [B, C] samples that come with `carried`, an empty one at the first exit."""
+    answer = Answer.of(logits)
+    scores, state = rule.score(index, answer, carried.state)
     scores = scores.double()
-    predictions, confidences = logits.argmax(-1), logits.softmax(-1).amax(-1)
-    exits = torch.full_like(predictions, index)
-    if carried and rule.fallback == "most_confident":
-        kept = carried.confidences >= confidences
-        fallback = (
-            torch.where(kept, carried.exits, exits),
-            torch.where(kept, carried.predictions, predictions),
-            torch.where(kept, carried.confidences, confidences),
-        )
-    else:
-        fallback = (exits, predictions, confidences)
-    return Step(scores >= threshold, predictions, confidences, scores, Carried(state, *fallback))
+    predictions = (*carried.predictions, answer.predictions[None])
+    confidences = (*carried.confidences, answer.confidences[None])
+    return Step(scores >= threshold, answer, scores, Carried(state, predictions, confidences))
 
 
 def check_numbers(confidences: Tensor) -> None:
@@ -224,10 +247,10 @@ def check_numbers(confidences: Tensor) -> None:
 
 def walk(rule: Rule, logits: Tensor) -> Iterator[Step]:
     """Every exit's step over all samples, of logits [E, N, C], as if none left."""
-    carried = None
+    carried = Carried()
     for index, (each, threshold) in enumerate(zip(logits, rule.thresholds(len(logits)), strict=True)):
         taken = step(rule, threshold, index, each, carried)
-        check_numbers(taken.confidences)
+        check_numbers(taken.answer.confidences)
         carried = taken.carried
         yield taken
 
@@ -267,8 +290,9 @@ def decide(rule: Rule, outputs: Outputs) -> Decision:
     steps = list(walk(rule, outputs.logits))
     leaves = torch.stack([each.leaves for each in steps])
     exits = (~leaves).cummin(0).values.sum(0)  # exits before the first that is sure
-    answering = torch.cat([torch.arange(len(steps))[:, None].expand(leaves.shape), steps[-1].carried.exits[None]])
-    predictions = torch.stack([*(each.predictions for each in steps), steps[-1].carried.predictions])
+    standing, answers, _ = steps[-1].carried.fallback(rule)
+    answering = torch.cat([torch.arange(len(steps))[:, None].expand(leaves.shape), standing[None]])
+    predictions = torch.stack([*(each.answer.predictions for each in steps), answers])
     cost = torch.tensor([*outputs.cost.relative, outputs.cost.relative[-1]], dtype=torch.float64)
     return Decision(exits, answering.gather(0, exits[None])[0], predictions.gather(0, exits[None])[0], cost[exits])
 

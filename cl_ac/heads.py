@@ -3,6 +3,7 @@
 Shapes: B batch, C classes seen so far, D features.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -53,6 +54,10 @@ class GrowingClassifier(Growing):
         """What belongs to the classes of the newest task."""
         return [self.new_weight]
 
+    def for_inference(self) -> nn.Module:
+        """The same function with the weights of this moment, which learns and grows no more."""
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
 
 class GrowingLinear(GrowingClassifier):
     """A linear classifier with a bias."""
@@ -83,6 +88,11 @@ class GrowingLinear(GrowingClassifier):
         old = F.linear(features, self.old_weight, self.old_bias)
         return torch.cat([old, F.linear(features, self.new_weight, self.new_bias)], -1)
 
+    def for_inference(self) -> nn.Module:
+        linear = nn.Linear(*reversed(self.weight.shape), device="meta")
+        linear.weight, linear.bias = (nn.Parameter(value.detach(), False) for value in (self.weight, self.bias))
+        return linear.eval()
+
 
 class GrowingCosine(GrowingClassifier):
     """A cosine classifier: `scale · cos(w_c, x)` with one learned scale for all classes (Hou et al., 2019, LUCIR).
@@ -109,33 +119,96 @@ class GrowingCosine(GrowingClassifier):
         return self.scale * (cosines.softmax(-1) * cosines).sum(-1)
 
 
-class Head(nn.Module):
-    """A classifier on a feature vector [B, D]: the final exit of every network."""
+class Cascade(Growing):
+    """What an AC makes of the logits of the AC before it: a linear map of them to logits of its own (Wołczyk et al.,
+    2021, ZTW).
 
-    def __init__(self, classifier: GrowingClassifier):
+    Each row reads the logits of all classes, less their mean and divided by their deviation over the classes that
+    existed when the row was added: a layer norm that new classes do not move. All weights start at zero. So growing
+    changes no logit of old classes, and at first an AC answers as it would alone.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.old_weight, self.new_weight = (nn.Parameter(torch.empty(0, 0)) for _ in range(2))
+        self.register_buffer("known", torch.empty(0, dtype=torch.int64))
+
+    def grow(self, num_classes: int) -> None:
+        """Adds rows and columns for `num_classes` new classes."""
+        rows, device = len(self.known) + num_classes, self.known.device
+        old = F.pad(torch.cat([self.old_weight, self.new_weight]).detach(), (0, num_classes))
+        self.old_weight = nn.Parameter(old.reshape(-1, rows))
+        self.new_weight = nn.Parameter(torch.zeros(num_classes, rows, device=device))
+        self.known = torch.cat([self.known, torch.full((num_classes,), rows, device=device)])
+
+    def forward(self, previous: Tensor) -> Tensor:
+        """Logits [B, C], of those of the previous AC [B, C], into which no gradient goes."""
+        previous = previous.detach()
+        weight, last = torch.cat([self.old_weight, self.new_weight]), self.known - 1
+        mean = previous.cumsum(-1)[:, last] / self.known
+        variance = previous.square().cumsum(-1)[:, last] / self.known - mean.square()
+        centred = F.linear(previous, weight) - mean * weight.sum(1)
+        return centred * (variance.clamp(min=0) + 1e-5).rsqrt()
+
+
+class Head(nn.Module):
+    """A classifier on a feature vector [B, D]: the final exit of every network.
+
+    Args:
+        classifier: reads the vector.
+        cascade: reads the logits of the previous AC as well; None for the first AC and the final exit.
+    """
+
+    def __init__(self, classifier: GrowingClassifier, cascade: Cascade | None = None):
+        super().__init__()
+        self.classifier, self.cascade = classifier, cascade
 
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
         """Adds what `num_classes` new classes need."""
         self.classifier.grow(num_classes, generator)
+        if self.cascade is not None:
+            self.cascade.grow(num_classes)
 
     @property
     def old_rows(self) -> list[nn.Parameter]:
         """What belongs to the classes of earlier tasks."""
-        return self.classifier.old_rows
+        return [*self.classifier.old_rows, *([] if self.cascade is None else [self.cascade.old_weight])]
 
     @property
     def new_rows(self) -> list[nn.Parameter]:
         """What belongs to the classes of the newest task."""
-        return self.classifier.new_rows
+        return [*self.classifier.new_rows, *([] if self.cascade is None else [self.cascade.new_weight])]
 
     def features(self, hidden: Tensor) -> Tensor:
         """The vector that the classifier reads: [B, D]."""
         return hidden.flatten(1)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.classifier(self.features(hidden))
+    def reduce(self, hidden: Tensor) -> Tensor:
+        """What the head reads of a stage's output, and what stays the same while only the head learns: [B, ...]."""
+        return self.features(hidden)
+
+    def alone(self, reduced: Tensor) -> Tensor:
+        """Logits [B, C] of what `reduce` gave, without what the previous AC says."""
+        return self.classifier(reduced)
+
+    def answer(self, reduced: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of what `reduce` gave.
+
+        Args:
+            previous: the logits of the previous AC [B, C], which only a cascade reads.
+        """
+        logits = self.alone(reduced)
+        return logits if self.cascade is None else logits + self.cascade(previous)
+
+    def forward(self, hidden: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of a stage's output."""
+        return self.answer(self.reduce(hidden), previous)
+
+    def for_inference(self) -> nn.Module:
+        """The same function with the weights of this moment, in fewer operations; it learns and grows no more."""
+        head = copy.deepcopy(self).eval().requires_grad_(False)
+        head.classifier = self.classifier.for_inference()
+        return head
 
 
 class TokenHead(Head):
@@ -150,7 +223,7 @@ class TokenHead(Head):
 
 
 class Pooling(nn.Module):
-    """Max-pools and average-pools a feature map: [B, channels, height, width] to [2, B, D]; a 1 × 1 map stays.
+    """Max-pools and average-pools a feature map [B, channels, height, width]; a 1 × 1 map stays.
 
     Args:
         shape: channels, height and width of the feature map.
@@ -165,15 +238,17 @@ class Pooling(nn.Module):
         self.divides = height % factor == 0 and width % factor == 0
         self.out_features = channels * self.size[0] * self.size[1]
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def maps(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The maximum and the average map."""
         if self.size == tuple(hidden.shape[-2:]):
-            maximum, average = hidden, hidden
-        elif self.divides:
-            maximum, average = F.max_pool2d(hidden, self.factor), F.avg_pool2d(hidden, self.factor)
-        else:
-            maximum = F.adaptive_max_pool2d(hidden, self.size)
-            average = F.adaptive_avg_pool2d(hidden, self.size)
-        return torch.stack([maximum.flatten(1), average.flatten(1)])
+            return hidden, hidden
+        if self.divides:
+            return F.max_pool2d(hidden, self.factor), F.avg_pool2d(hidden, self.factor)
+        return F.adaptive_max_pool2d(hidden, self.size), F.adaptive_avg_pool2d(hidden, self.size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Both maps as vectors [2, B, D]."""
+        return torch.stack([part.flatten(1) for part in self.maps(hidden)])
 
 
 class PooledHead(Growing, Head):
@@ -183,8 +258,8 @@ class PooledHead(Growing, Head):
     and the mix is applied to the logits, where it is the same by linearity.
     """
 
-    def __init__(self, pooling: Pooling, classifier: GrowingLinear):
-        super().__init__(classifier)
+    def __init__(self, pooling: Pooling, classifier: GrowingLinear, cascade: Cascade | None = None):
+        super().__init__(classifier, cascade)
         self.pooling = pooling
         self.old_mix, self.new_mix = nn.Parameter(torch.empty(0)), nn.Parameter(torch.empty(0))
         self.register_buffer("task_of_class", torch.empty(0, dtype=torch.int64))
@@ -199,21 +274,59 @@ class PooledHead(Growing, Head):
 
     @property
     def old_rows(self) -> list[nn.Parameter]:
-        return [*self.classifier.old_rows, self.old_mix]
+        return [*super().old_rows, self.old_mix]
 
     @property
     def new_rows(self) -> list[nn.Parameter]:
-        return [*self.classifier.new_rows, self.new_mix]
+        return [*super().new_rows, self.new_mix]
 
     def features(self, hidden: Tensor) -> Tensor:
         """The vector [B, D] that the newest task's classifier reads."""
         maximum, average = self.pooling(hidden)
         return torch.lerp(average, maximum, self.new_mix.to(average.dtype))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        maximum, average = self.classifier(self.pooling(hidden))
-        mix = torch.cat([self.old_mix, self.new_mix])[self.task_of_class]
-        return torch.lerp(average, maximum, mix.to(average.dtype))
+    @property
+    def mix(self) -> Tensor:
+        """`a` of each class [C]."""
+        return torch.cat([self.old_mix, self.new_mix])[self.task_of_class]
+
+    def reduce(self, hidden: Tensor) -> Tensor:
+        return self.pooling(hidden).transpose(0, 1)  # [B, 2, D]
+
+    def alone(self, reduced: Tensor) -> Tensor:
+        maximum, average = self.classifier(reduced.transpose(0, 1))
+        return torch.lerp(average, maximum, self.mix.to(average.dtype))
+
+    def for_inference(self) -> nn.Module:
+        return InferencePooledHead(self)
+
+
+class InferencePooledHead(nn.Module):
+    """A `PooledHead` for inference: weights in the channels-last order in which convolutions give their maps.
+
+    Where all tasks share one mix, as after one task, the poolings are mixed before the product: one instead of two.
+    """
+
+    def __init__(self, head: PooledHead):
+        super().__init__()
+        self.pooling, self.cascade = copy.deepcopy(head.pooling), copy.deepcopy(head.cascade)
+        mix, weight = head.mix.detach(), head.classifier.weight.detach()
+        channels_last = weight.unflatten(1, (-1, *head.pooling.size)).permute(0, 2, 3, 1).flatten(1)  # [C, D]
+        self.one_mix = bool((mix == mix[0]).all())
+        self.register_buffer("mix", mix[0] if self.one_mix else mix)
+        self.register_buffer("weight", channels_last.contiguous())
+        self.register_buffer("bias", head.classifier.bias.detach())
+        self.eval().requires_grad_(False)
+
+    def forward(self, hidden: Tensor, previous: Tensor | None = None) -> Tensor:
+        maximum, average = (part.permute(0, 2, 3, 1).flatten(1) for part in self.pooling.maps(hidden))
+        if self.one_mix:
+            logits = F.linear(torch.lerp(average, maximum, self.mix), self.weight, self.bias)
+        else:
+            # Two products with one weight, which for single images is read from memory once.
+            products = (F.linear(part, self.weight, self.bias) for part in (average, maximum))
+            logits = torch.lerp(*products, self.mix)
+        return logits if self.cascade is None else logits + self.cascade(previous)
 
 
 class MixedHead(Head):
@@ -222,25 +335,41 @@ class MixedHead(Head):
     The mix starts at 1/2: an initial value of its own for every exit would need a generator before the first task.
     """
 
-    def __init__(self, pooling: Pooling, classifier: GrowingClassifier):
-        super().__init__(classifier)
+    def __init__(self, pooling: Pooling, classifier: GrowingClassifier, cascade: Cascade | None = None):
+        super().__init__(classifier, cascade)
         self.pooling = pooling
         self.mix = nn.Parameter(torch.full((1,), 0.5))
 
     def features(self, hidden: Tensor) -> Tensor:
-        maximum, average = self.pooling(hidden)
+        return self._mixed(self.reduce(hidden))
+
+    def reduce(self, hidden: Tensor) -> Tensor:
+        return self.pooling(hidden).transpose(0, 1)  # [B, 2, D]
+
+    def alone(self, reduced: Tensor) -> Tensor:
+        return self.classifier(self._mixed(reduced))
+
+    def _mixed(self, reduced: Tensor) -> Tensor:
+        maximum, average = reduced.unbind(1)
         return torch.lerp(average, maximum, self.mix.to(average.dtype))
 
 
-def build_head(shape: Sequence[int], pool: int, classifier: Callable[[int], GrowingClassifier]) -> Head:
+def build_head(
+    shape: Sequence[int],
+    pool: int,
+    classifier: Callable[[int], GrowingClassifier],
+    cascade: Cascade | None = None,
+) -> Head:
     """The head for a map [channels, height, width] (pooled), for [tokens, D] (class token), or for a vector [D].
 
     Args:
         pool: factor by which a map's sides shrink.
         classifier: builds the classifier for D features.
+        cascade: reads the logits of the previous AC, if any.
     """
     if len(shape) == 3:
         pooling = Pooling(shape, pool)
         reader = classifier(pooling.out_features)
-        return PooledHead(pooling, reader) if isinstance(reader, GrowingLinear) else MixedHead(pooling, reader)
-    return TokenHead(classifier(shape[-1])) if len(shape) == 2 else Head(classifier(shape[0]))
+        kind = PooledHead if isinstance(reader, GrowingLinear) else MixedHead
+        return kind(pooling, reader, cascade)
+    return (TokenHead if len(shape) == 2 else Head)(classifier(shape[-1]), cascade)

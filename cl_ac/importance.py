@@ -42,11 +42,13 @@ class _UpTo(nn.Module):
         self.network, self.index = network, index
 
     def forward(self, images: Tensor) -> Tensor:
+        logits, exits = None, self.network.exits
         for index in range(self.index + 1):
             images = self.network.segment(index, images)
-        if self.network.exits.detach and self.index < len(self.network) - 1:
-            images = images.detach()
-        return self.network.heads[self.index](images).float()
+            detached = exits.detach and index < len(self.network) - 1
+            if exits.cascade or index == self.index:
+                logits = self.network.heads[index](images.detach() if detached else images, logits)
+        return logits.float()
 
 
 @torch.no_grad()

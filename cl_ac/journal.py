@@ -10,6 +10,7 @@ from cl_ac.checkpoint import Checkpoint
 from cl_ac.evaluation import Outputs
 from cl_ac.progress import RunProgress
 from cl_ac.rundir import Record, RunDirectory
+from cl_ac.stability import Watched
 from cl_ac.tensorboard import EventLog
 from cl_ac.training import EpochReport
 
@@ -40,7 +41,7 @@ class Journal:
         fit = checkpoint.fit or {"epoch": 0, "steps": 0}
         self.step = checkpoint.steps + fit["steps"]
         self.tasks = len(epochs)
-        self.events = EventLog(directory.path, len(network), self.tasks, self.step)
+        self.events = EventLog(directory, len(network), self.tasks, self.step)
         self.progress = RunProgress(console, sum(epochs), sum(epochs[: checkpoint.task]) + fit["epoch"])
         self.began = time.perf_counter() - checkpoint.seconds
 
@@ -51,6 +52,11 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
         self.events.close()
+
+    def watched(self, watched: Watched, known: int) -> None:
+        """Keeps the watched points of the task being learned, of which the first `known` are kept already."""
+        self.directory.keep_watched(watched)
+        self.events.watched(watched, known)
 
     def epoch(self, task: Task, report: EpochReport) -> None:
         """Saves the state after one epoch; events first, so that a run killed in between writes none of them twice."""

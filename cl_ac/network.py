@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cl_ac.errors import ConfigurationError, unknown
-from cl_ac.heads import GrowingClassifier, GrowingLinear, Head, build_head
+from cl_ac.heads import Cascade, GrowingClassifier, GrowingLinear, Head, build_head
 from cl_ac.seeding import generator
 
 
@@ -29,6 +29,8 @@ class Exits:
         ramp: `linear` raises each weight from 0.01 to its final value over the epochs of a task, `constant` keeps it.
         pool: factor by which a feature map's sides shrink before the classifier.
         detach: whether ACs only read the backbone and send no gradient into it (linear probing).
+        cascade: whether each AC also reads the logits of the AC before it, without gradient (Wołczyk et al., 2021,
+            ZTW); the final classifier never does.
     """
 
     at: list[str]
@@ -36,6 +38,7 @@ class Exits:
     ramp: Literal["linear", "constant"] = "linear"
     pool: int = 2
     detach: bool = False
+    cascade: bool = False
 
     def __post_init__(self) -> None:
         if len(self.at) != len(self.weights):
@@ -157,7 +160,10 @@ class ExitNetwork(nn.Module):
         self.bounds = list(pairwise([0, *positions, len(names)]))
         self.stage_shapes = backbone.shapes()
         self.shapes = [self.stage_shapes[end - 1] for _, end in self.bounds]
-        heads = [build_head(shape, exits.pool, classifier) for shape in self.shapes[:-1]]
+        heads = [
+            build_head(shape, exits.pool, classifier, Cascade() if exits.cascade and index else None)
+            for index, shape in enumerate(self.shapes[:-1])
+        ]
         self.heads = nn.ModuleList([*heads, Head(classifier(math.prod(self.shapes[-1])))])
         self.sizes: list[int] = []
 
@@ -240,7 +246,10 @@ class ExitNetwork(nn.Module):
 
     def classify(self, hidden: Sequence[Tensor]) -> Tensor:
         """Logits [E, B, C] from what `hidden` gave."""
-        return torch.stack([head(value) for head, value in zip(self.heads, hidden, strict=True)]).float()
+        logits: list[Tensor] = []
+        for head, value in zip(self.heads, hidden, strict=True):
+            logits.append(head(value, logits[-1] if logits else None))
+        return torch.stack(logits).float()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.hidden(images))
@@ -256,20 +265,24 @@ class ExitNetwork(nn.Module):
         self.sizes = list(state)
 
     def cost(self) -> Cost:
-        """Counted cost of one image at each exit; element-wise work and normalisation are not counted."""
+        """Counted cost of one image at each exit, with heads in the form that inference runs.
+
+        Element-wise work and normalisation are not counted.
+        """
         device = self.heads[-1].classifier.new_weight.device
         was_training, fast_attention = self.training, torch.backends.mha.get_fastpath_enabled()
         # The fused inference kernel of attention modules is invisible to the counter.
         torch.backends.mha.set_fastpath_enabled(False)
         self.eval()
-        hidden, backbone, heads = torch.zeros(1, *self.backbone.image_shape, device=device), [], []
+        hidden, logits, backbone, heads = torch.zeros(1, *self.backbone.image_shape, device=device), None, [], []
         with torch.no_grad():
             for index, head in enumerate(self.heads):
                 with FlopCounterMode(display=False) as counter:
                     hidden = self.segment(index, hidden)
                 backbone.append(counter.get_total_flops() / 2)
+                head = head.for_inference()
                 with FlopCounterMode(display=False) as counter:
-                    head(hidden)
+                    logits = head(hidden, logits)
                 heads.append(counter.get_total_flops() / 2)
         self.train(was_training)
         torch.backends.mha.set_fastpath_enabled(fast_attention)

@@ -5,10 +5,10 @@ import inspect
 import pkgutil
 
 PLACES = {
-    "approach": "cl_ac.approaches",
-    "benchmark": "cl_ac.datasets",
-    "backbone": "cl_ac.backbones",
-    "classifier": "cl_ac.classifiers",
+    "approach": ("cl_ac.approaches",),
+    "benchmark": ("cl_ac.datasets",),
+    "backbone": ("cl_ac.backbones",),
+    "classifier": ("cl_ac.classifiers", "cl_ac.ensemble"),
 }
 
 
@@ -18,10 +18,12 @@ def classes(kind: str, base: type) -> dict[str, type]:
     Args:
         kind: `approach`, `benchmark`, `backbone` or `classifier`.
     """
-    place = importlib.import_module(PLACES[kind])
-    names = [f"{place.__name__}.{info.name}" for info in pkgutil.iter_modules(getattr(place, "__path__", []))]
+    names = []
+    for place in map(importlib.import_module, PLACES[kind]):
+        inside = pkgutil.iter_modules(getattr(place, "__path__", []), f"{place.__name__}.")
+        names += [info.name for info in inside] or [place.__name__]
     found: dict[str, type] = {}
-    for module in map(importlib.import_module, names or [place.__name__]):
+    for module in map(importlib.import_module, names):
         for name, value in inspect.getmembers(module, inspect.isclass):
             if issubclass(value, base) and value is not base and value.__module__ == module.__name__:
                 found[name] = value

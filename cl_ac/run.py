@@ -11,13 +11,15 @@ from cl_ac.approach import Approach
 from cl_ac.benchmark import Benchmark, Task
 from cl_ac.checkpoint import Checkpoint
 from cl_ac.classifiers import Classifier
+from cl_ac.drift import measure
 from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import Outputs
 from cl_ac.journal import Journal
 from cl_ac.memory import Memory
 from cl_ac.network import NO_EXITS, Backbone, ExitNetwork, Exits
 from cl_ac.rundir import Record, RunDirectory
-from cl_ac.training import Trainer, Training
+from cl_ac.training import EpochReport, Trainer, Training
+from cl_ac.watch import Watch, Watcher
 
 
 def run(
@@ -29,6 +31,7 @@ def run(
     training: Training = Training(),
     memory: Memory | None = None,
     classifier: Classifier | None = None,
+    watch: Watch = Watch(),
     device: str = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -42,6 +45,7 @@ def run(
         exits: where auxiliary classifiers hang, or the name of the backbone's preset; none by default.
         memory: the exemplar memory; none by default.
         classifier: what answers at inference; by default what the approach asks for, mostly the linear heads.
+        watch: what is looked at while a task is trained.
         device: `cpu`, `cuda`, `cuda:1`, …; `auto` takes a GPU if there is one.
         seed: of every random stream.
         resume: go on after the last finished epoch that `directory` holds.
@@ -52,7 +56,7 @@ def run(
         UserError: for settings that do not fit together, before any training.
     """
     memory = Memory() if memory is None else memory
-    check(approach, benchmark, training, memory)
+    check(approach, benchmark, training, memory, watch)
     benchmark.seed = seed
     place = choose_device(device)
     network = assemble(approach, backbone, exits, memory, classifier, training.channels_last).to(place)
@@ -61,6 +65,7 @@ def run(
 
     # Read first: data that are missing or damaged must leave no half-begun run behind.
     tasks = benchmark.tasks
+    watcher = Watcher(watch, network, approach, trainer, tasks)
     checkpoint = directory.open(config or {}, resume)
     if checkpoint.task == len(tasks):
         return directory.records
@@ -73,7 +78,10 @@ def run(
             if unfinished is None:
                 network.grow(task.num_classes, seed)
                 approach.begin_task(task, network, trainer)
+                watcher.begin(task, journal.checkpoint.steps)
                 trainer.warm_up_heads(network, task)
+            else:
+                watcher.resume(task, directory.watched(task.index), unfinished["steps"])
             network.train_old_classes(approach.trains_old_classes)
             trainer.fit(
                 network,
@@ -81,12 +89,14 @@ def run(
                 approach.training_set(task),
                 validate=partial(validation_accuracy, trainer, network, approach, task),
                 state=unfinished,
-                on_step=approach.end_step,
-                on_epoch=partial(journal.epoch, task),
+                on_step=partial(after_step, approach, watcher),
+                on_epoch=partial(after_epoch, journal, watcher, task),
             )
             approach.end_task(task, network, trainer)
             if approach.inference is not None:
                 approach.inference.update(task, network, trainer, memory)
+            if watch.drift:
+                directory.keep_drift(task.index, *measure(task, network, trainer, directory.grams(task.index - 1)))
             journal.task(task, evaluate(trainer, network, approach, benchmark, task))
     return directory.records
 
@@ -107,7 +117,7 @@ def assemble(
     return network.to(memory_format=torch.channels_last) if channels_last else network
 
 
-def check(approach: Approach, benchmark: Benchmark, training: Training, memory: Memory) -> None:
+def check(approach: Approach, benchmark: Benchmark, training: Training, memory: Memory, watch: Watch) -> None:
     """Raises one `ConfigurationError` that names every pair of settings that do not fit together."""
     benchmark.check()
     problems, name = [], type(approach).__name__
@@ -127,6 +137,13 @@ def check(approach: Approach, benchmark: Benchmark, training: Training, memory: 
         problems.append(f"training.epochs lists {len(training.epochs)} tasks, but the benchmark has {len(benchmark)}")
     if training.select == "best" and benchmark.validation == 0:
         problems.append("training.select is 'best', but benchmark.validation is 0: there is nothing to select by")
+    if watch.every and watch.data == "validation" and benchmark.validation == 0:
+        problems.append("watch.data is 'validation', but benchmark.validation is 0: there is nothing to watch")
+    if watch.nearest_mean == "exemplars" and not memory.enabled:
+        problems.append(
+            "watch.nearest_mean is 'exemplars', but there is no memory: "
+            "set memory.size or memory.per_class above 0, or take 'oracle'"
+        )
     if problems:
         raise ConfigurationError("; ".join(problems))
 
@@ -152,6 +169,19 @@ def restore(checkpoint: Checkpoint, network: ExitNetwork, approach: Approach) ->
     if checkpoint.network:
         network.load_state_dict(checkpoint.network)
         approach.restore(checkpoint.approach, network)
+
+
+def after_step(approach: Approach, watcher: Watcher, network: ExitNetwork, step: int) -> None:
+    """What follows each step of the optimiser on a task."""
+    approach.end_step(network)
+    watcher.step(step)
+
+
+def after_epoch(journal: Journal, watcher: Watcher, task: Task, report: EpochReport) -> None:
+    """Keeps what an epoch came to; the watched points first, so that no checkpoint is ahead of them."""
+    if watched := watcher.end_epoch(report):
+        journal.watched(*watched)
+    journal.epoch(task, report)
 
 
 def evaluate(trainer: Trainer, network: ExitNetwork, approach: Approach, benchmark: Benchmark, task: Task) -> Outputs:

@@ -4,16 +4,19 @@ config.yaml        all settings; `cl-ac run --config config.yaml` repeats the ru
 provenance.json    versions, commit, hardware and start time
 metrics.jsonl      one line for each finished task
 outputs/           every exit's logits on the test data, one file for each finished task
+watch/             accuracy on all tasks seen while a task is learned, one file for each task, if `watch.every` is set
+drift/             how far features and classifiers moved, one file for each finished task, if `watch.drift` is set
 checkpoint.pt      the state after the last finished epoch
 events.out.*       TensorBoard
 """
 
+import itertools
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,8 +29,10 @@ from torch import Tensor
 
 import cl_ac
 from cl_ac.checkpoint import Checkpoint, write_atomically
+from cl_ac.drift import Drift, Grams
 from cl_ac.errors import ConfigurationError, ResumeError
 from cl_ac.evaluation import Outputs, ac_accuracy, cube, exit_accuracy
+from cl_ac.stability import Watched
 
 # A run may go on with other values of these: they decide where and how fast it runs, not what it computes.
 FREE_SETTINGS = ("resume", "out", "name", "device", "training.workers")
@@ -162,6 +167,53 @@ class RunDirectory:
     def outputs(self, task: int) -> Outputs:
         """The stored outputs after `task`."""
         return Outputs.load(self.path / "outputs" / f"task_{task}.safetensors")
+
+    def keep_watched(self, watched: Watched) -> None:
+        """Keeps the watched points of a task so far."""
+        self._write(self._watched_path(watched.task), watched.save)
+
+    def watched(self, task: int) -> Watched | None:
+        """What was watched while `task` was learned; None where nothing was."""
+        path = self._watched_path(task)
+        return Watched.load(path) if path.exists() else None
+
+    def watched_all(self) -> list[Watched]:
+        """What was watched during each task of the run, in order; empty where nothing was."""
+        known = itertools.takewhile(lambda path: path.exists(), map(self._watched_path, itertools.count()))
+        return [Watched.load(path) for path in known]
+
+    def keep_drift(self, task: int, drift: Drift, grams: Grams) -> None:
+        """Keeps what moved until the end of `task`, and of the Gram matrices those that a resumed run may need."""
+        self._write(self.path / "drift" / f"task_{task}.safetensors", drift.save)
+        self._write(self._grams_path(task), grams.save)
+        self._grams_path(task - 2).unlink(missing_ok=True)
+
+    def grams(self, task: int) -> Grams | None:
+        """The Gram matrices after `task`; None before the first.
+
+        Raises:
+            ResumeError: if they are missing.
+        """
+        if task < 0:
+            return None
+        if not self._grams_path(task).exists():
+            raise ResumeError(f"'{self._grams_path(task)}' is missing; start the run again")
+        return Grams.load(self._grams_path(task))
+
+    def drift(self) -> Drift | None:
+        """What moved after each finished task, CKA [T, T, E] and norms [T, E, T]; None where it was not measured."""
+        paths = [self.path / "drift" / f"task_{record.task}.safetensors" for record in self.records]
+        return Drift.of_run([Drift.load(path) for path in paths]) if paths and paths[0].exists() else None
+
+    def _watched_path(self, task: int) -> Path:
+        return self.path / "watch" / f"task_{task}.safetensors"
+
+    def _grams_path(self, task: int) -> Path:
+        return self.path / "drift" / f"grams_{task}.safetensors"
+
+    def _write(self, path: Path, write: Callable[[Path], None]) -> None:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, write)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cl_ac.approach import Approach
 from cl_ac.checkpoint import Checkpoint, write_atomically
 from cl_ac.early_exit_model import EarlyExitModel
+from cl_ac.efficiency.dynamic import descriptions, insert_described
 from cl_ac.errors import ConfigurationError, DataError
 from cl_ac.exit_rules import Confidence, Entropy, LearnedScorer, Margin, Patience, Rule
 from cl_ac.memory import Memory
@@ -52,12 +53,17 @@ def finished(directory: RunDirectory, device: str = "auto") -> Finished:
     checkpoint = Checkpoint.load(directory.checkpoint_path)
     if checkpoint.fit is not None or checkpoint.task == 0:
         raise ConfigurationError(f"'{directory.path}' stopped inside a task; go on with it by --resume first")
-    objects, place = rebuild(config), choose_device(device)
+    objects, place = _objects(config), choose_device(device)
     objects.benchmark.seed = config["seed"]
     network = _assemble(objects)
     restore(checkpoint, network, objects.approach)
     objects.approach.to(place).eval()
     return Finished(objects, network.to(place).eval(), place)
+
+
+def _objects(config: Mapping[str, Any]) -> Objects:
+    """What the settings of a run describe; those of `attach.attach` also say what they come from."""
+    return rebuild({name: value for name, value in config.items() if name != "attached"})
 
 
 def _assemble(objects: Objects) -> ExitNetwork:
@@ -76,6 +82,7 @@ def save(model: EarlyExitModel, path: Path, config: Mapping[str, Any]) -> None:
         "version": VERSION,
         "config": dict(config),
         "network": model.network.state_dict(),
+        "dynamic": descriptions(model.network),
         "approach": approach,
         "corrected": model.approach is not None,
         "rule": {"name": type(model.rule).__name__, **rule},
@@ -97,8 +104,10 @@ def load(path: Path, device: str = "auto") -> EarlyExitModel:
         raise DataError(f"'{path}' is no saved early-exit model ({error})") from error
     if version != VERSION:
         raise DataError(f"'{path}' has version {version}; this program reads version {VERSION}")
-    objects = rebuild(content["config"])
+    objects = _objects(content["config"])
     network, approach = _assemble(objects), objects.approach
+    # A file from before there were converted networks has none.
+    insert_described(network, content.get("dynamic", {}))
     network.load_state_dict(content["network"])
     if content["corrected"]:
         missing, unexpected = approach.load_state_dict(content["approach"], strict=False)

@@ -17,6 +17,7 @@ from cl_ac.plugins import classes, find
 from cl_ac.presets import with_tuned_values
 from cl_ac.seeding import global_stream
 from cl_ac.training import Training
+from cl_ac.watch import Watch
 
 PLUGINS: dict[str, type] = {
     "approach": Approach,
@@ -45,6 +46,7 @@ def run_parser() -> ArgumentParser:
     )
     parser.add_class_arguments(Training, "training")
     parser.add_class_arguments(Memory, "memory")
+    parser.add_class_arguments(Watch, "watch")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if any")
     parser.add_argument("--seed", type=int, default=0, help="of every random stream")
     parser.add_argument("--out", type=str, default="runs", help="the folder in which the run's folder is made")
@@ -79,6 +81,7 @@ class Objects:
     training: Training
     memory: Memory
     classifier: Classifier | None
+    watch: Watch
 
 
 def build(parser: ArgumentParser, settings: Namespace) -> Objects:
@@ -102,6 +105,7 @@ def build(parser: ArgumentParser, settings: Namespace) -> Objects:
         objects.training,
         objects.memory,
         objects.get("classifier"),
+        objects.watch,
     )
 
 

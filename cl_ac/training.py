@@ -151,7 +151,8 @@ class EpochReport:
         epochs: epochs of the task.
         losses: mean loss of each exit [E].
         lr: learning rate.
-        validation: accuracy on the validation samples, where it is watched.
+        gradient_norm: mean over steps of the gradient's norm before clipping; None where `training.clip` is 0.
+        validation: accuracy on the validation samples, where the best epoch is selected by it.
         seconds: time the epoch took.
         steps: steps since the task began.
         state: all that a later `fit` needs to go on from here.
@@ -161,10 +162,44 @@ class EpochReport:
     epochs: int
     losses: Tensor
     lr: float
+    gradient_norm: float | None
     validation: float | None
     seconds: float
     steps: int
     state: dict[str, Any]
+
+
+class _Optimisation:
+    """How one fit turns losses into steps: optimiser, clipping, and loss scaling in float16."""
+
+    def __init__(self, training: Training, parameters: Iterable[nn.Parameter], device: torch.device):
+        self.parameters = [p for p in parameters if p.requires_grad and p.numel()]
+        self.clip = training.clip
+        self.optimizer = training.build_optimizer(self.parameters)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
+
+    def set_learning_rate(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def step(self, loss: Tensor) -> Tensor | None:
+        """One step down the gradient of `loss` []; returns the norm [] that clipping found, None without clipping."""
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        norm = None
+        if self.clip:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
 
 
 class Trainer:
@@ -205,7 +240,7 @@ class Trainer:
         state: dict[str, Any] | None = None,
         fixed_statistics: bool = False,
         exit_weights: list[float] | None = None,
-        on_step: Callable[[ExitNetwork], None] | None = None,
+        on_step: Callable[[ExitNetwork, int], None] | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
     ) -> None:
         """Trains `network` on `data`.
@@ -220,7 +255,7 @@ class Trainer:
             state: `EpochReport.state` to go on from.
             fixed_statistics: keep the network in evaluation mode, so that batch norm and dropout do nothing new.
             exit_weights: the weight of each exit's loss, in place of the network's own.
-            on_step: called with the network after every step.
+            on_step: called after every step with the network and the number of steps so far.
             on_epoch: called after every epoch.
 
         Raises:
@@ -229,40 +264,30 @@ class Trainer:
         training = training or self.training
         task = data.task.index
         epochs = training.epochs_of(task)
-        learning = [p for p in parameters or network.parameters() if p.requires_grad and p.numel()]
-        optimizer = training.build_optimizer(learning)
-        scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "float16")
+        optimisation = _Optimisation(training, parameters or network.parameters(), self.device)
         best: dict[str, Any] | None = None
         start = steps = 0
         if state:
             start, steps, best = state["epoch"], state["steps"], state["best"]
-            optimizer.load_state_dict(state["optimizer"])
-            scaler.load_state_dict(state["scaler"])
+            optimisation.load_state_dict(state)
         network.batch_norm_frozen = training.freeze_batch_norm and task > 0
         loaders = self.loader(data.samples), self.loader(data.exemplars)
         for epoch in range(start, epochs):
             began = time.perf_counter()
             lr = training.learning_rate(epoch, epochs)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            optimisation.set_learning_rate(lr)
             weights = torch.tensor(exit_weights or network.exits.weights_at(epoch, epochs), device=self.device)
-            total, count = torch.zeros(len(network), device=self.device), 0
+            total, count, norms = torch.zeros(len(network), device=self.device), 0, []
             network.train(not fixed_statistics)
             with global_stream(self.seed, f"{stage} modules", task, epoch):
                 for batch in self._epoch(data, loaders, training, f"{stage} order", task, epoch):
                     with self.autocast(training):
                         losses = loss(network, batch)
-                    optimizer.zero_grad()
-                    scaler.scale((losses * weights).sum()).backward()
-                    if training.clip:
-                        scaler.unscale_(optimizer)
-                        nn.utils.clip_grad_norm_(learning, training.clip)
-                    scaler.step(optimizer)
-                    scaler.update()
-                    if on_step:
-                        on_step(network)
+                    norms.append(optimisation.step((losses * weights).sum()))
                     total += losses.detach()
                     count += 1
+                    if on_step:
+                        on_step(network, steps + count)
             steps += count
             mean_losses = (total / max(count, 1)).cpu()
             if not mean_losses.isfinite().all():
@@ -274,15 +299,9 @@ class Trainer:
             if accuracy is not None and (best is None or accuracy > best["accuracy"]):
                 best = {"accuracy": accuracy, "network": _cloned(network.state_dict())}
             if on_epoch:
-                progress = {
-                    "epoch": epoch + 1,
-                    "steps": steps,
-                    "optimizer": optimizer.state_dict(),
-                    "scaler": scaler.state_dict(),
-                    "best": best,
-                }
-                seconds = time.perf_counter() - began
-                on_epoch(EpochReport(epoch, epochs, mean_losses, lr, accuracy, seconds, steps, progress))
+                progress = {"epoch": epoch + 1, "steps": steps, "best": best, **optimisation.state_dict()}
+                norm, seconds = _mean_norm(norms), time.perf_counter() - began
+                on_epoch(EpochReport(epoch, epochs, mean_losses, lr, norm, accuracy, seconds, steps, progress))
         if best is not None:
             network.load_state_dict(best["network"])
         network.eval()
@@ -364,6 +383,15 @@ class Trainer:
     def features(self, network: ExitNetwork, samples: Samples) -> list[Tensor]:
         """The feature vectors [N, D_i] that each exit's classifier reads."""
         return self.predict(network, samples, network.features)
+
+
+def _mean_norm(norms: list[Tensor | None]) -> float | None:
+    """The mean of gradient norms; steps that overflowed in float16, which the optimiser leaves out, do not count."""
+    known = [norm for norm in norms if norm is not None]
+    if not known:
+        return None
+    stacked = torch.stack(known)
+    return stacked[stacked.isfinite()].mean().item()
 
 
 def _cloned(state: dict[str, Any]) -> dict[str, Any]:

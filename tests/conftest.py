@@ -141,7 +141,12 @@ def toy_learn(toy_trainer) -> Callable[..., None]:
             network.grow(task.num_classes, toy_trainer.seed)
             approach.begin_task(task, network, toy_trainer)
             network.train_old_classes(approach.trains_old_classes)
-            toy_trainer.fit(network, approach.loss, approach.training_set(task), on_step=approach.end_step)
+            toy_trainer.fit(
+                network,
+                approach.loss,
+                approach.training_set(task),
+                on_step=lambda network, _: approach.end_step(network),
+            )
             approach.end_task(task, network, toy_trainer)
 
     return learn
@@ -179,5 +184,33 @@ def random_outputs() -> Callable[..., Outputs]:
         tasks = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[targets]
         cost = Cost([10.0 * (index + 1) for index in range(exits)], 10.0 * exits - 3)
         return Outputs(logits, targets, tasks, sizes, cost)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stored_run(random_outputs) -> Callable[..., Path]:
+    """Makes the directory of a run whose stored outputs, and watched points if any, are random; returns it."""
+    from cl_ac.rundir import Record, RunDirectory
+    from cl_ac.stability import Watched, answer_names
+
+    def watched(task: int, exits: int, seed: int) -> Watched:
+        stream = torch.Generator().manual_seed(seed + task)
+        answers, steps = answer_names(exits, nearest_mean=True), torch.arange(0, 11, 2)
+        shares = torch.rand(len(steps), len(answers), task + 1, task + 1, generator=stream)
+        shares /= shares.sum(-1, keepdim=True)
+        return Watched(task, 10 * task, steps, answers, shares.diagonal(dim1=-2, dim2=-1) * 0.9, shares)
+
+    def make(
+        path: Path, config: dict | None = None, exits: int = 3, tasks: int = 3, watch: bool = False
+    ) -> RunDirectory:
+        directory, config = RunDirectory(path), config or {"seed": 0}
+        directory.open(config, resume=False)
+        for task in range(tasks):
+            outputs = random_outputs(config["seed"], exits, 60, (2, 3, 1, 2)[: task + 1])
+            directory.finish(Record.of(task, outputs, 1.0), outputs)
+            if watch:
+                directory.keep_watched(watched(task, exits, config["seed"]))
+        return directory
 
     return make

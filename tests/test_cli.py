@@ -148,12 +148,11 @@ def test_resume_refuses_other_settings(finished, capsys):
     assert "training.epochs was 1 and is 200" in sentence
 
 
-def test_report_compares_runs_and_draws_figures(finished, tmp_path, capsys):
-    assert main(["report", str(finished), "--figures", str(tmp_path)]) == 0
+def test_report_compares_runs_on_a_page(finished, tmp_path, capsys):
+    assert main(["report", str(finished), "--out", str(tmp_path)]) == 0
     assert "first" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "cost_accuracy.png", "average_accuracy.png", "accuracy_matrix_first.png"
-    }  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "figures", "tables"}
+    assert "cost_accuracy.svg" in {path.name for path in (tmp_path / "figures").iterdir()}
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
 

@@ -9,13 +9,15 @@ from cl_ac.approach import Approach
 from cl_ac.approaches.bic import BiC
 from cl_ac.calibration import fit_scorer
 from cl_ac.classifiers import NearestMean
-from cl_ac.early_exit_model import EarlyExitModel
+from cl_ac.early_exit_model import EarlyExitModel, plain_model
+from cl_ac.ensemble import Ensemble
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.evaluation import Outputs
 from cl_ac.exit_rules import TOP, Confidence, Entropy, LearnedScorer, Margin, Patience, decide, scores
-from cl_ac.network import NO_EXITS, Cost, ExitNetwork
+from cl_ac.network import NO_EXITS, Cost, ExitNetwork, Exits
 
 SIZES = (2, 3)
+CASCADE = Exits(["first", "second"], [0.3, 0.6], cascade=True)
 
 
 class Plain(Approach):
@@ -45,6 +47,25 @@ def nearest_mean(network: ExitNetwork, aggregation: str) -> Plain:
     return approach
 
 
+def ensemble(network: ExitNetwork, combination: str, with_final: bool) -> Plain:
+    """An approach that answers by an ensemble of heads."""
+    approach, exits, stream = Plain(), len(network), torch.Generator().manual_seed(2)
+    approach.inference = Ensemble(combination, with_final)
+    approach.inference.omega = torch.randn(exits, exits, generator=stream, dtype=torch.float64)
+    approach.inference.beta = torch.randn(exits, 5, generator=stream, dtype=torch.float64)
+    return approach
+
+
+def cascaded(network: ExitNetwork, seed: int) -> ExitNetwork:
+    """The network with cascades that say something."""
+    stream = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for head in network.heads:
+            for rows in [] if head.cascade is None else [head.cascade.old_weight, head.cascade.new_weight]:
+                rows.copy_(torch.randn(rows.shape, generator=stream))
+    return network
+
+
 def rules(exits: int):
     weights = torch.randn(exits, TOP + 4, generator=torch.Generator().manual_seed(0))
     return [Confidence(), Entropy(), Margin(), Patience(), LearnedScorer(weights=weights)]
@@ -58,6 +79,14 @@ def stored(network: ExitNetwork, approach: Approach, images: torch.Tensor) -> Ou
     return Outputs(logits, nothing, nothing, SIZES, Cost([1.0] * len(network), 1.0))
 
 
+def between(values: torch.Tensor, level: float) -> float:
+    """A number between two scores that are apart, or below all of them."""
+    ordered = torch.cat([torch.tensor([-1.0], dtype=torch.float64), values.flatten().sort().values])
+    gaps = (ordered.diff() > 1e-6).nonzero()[:, 0]
+    lower = gaps[int(level * (len(gaps) - 1))]
+    return ordered[lower : lower + 2].mean().item()
+
+
 def images_of(seed: int, batch: int) -> torch.Tensor:
     return 2 * torch.randn(batch, 1, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -65,9 +94,9 @@ def images_of(seed: int, batch: int) -> torch.Tensor:
 @given(
     seed=st.integers(0, 10**6),
     batch=st.integers(1, 40),
-    exits=st.sampled_from(["sdn", NO_EXITS]),
+    exits=st.sampled_from(["sdn", NO_EXITS, CASCADE]),
     which=st.integers(0, 4),
-    kind=st.sampled_from(["plain", "bic"]),
+    kind=st.sampled_from(["plain", "bic", "geometric", "arithmetic"]),
     fallback=st.sampled_from(["most_confident", "last"]),
     level=st.floats(0, 1),
     per_exit=st.booleans(),
@@ -76,27 +105,26 @@ def images_of(seed: int, batch: int) -> torch.Tensor:
 def test_answers_are_those_of_the_rule_on_stored_outputs(
     toy_network, seed, batch, exits, which, kind, fallback, level, per_exit, known
 ):
-    # In double precision the size of a batch does not show in the logits, so even thresholds that are scores agree.
-    network = toy_network(exits, SIZES, seed % 7).double()
-    approach = bic(len(network)) if kind == "bic" else Plain()
+    # Thresholds lie between scores, for the model computes the same logits in another order of operations.
+    network = cascaded(toy_network(exits, SIZES, seed % 7), seed).double()
+    if kind in ("geometric", "arithmetic"):
+        approach = ensemble(network, kind, bool(seed % 2))
+    else:
+        approach = bic(len(network)) if kind == "bic" else Plain()
     images = images_of(seed, batch)
     tasks = torch.arange(batch) % 2
     outputs = replace(stored(network, approach, images), tasks=tasks)
     outputs = outputs.task_incremental if known else outputs
     rule = replace(rules(len(network))[which], fallback=fallback)
     values = scores(rule, outputs)
-    threshold = (
-        values.quantile(level, 1, interpolation="nearest").tolist()
-        if per_exit
-        else values.flatten().quantile(level, interpolation="nearest").item()
-    )
-    rule = replace(rule, threshold=tuple(threshold) if per_exit else threshold)
+    threshold = tuple(between(each, level) for each in values) if per_exit else between(values, level)
+    rule = replace(rule, threshold=threshold)
     expected = decide(rule, outputs)
     answers = EarlyExitModel(network, approach, rule)(images, tasks if known else None)
     assert torch.equal(answers.exits, expected.exits)
     assert torch.equal(answers.predictions, expected.predictions)
     surest = outputs.confidences.gather(0, expected.answering[None])[0]
-    assert torch.equal(answers.confidences, surest)
+    torch.testing.assert_close(answers.confidences, surest)
 
 
 @pytest.mark.parametrize("aggregation", ["own", "learned"])
@@ -139,10 +167,10 @@ def test_nothing_is_computed_for_samples_that_have_left(toy_network):
     rule = Confidence(0.45)
     exits = decide(rule, stored(network, Plain(), images)).exits
     sizes = []
-    handles = [head.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]))) for head in network.heads]
-    EarlyExitModel(network, None, rule)(images)
-    for handle in handles:
-        handle.remove()
+    model = EarlyExitModel(network, None, rule)
+    for segment in model.segments:
+        segment.head.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    model(images)
     inside = [int((exits >= index).sum()) for index in range(3)]
     assert 0 < inside[1] < 50, "the threshold should divide these samples"
     assert sizes == [count for count in inside if count]
@@ -211,3 +239,39 @@ def test_answers_on_a_gpu(toy_network, batch):
         answers = EarlyExitModel(network, approach, rule)(images)
         assert torch.equal(answers.exits.cpu(), expected.exits)
         assert torch.equal(answers.predictions.cpu(), expected.predictions)
+
+
+def test_plain_model_is_the_final_exit(toy_network):
+    network = toy_network("sdn", SIZES, 0).double().eval()
+    network(images_of(1, 20))
+    images = images_of(2, 6)
+    for fold in (False, True):
+        torch.testing.assert_close(plain_model(network, fold)(images).float(), network(images)[-1])
+
+
+def test_folded_answers_are_the_same(toy_network):
+    network = toy_network("sdn", SIZES, 2).double().train()
+    network(images_of(1, 50))  # batch norm with statistics of its own
+    network.eval()
+    images = images_of(2, 60)
+    outputs = stored(network, Plain(), images)
+    rule = Confidence(between(scores(Confidence(), outputs), 0.5))
+    plain, folded = EarlyExitModel(network, None, rule), EarlyExitModel(network, None, rule, fold=True)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.segments.modules())
+    expected, answers = plain(images), folded(images)
+    assert len(expected.exits.unique()) > 1
+    assert torch.equal(answers.exits, expected.exits)
+    assert torch.equal(answers.predictions, expected.predictions)
+    torch.testing.assert_close(answers.confidences, expected.confidences)
+
+
+def test_another_rule_shares_the_segments(toy_network):
+    network = toy_network("sdn", SIZES, 0).double()
+    images = images_of(4, 30)
+    model = EarlyExitModel(network, None, Confidence(0.45))
+    other = model.with_rule(Patience(2.0, "last"))
+    assert other.segments is model.segments
+    assert torch.equal(other(images).exits, EarlyExitModel(network, None, Patience(2.0, "last"))(images).exits)
+    assert model.rule == Confidence(0.45)
+    with pytest.raises(ConfigurationError, match="2 thresholds for 3 exits"):
+        model.with_rule(Confidence((0.5, 0.5)))

@@ -78,3 +78,12 @@ def test_outputs_survive_saving_bit_for_bit(tmp_path):
     assert torch.equal(before.targets, after.targets)
     assert torch.equal(before.tasks, after.tasks)
     assert (before.sizes, before.cost) == (after.sizes, after.cost)
+
+
+def test_a_run_with_results_of_its_last_task_alone():
+    accuracies = evaluation.cube([torch.tensor([0.2, 0.4, 0.6], dtype=torch.float64)])
+    assert accuracies.shape == (3, 3)
+    assert accuracies[:2].isnan().all()
+    assert accuracies[2].tolist() == [0.2, 0.4, 0.6]
+    assert evaluation.forgetting(accuracies).isnan().all()
+    assert evaluation.average_incremental(accuracies).isnan()

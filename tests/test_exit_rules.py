@@ -11,6 +11,7 @@ from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.evaluation import Outputs
 from cl_ac.exit_rules import (
     TOP,
+    Answer,
     Confidence,
     Entropy,
     LearnedScorer,
@@ -51,12 +52,12 @@ def test_scores_by_hand():
 
 
 def test_features_of_the_learned_scorer_by_hand():
-    first, state = exit_features(torch.tensor([[0.7, 0.2, 0.1]]).log(), ())
+    first, state = exit_features(Answer.of(torch.tensor([[0.7, 0.2, 0.1]]).log()), ())
     assert first[0].tolist() == pytest.approx(
         [math.log(0.7), math.log(0.2), math.log(0.1), -20, -20, 0.729847, 0.5, 0], abs=1e-5
     )
-    again, _ = exit_features(torch.tensor([[0.6, 0.3, 0.1]]).log(), state)
-    other, _ = exit_features(torch.tensor([[0.3, 0.6, 0.1]]).log(), state)
+    again, _ = exit_features(Answer.of(torch.tensor([[0.6, 0.3, 0.1]]).log()), state)
+    other, _ = exit_features(Answer.of(torch.tensor([[0.3, 0.6, 0.1]]).log()), state)
     assert (again[0, -1], other[0, -1]) == (1, 0)
 
 

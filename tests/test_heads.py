@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from cl_ac.heads import (
+    Cascade,
     GrowingCosine,
     GrowingLinear,
     Head,
@@ -107,6 +108,90 @@ def test_a_pooled_head_mixes_poolings_with_one_mix_per_task(shape):
         logits.append(pooled @ weight.T + bias)
     torch.testing.assert_close(head(hidden), torch.cat(logits, 1))
     torch.testing.assert_close(head.features(hidden), pooled)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 7, 5), (3, 1, 1), (5, 6), (7,)])
+@pytest.mark.parametrize("sizes", [(4,), (2, 3)])
+@pytest.mark.parametrize("build", [GrowingLinear, GrowingCosine])
+@pytest.mark.parametrize("cascade", [False, True])
+def test_the_inference_form_is_the_same_function(shape, sizes, build, cascade):
+    head = grown(build_head(shape, 2, build, Cascade() if cascade else None), *sizes).double()
+    previous = torch.randn(4, sum(sizes), generator=stream(6), dtype=torch.float64)
+    if cascade:
+        torch.nn.init.normal_(head.cascade.new_weight, generator=stream(7))
+    hidden = torch.randn(4, *shape, generator=stream(5), dtype=torch.float64)
+    maps = [hidden, hidden.contiguous(memory_format=torch.channels_last)] if len(shape) == 3 else [hidden]
+    fast = head.for_inference()
+    expected = head(hidden, previous).detach()
+    for given in maps:
+        torch.testing.assert_close(fast(given, previous), expected)
+    with torch.no_grad():
+        for rows in [*head.old_rows, *head.new_rows]:
+            rows.zero_()
+    torch.testing.assert_close(fast(hidden, previous), expected)
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 7, 5), (5, 6), (7,)])
+@pytest.mark.parametrize("build", [GrowingLinear, GrowingCosine])
+def test_a_head_answers_from_what_it_reduces(shape, build):
+    head = grown(build_head(shape, 2, build), 2, 3)
+    hidden = torch.randn(4, *shape, generator=stream(5))
+    reduced = head.reduce(hidden)
+    assert len(reduced) == 4
+    assert torch.equal(head.answer(reduced), head(hidden))
+
+
+def test_a_cascade_by_hand():
+    cascade = Cascade()
+    for classes in (2, 1):
+        cascade.grow(classes)
+    with torch.no_grad():
+        cascade.old_weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 1.0]]))
+        cascade.new_weight.copy_(torch.tensor([[0.0, 1.0, 3.0]]))
+    previous = torch.tensor([[1.0, 3.0, 8.0]])
+    # Rows of the first task see the logits less 2 and over 1, the third row less 4 and over the deviation of 1, 3, 8.
+    deviation = (26 / 3) ** 0.5
+    expected = [-1.0, 2 * 1.0 + 6.0, (-1.0 + 3 * 4.0) / deviation]
+    torch.testing.assert_close(cascade(previous), torch.tensor([expected]), atol=1e-4, rtol=1e-4)
+
+
+def test_growing_keeps_what_a_cascade_says():
+    head = build_head((3, 4, 4), 2, GrowingLinear, Cascade())
+    grown(head, 2, 3)
+    for rows in (head.cascade.old_weight, head.cascade.new_weight):
+        torch.nn.init.normal_(rows, generator=stream(3))
+    hidden, previous = torch.randn(4, 3, 4, 4, generator=stream(1)), torch.randn(4, 5, generator=stream(2))
+    before = head(hidden, previous)
+    head.grow(2, stream(4))
+    more = torch.cat([previous, 50 * torch.randn(4, 2, generator=stream(5))], 1)
+    torch.testing.assert_close(head(hidden, more)[:, :5], before)
+
+
+def test_a_new_cascade_answers_as_the_head_alone():
+    alone, cascading = (grown(build_head((3, 4, 4), 2, GrowingLinear, each), 2, 3) for each in (None, Cascade()))
+    hidden = torch.randn(4, 3, 4, 4, generator=stream(1))
+    previous = torch.randn(4, 5, generator=stream(2), requires_grad=True)
+    assert torch.equal(cascading(hidden, previous), alone(hidden))
+    cascading(hidden, previous).sum().backward()
+    assert previous.grad is None
+    assert cascading.cascade.new_weight.grad.any(), "zeros must be able to learn"
+
+
+def test_frozen_rows_of_a_cascade_belong_to_old_classes():
+    head = grown(build_head((6,), 2, GrowingLinear, Cascade()), 2, 3)
+    assert any(rows is head.cascade.old_weight for rows in head.old_rows)
+    assert any(rows is head.cascade.new_weight for rows in head.new_rows)
+    assert head.cascade.old_weight.shape == (2, 5)
+
+
+def test_a_state_with_a_cascade_loads():
+    source, target = (build_head((6,), 2, GrowingLinear, Cascade()) for _ in range(2))
+    grown(source, 2, 3)
+    torch.nn.init.normal_(source.cascade.new_weight, generator=stream(3))
+    target.load_state_dict(source.state_dict())
+    hidden, previous = torch.randn(2, 6), torch.randn(2, 5)
+    assert torch.equal(source(hidden, previous), target(hidden, previous))
 
 
 def test_a_cosine_classifier_reads_one_mixed_vector():

@@ -101,6 +101,42 @@ def test_the_cost_counts_convolutions_and_heads(toy_network):
     assert cost.exits == [first + ac, first + second + 2 * ac, first + second + 2 * ac + final]
 
 
+CASCADE = Exits(["first", "second"], [0.3, 0.6], cascade=True)
+
+
+def test_cascades_connect_acs_and_neither_the_first_nor_the_final_exit(toy_network, images):
+    network, alone = toy_network(CASCADE, (2, 3)).eval(), toy_network("sdn", (2, 3)).eval()
+    assert [head.cascade is None for head in network.heads] == [True, False, True]
+    assert torch.equal(network(images), alone(images)), "zero columns are the heads alone"
+    cascade = network.heads[1].cascade
+    for rows in (cascade.old_weight, cascade.new_weight):
+        torch.nn.init.normal_(rows, generator=torch.Generator().manual_seed(0))
+    before, after = alone(images), network(images)
+    torch.testing.assert_close(after[1], before[1] + cascade(before[0]))
+    assert torch.equal(after[[0, 2]], before[[0, 2]])
+
+
+def test_growing_a_cascading_network_keeps_its_logits(toy_network, images):
+    network = toy_network(CASCADE, (2, 3)).eval()
+    for rows in (network.heads[1].cascade.old_weight, network.heads[1].cascade.new_weight):
+        torch.nn.init.normal_(rows, generator=torch.Generator().manual_seed(0))
+    before = network(images)
+    network.grow(2, seed=5)
+    torch.testing.assert_close(network(images)[:, :, :5], before, rtol=1e-4, atol=1e-4)
+
+
+def test_the_cost_of_a_cascade_is_counted(toy_network):
+    alone, cascading = toy_network("sdn", (2, 3)).cost(), toy_network(CASCADE, (2, 3)).cost()
+    more = [a - b for a, b in zip(cascading.exits, alone.exits, strict=True)]
+    assert more == [0, 25, 25]
+    assert cascading.plain == alone.plain
+
+
+def test_one_task_needs_one_product_for_both_poolings(toy_network):
+    one, two = toy_network("sdn", (5,)).cost(), toy_network("sdn", (2, 3)).cost()
+    assert two.exits[0] - one.exits[0] == 36 * 5
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [

@@ -97,6 +97,42 @@ def test_gradient_is_that_of_the_weighted_sum_over_exits(task, toy_network, toy_
             torch.testing.assert_close(dict(network.named_parameters())[name], expected)
 
 
+def test_mean_gradient_norm_is_that_before_clipping(task, toy_network, toy_benchmark):
+    norms, reports = [], []
+
+    def on_step(network, step):
+        norms.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]).norm())
+
+    for clip in (1e6, 1e-3):
+        settings = Training(epochs=1, batch_size=8, lr=1e-9, schedule="constant", clip=clip)
+        trainer = Trainer(settings, toy_benchmark.augmentation, torch.device("cpu"))
+        data = TrainingSet(task.train, task)
+        trainer.fit(toy_network("sdn"), plain_loss, data, on_step=on_step, on_epoch=reports.append)
+    unclipped, clipped = norms[: len(norms) // 2], norms[len(norms) // 2 :]
+    assert reports[0].gradient_norm == pytest.approx(torch.stack(unclipped).mean().item(), rel=1e-5)
+    assert reports[1].gradient_norm == pytest.approx(reports[0].gradient_norm, rel=1e-3)
+    assert max(clipped) <= 1.01e-3
+
+
+def test_without_clipping_no_gradient_norm_is_known(task, toy_network, toy_benchmark):
+    settings, reports = Training(epochs=1, batch_size=8, clip=0, schedule="constant"), []
+    trainer = Trainer(settings, toy_benchmark.augmentation, torch.device("cpu"))
+    trainer.fit(toy_network(), plain_loss, TrainingSet(task.train, task), on_epoch=reports.append)
+    assert reports[0].gradient_norm is None
+
+
+def test_steps_are_counted_over_epochs(toy_trainer, toy_network, task):
+    steps, reports = [], []
+    toy_trainer.fit(
+        toy_network(),
+        plain_loss,
+        TrainingSet(task.train, task),
+        on_step=lambda network, step: steps.append(step),
+        on_epoch=reports.append,
+    )
+    assert steps == list(range(1, reports[-1].steps + 1))
+
+
 def test_replay_comes_with_every_batch_in_the_size_asked_for(toy_trainer, toy_network, toy_benchmark):
     first, second = toy_benchmark()[:2]
     batches = []

@@ -1,10 +1,11 @@
 """Cutting a model into stages at named submodules, without editing it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from torch import Tensor, fx, nn
 
+from cl_ac.efficiency.feed_forward import find_feed_forwards
 from cl_ac.errors import ConfigurationError, unknown
 
 LAST_STAGE = "penultimate"
@@ -22,11 +23,19 @@ class _Root(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Keeps modules that act differently in training whole: they obey `train()` and `eval()` when the graph runs."""
+    """Keeps modules that act differently in training whole: they obey `train()` and `eval()` when the graph runs.
+
+    Feed-forward networks stay whole too, so that `efficiency` can replace them.
+    """
+
+    def __init__(self, whole: Collection[nn.Module]):
+        super().__init__()
+        self.whole = whole
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         is_norm = isinstance(module, nn.modules.batchnorm._NormBase)
-        return is_norm or not list(module.children()) or super().is_leaf_module(module, name)
+        whole = is_norm or module in self.whole or not list(module.children())
+        return whole or super().is_leaf_module(module, name)
 
 
 def cut(model: nn.Module, stages: Sequence[str]) -> dict[str, nn.Module]:
@@ -95,9 +104,10 @@ def cut_points(graph: fx.Graph) -> dict[str, int]:
 def _trace(model: nn.Module, name: str) -> fx.Graph:
     """The graph of `model`; `training=` arguments of its functions follow the mode in which the graph runs."""
     graphs = []
+    whole = {found.module for found in find_feed_forwards(model).values()}
     for mode in (True, False):
         try:
-            graphs.append(_Tracer().trace(model.train(mode)))
+            graphs.append(_Tracer(whole).trace(model.train(mode)))
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ConfigurationError(

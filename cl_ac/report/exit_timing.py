@@ -12,12 +12,12 @@ from torch import Tensor
 
 from cl_ac.approach import Approach
 from cl_ac.early_exit import rule_within_budget
-from cl_ac.early_exit_model import Answers, EarlyExitModel
+from cl_ac.early_exit_model import Answers, EarlyExitModel, plain_model
 from cl_ac.errors import UserError
 from cl_ac.evaluation import Outputs
 from cl_ac.exit_rules import Confidence, Rule, decide
 from cl_ac.network import Cost, ExitNetwork
-from cl_ac.report.held_out import held_out_outputs
+from cl_ac.report.held_out import Correction, held_out_outputs, task_correction
 from cl_ac.report.tables import percent
 from cl_ac.rundir import RunDirectory
 from cl_ac.serving import finished
@@ -42,13 +42,6 @@ class Timing:
     measured: float
     images_per_second: float
     shares: Tensor
-
-
-def plain_forward(network: ExitNetwork, images: Tensor) -> Tensor:
-    """What the network without ACs computes: the logits [B, C] of its final classifier."""
-    for index in range(len(network)):
-        images = network.segment(index, images)
-    return network.heads[-1](images)
 
 
 def interleaved_medians(
@@ -82,15 +75,18 @@ def time_rules(
     batch: int,
     cost: Cost,
     repeats: int = 5,
+    fold: bool = True,
 ) -> dict[str, Timing]:
     """The cost of answering `images` in batches, for each rule.
 
     Args:
         images: as the network takes them, on its device [N, channels, height, width].
+        fold: whether convolutions absorb batch norm, in the early-exit model and in the network without ACs.
     """
     network.eval()
     batches = images.split(batch)
-    models = {name: EarlyExitModel(network, approach, rule) for name, rule in rules.items()}
+    model = EarlyExitModel(network, approach, next(iter(rules.values())), fold)
+    models = {name: model.with_rule(rule) for name, rule in rules.items()}
     relative = torch.tensor([*cost.relative, cost.relative[-1]])
     shares = {}
     for name, model in models.items():
@@ -101,7 +97,7 @@ def time_rules(
         for each in batches:
             answer(each)
 
-    plain, found = partial(all_batches, partial(plain_forward, network)), {}
+    plain, found = partial(all_batches, plain_model(network, fold)), {}
     for name, model in models.items():
         # In pairs, so that the two turns of a pair are close in time.
         runs = {"plain": plain, "early exit": partial(all_batches, model)}
@@ -133,6 +129,7 @@ class Measurement:
         held_out: the outputs on held-out training samples, which thresholds were chosen on; None if the run held none
             out, then they were chosen on the test samples.
         stored: the outputs on the test samples.
+        correction: what task-wise logits correction makes of them.
         rules: by budget.
         accuracy: on the test samples, by budget.
         agreement: share of test samples that the executed model lets leave at the same exit with the same answer as
@@ -142,6 +139,7 @@ class Measurement:
 
     held_out: Outputs | None
     stored: Outputs
+    correction: Correction
     rules: dict[float, Rule]
     accuracy: dict[float, float]
     agreement: dict[float, float]
@@ -168,10 +166,11 @@ def measure(directory: RunDirectory, device: str = "auto", batches: Sequence[int
     samples, _ = run.objects.benchmark.seen(last)
     loader = trainer.loader(samples)
     accuracy, agreement = {}, {}
+    executed = EarlyExitModel(network, approach, Confidence(), fold=True)
     for budget, rule in rules.items():
         decision = decide(rule, stored)
         accuracy[budget] = (decision.predictions == stored.targets).double().mean().item()
-        model = EarlyExitModel(network, approach, rule)
+        model = executed.with_rule(rule)
         answers = [model(images) for images in loader.in_order(256)]
         agreement[budget] = _agreement(answers, decision.exits, decision.predictions)
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
@@ -180,7 +179,8 @@ def measure(directory: RunDirectory, device: str = "auto", batches: Sequence[int
         some = samples.select(order[: min(max(16 * batch, 64), 1024)])
         images = torch.cat(list(trainer.loader(some).in_order(256))).to(memory_format=torch.channels_last)
         timings[batch] = time_rules(network, approach, rules, images, batch, stored.cost)
-    return Measurement(held_out, stored, rules, accuracy, agreement, timings)
+    correction = task_correction(run, trainer, stored)
+    return Measurement(held_out, stored, correction, rules, accuracy, agreement, timings)
 
 
 def _agreement(answers: Sequence[Answers], exits: Tensor, predictions: Tensor) -> float:

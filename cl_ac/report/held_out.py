@@ -1,25 +1,38 @@
-"""Exit rules whose thresholds, calibration and scores were fitted to held-out training samples, on the test samples.
+"""What is fitted to logits after training, on the test samples: thresholds, calibration, scores, task corrections.
 
-The held-out samples are of all tasks. Most methods could not keep them: what is fitted to them with many parameters,
-vector scaling above all, also takes back the preference for new classes, and is an upper bound for such methods.
+Thresholds, calibration and scores are fitted to held-out training samples of all tasks. Most methods could not keep
+them: what is fitted to them with many parameters, vector scaling above all, also takes back the preference for new
+classes, and is an upper bound for such methods. Task-wise logits correction needs the last task's training data only.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from rich.table import Table
 
-from cl_ac.calibration import fit_scorer, fit_temperature, fit_vector_scaling, with_temperature, with_vector_scaling
-from cl_ac.early_exit import BUDGETS, rule_within_budget
+from cl_ac.calibration import (
+    fit_scorer,
+    fit_temperature,
+    fit_tlc,
+    fit_vector_scaling,
+    rescale,
+    task_shift,
+    with_temperature,
+    with_vector_scaling,
+)
+from cl_ac.early_exit import BUDGETS, average_curve, rule_within_budget, task_curves
 from cl_ac.errors import UserError
-from cl_ac.evaluation import Outputs
+from cl_ac.evaluation import Outputs, average, exit_accuracy
 from cl_ac.exit_quality import calibration_errors, eefp, mean_defined
 from cl_ac.exit_rules import Confidence, Entropy, Margin, Patience, Rule, decide
 from cl_ac.network import Cost
+from cl_ac.report.exits import budget_table
 from cl_ac.report.tables import percent
 from cl_ac.samples import concatenate
 from cl_ac.serving import Finished
+from cl_ac.tensorboard import exit_names
 from cl_ac.training import Trainer
 
 
@@ -33,6 +46,49 @@ def held_out_outputs(run: Finished, trainer: Trainer, cost: Cost) -> Outputs | N
     indices = torch.cat([torch.full((len(part),), index) for index, part in enumerate(parts)])
     logits = trainer.predict(run.network, samples, partial(run.objects.approach.answer, run.network))
     return Outputs(logits, samples.targets, indices, tuple(run.objects.benchmark.sizes), cost)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Task-wise logits correction (TLC), fitted to the training samples of the last task.
+
+    Args:
+        slope: what is added to the logits of a task's classes for each task that came after it.
+        offset: what is added besides to those of all tasks but the last.
+        before: the outputs on the test samples.
+        after: the same, corrected.
+    """
+
+    slope: float
+    offset: float
+    before: Outputs
+    after: Outputs
+
+
+def task_correction(run: Finished, trainer: Trainer, test: Outputs) -> Correction:
+    """TLC of the outputs `test`; after a single task it is nothing."""
+    samples = run.objects.benchmark[len(test.sizes) - 1].train
+    logits = trainer.predict(run.network, samples, partial(run.objects.approach.answer, run.network))
+    slope, offset = fit_tlc(logits, test.sizes)
+    return Correction(slope, offset, test, rescale(test, torch.ones(()), task_shift(test.sizes, slope, offset)))
+
+
+def correction_tables(correction: Correction) -> list[Table]:
+    """Accuracy within budgets and area, without and with TLC, and the accuracy of each exit."""
+    kinds = {"without": correction.before, "with TLC": correction.after}
+    curves = {}
+    for name, outputs in kinds.items():
+        curves[f"{name}, mean over tasks"] = average_curve(task_curves(outputs))
+        curves[f"{name}, weighted by classes"] = average_curve(task_curves(outputs), outputs.sizes)
+    added = f"{correction.slope:.3g} for each later task and {correction.offset:.3g} for all but the last"
+    budgets = budget_table(f"task-wise logits correction, confidence rule; it adds {added}", curves)
+    exits = Table(title="accuracy of each exit, mean over tasks, %")
+    exits.add_column("")
+    for name in exit_names(len(correction.before.logits)):
+        exits.add_column(name, justify="right")
+    for name, outputs in kinds.items():
+        exits.add_row(name, *map(percent, average(exit_accuracy(outputs)).tolist()))
+    return [budgets, exits]
 
 
 def candidates(held_out: Outputs, test: Outputs) -> dict[str, tuple[Rule, Outputs, Outputs, bool]]:

@@ -12,7 +12,6 @@ from cl_ac.report.exit_timing import (
     affordable_rules,
     interleaved_medians,
     measure,
-    plain_forward,
     time_rules,
     timing_table,
 )
@@ -25,12 +24,6 @@ def test_runs_take_turns():
     seconds = interleaved_medians(runs, 3, torch.device("cpu"))
     assert order == ["slow", "fast"] * 4
     assert seconds["slow"] > seconds["fast"]
-
-
-def test_plain_forward_is_the_final_exit(toy_network):
-    network = toy_network("sdn", (2, 3)).eval()
-    images = torch.randn(4, 1, 6, 6)
-    torch.testing.assert_close(plain_forward(network, images), network(images)[-1])
 
 
 def test_counted_cost_is_that_of_the_exits_taken(toy_network):

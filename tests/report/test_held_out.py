@@ -3,10 +3,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cl_ac.calibration import with_temperature
+from cl_ac.calibration import fit_tlc, with_temperature
 from cl_ac.cli import main
 from cl_ac.exit_rules import Confidence, decide
-from cl_ac.report.held_out import accuracy_within, candidates, held_out_outputs, held_out_table
+from cl_ac.report.held_out import (
+    accuracy_within,
+    candidates,
+    correction_tables,
+    held_out_outputs,
+    held_out_table,
+    task_correction,
+)
 from cl_ac.rundir import RunDirectory
 from cl_ac.serving import finished
 from cl_ac.training import Trainer
@@ -59,3 +66,28 @@ def test_held_out_samples_are_those_of_all_tasks(tmp_path, validation):
         return
     assert outputs.targets.bincount().tolist() == [2] * 10
     assert torch.equal(outputs.tasks, (outputs.targets >= 5).long())
+
+
+def test_task_correction_is_fitted_to_training_samples_of_the_last_task(tmp_path, random_outputs):
+    given = ["--approach", "LwF", "--benchmark", "Digits", "--backbone", "SmallConvNet", "--exits", "sdn"]
+    given += ["--benchmark.tasks", "2", "--benchmark.samples_per_class", "20", "--training.epochs", "2"]
+    given += ["--device", "cpu", "--out", str(tmp_path), "--name", "run"]
+    assert main(["run", *given]) == 0
+    directory = RunDirectory(tmp_path / "run")
+    run = finished(directory, "cpu")
+    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device, 0)
+    stored = directory.outputs(1)
+    found = task_correction(run, trainer, stored)
+    # Two tasks: only the sum of slope and offset counts, and the last task's logits stay.
+    added = found.after.logits - found.before.logits
+    torch.testing.assert_close(added[:, :, :5], torch.full_like(added[:, :, :5], found.slope + found.offset))
+    assert not added[:, :, 5:].any()
+    last = run.objects.benchmark[1].train
+    logits = trainer.predict(run.network, last)
+    assert (found.slope, found.offset) == fit_tlc(logits, (5, 5))
+    # LwF without exemplars prefers new classes; the correction takes that back in part.
+    answers_old = [(each.predictions < 5).double().mean() for each in (found.before, found.after)]
+    assert answers_old[1] > answers_old[0]
+    budgets, exits = correction_tables(found)
+    assert (budgets.row_count, exits.row_count) == (4, 2)
+    assert len(exits.columns) == 1 + len(stored.logits)

@@ -1,0 +1,8 @@
+"""`python -m cl_ac` is `cl-ac`."""
+
+import sys
+
+from cl_ac.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Cutting the hidden neurons of a feed-forward network (FFN) into experts of equal size.
+
+A split is an integer tensor [E, M]: the neurons of each expert, ascending. Where E experts of M neurons hold more than
+the F neurons of the FFN, numbers from F on stand for neurons that are zero.
+
+Legend: D model width, F hidden neurons, E experts, M neurons per expert.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_ac.efficiency.feed_forward import FeedForward
+from cl_ac.errors import ConfigurationError
+from cl_ac.kernels.experts import Experts
+
+# MoEfication counts co-activation in groups of so many tokens.
+GROUP = 8
+
+
+def experts_of_size(hidden: int, size: int) -> int:
+    """How many experts of `size` neurons hold `hidden` neurons.
+
+    Raises:
+        ConfigurationError: if the size does not lie between 1 and `hidden`.
+    """
+    if not 1 <= size <= hidden:
+        raise ConfigurationError(f"experts.size is {size}; with {hidden} neurons it must be between 1 and {hidden}")
+    return -(-hidden // size)
+
+
+def random_split(hidden: int, experts: int, generator: torch.Generator) -> Tensor:
+    """Neurons in random order, cut into experts [E, M]."""
+    size = -(-hidden // experts)
+    return torch.randperm(experts * size, generator=generator).view(experts, size).sort(1).values
+
+
+def kmeans_split(
+    rows: Tensor, experts: int, generator: torch.Generator, rounds: int = 30, exact: bool = False
+) -> Tensor:
+    """Balanced k-means on the directions of neurons (MoEfication: Zhang et al., 2022; D2DMoE).
+
+    k-means++ chooses the first centroids; then balanced assignment and new centroids alternate until nothing moves, and
+    the round of least inertia counts.
+
+    Args:
+        rows: a vector for each neuron [F, K], such as its input weights; of a GLU those of the gate, which is what is
+            sparse.
+        generator: of the CPU.
+        exact: assign at the least cost there is (by scipy, slow), instead of by auction, within 0.1 % of it.
+
+    Returns:
+        [E, M].
+    """
+    size = -(-len(rows) // experts)
+    points = F.normalize(rows.float(), dim=1)
+    points = torch.cat([points, points.new_zeros(experts * size - len(points), points.shape[1])])
+    centroids = _spread_out(points, experts, generator)
+    prices, owners = points.new_zeros(experts), None
+    best_inertia, best = torch.inf, None
+    for _ in range(rounds):
+        # Squared distances differ from this by terms that every balanced assignment shares.
+        similarity = points @ centroids.T - centroids.square().sum(1) / 2
+        if exact:
+            assigned = optimal_assignment(similarity, size)
+        else:
+            assigned, prices = auction(similarity, size, prices)
+        centroids = torch.zeros_like(centroids).index_add_(0, assigned, points) / size
+        inertia = (points - centroids[assigned]).square().sum().item()
+        if inertia < best_inertia:
+            best_inertia, best = inertia, assigned
+        if owners is not None and torch.equal(assigned, owners):
+            break
+        owners = assigned
+    return _members(best, experts)
+
+
+def coactivation_split(
+    hidden: Tensor, experts: int, generator: torch.Generator, rounds: int = 30, iterations: int = 20
+) -> Tensor:
+    """Experts of neurons that are active on the same tokens (MoEfication: Zhang et al., 2022).
+
+    The graph of `coactivation` is cut by balanced k-means on its leading eigenvectors, the spectral clustering of Ng,
+    Jordan & Weiss (2001), where MoEfication calls METIS and rebalances at random.
+
+    Args:
+        hidden: activations of calibration tokens [tokens, F].
+        generator: of the CPU.
+        iterations: of the subspace iteration that finds the eigenvectors.
+
+    Returns:
+        [E, M].
+    """
+    graph = coactivation(hidden)
+    degree = graph.sum(1).clamp(min=1e-12).rsqrt()
+    graph = degree[:, None] * graph * degree
+    basis = torch.randn(len(graph), min(experts, len(graph)), generator=generator).to(graph)
+    for _ in range(iterations):
+        basis = torch.linalg.qr(graph @ basis).Q
+    return kmeans_split(basis, experts, generator, rounds)
+
+
+def coactivation(hidden: Tensor) -> Tensor:
+    """How often pairs of neurons are active together: the sum over groups of 8 tokens of `min(1, Σ relu(h) relu(h)ᵀ)`.
+
+    Args:
+        hidden: [tokens, F].
+
+    Returns:
+        [F, F], symmetric.
+    """
+    graph = hidden.new_zeros(hidden.shape[1], hidden.shape[1], dtype=torch.float32)
+    for group in hidden.float().relu().split(GROUP):
+        graph += (group.T @ group).clamp_(max=1)
+    return graph
+
+
+def auction(similarity: Tensor, size: int, prices: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Assigns E·M points to E groups of M so that their summed similarity is near its maximum (Bertsekas, 1988).
+
+    Each homeless point bids for its best group as much as it prefers it to its second best; a group keeps its M highest
+    bids and its price is the lowest of these. With bids raised by ε, the sum ends at most E·M·ε below the maximum; ε
+    shrinks in stages, so that prices first move fast.
+
+    Args:
+        similarity: [E·M, E].
+        prices: where the auction starts [E]; those of a similar one save rounds.
+
+    Returns:
+        the group of each point int64 [E·M], and the prices [E].
+    """
+    points, groups = similarity.shape
+    prices = similarity.new_zeros(groups) if prices is None else prices
+    if groups == 1:
+        return torch.zeros(points, dtype=torch.int64, device=similarity.device), prices
+    spread = similarity.std().item() or 1.0
+    for step in (0.3, 0.06, 0.012):
+        owners, prices = _auction_stage(similarity, size, prices, max(step * spread, 1e-6))
+    return owners, prices
+
+
+def _auction_stage(similarity: Tensor, size: int, prices: Tensor, step: float) -> tuple[Tensor, Tensor]:
+    points, groups = similarity.shape
+    prices = prices.clone()
+    owners = torch.full((points,), -1, dtype=torch.int64, device=similarity.device)
+    bids = similarity.new_zeros(points)
+    while len(homeless := (owners < 0).nonzero()[:, 0]):
+        best = (similarity[homeless] - prices).topk(2, 1)
+        wanted = best.indices[:, 0]
+        owners[homeless] = wanted
+        bids[homeless] = prices[wanted] + (best.values[:, 0] - best.values[:, 1]) + step
+        # Points by group, highest bid first.
+        housed = (owners >= 0).nonzero()[:, 0]
+        order = housed[bids[housed].argsort(descending=True, stable=True)]
+        order = order[owners[order].argsort(stable=True)]
+        counts = owners[order].bincount(minlength=groups)
+        starts = counts.cumsum(0) - counts
+        rank = torch.arange(len(order), device=order.device) - starts[owners[order]]
+        full = counts >= size
+        prices[full] = bids[order[(starts + size - 1)[full]]]
+        owners[order[rank >= size]] = -1
+    return owners, prices
+
+
+def optimal_assignment(similarity: Tensor, size: int) -> Tensor:
+    """As `auction`, at the maximum: int64 [E·M]."""
+    from scipy.optimize import linear_sum_assignment
+
+    _, seats = linear_sum_assignment(similarity.double().cpu().repeat_interleave(size, 1).numpy(), maximize=True)
+    return torch.from_numpy(seats // size).to(similarity.device)
+
+
+def inertia(rows: Tensor, split: Tensor) -> float:
+    """Squared distances of the directions of neurons [F, K] to the centroids of their experts, summed."""
+    points = F.normalize(rows.double(), dim=1)
+    points = torch.cat([points, points.new_zeros(split.numel() - len(points), points.shape[1])])[split.to(rows.device)]
+    return (points - points.mean(1, keepdim=True)).square().sum().item()
+
+
+def expert_weights(feed_forward: FeedForward, split: Tensor) -> Experts:
+    """The weights of an FFN cut into experts, as copies; all experts together compute the FFN.
+
+    Raises:
+        ConfigurationError: if no kernel knows its activation.
+    """
+    if feed_forward.activation is None:
+        raise ConfigurationError(
+            f"the activation of '{feed_forward.name}' ({type(feed_forward.activation_module).__name__}) has no kernel; "
+            "set sparsify.loss to hoyer or l1, which replace it by ReLU"
+        )
+    split = split.to(feed_forward.up.device)
+
+    def rows(weight: Tensor | None) -> Tensor | None:
+        if weight is None:
+            return None
+        missing = split.numel() - len(weight)
+        return torch.cat([weight, weight.new_zeros(missing, *weight.shape[1:])])[split]
+
+    return Experts(
+        rows(feed_forward.up),
+        rows(feed_forward.down.T),
+        feed_forward.activation,
+        rows(feed_forward.up_bias),
+        None if feed_forward.down_bias is None else feed_forward.down_bias.clone(),
+        rows(feed_forward.gate),
+        rows(feed_forward.gate_bias),
+    )
+
+
+def _spread_out(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Centroids by k-means++ (Arthur & Vassilvitskii, 2007): each drawn with the squared distance to the nearest."""
+    draws = torch.rand(count, generator=generator)
+    chosen = [int(draws[0] * len(points))]
+    distance = (points - points[chosen[0]]).square().sum(1)
+    for draw in draws[1:]:
+        reached = distance.double().cumsum(0)
+        position = torch.searchsorted(reached, draw.to(reached) * reached[-1], right=True)
+        chosen.append(min(position.item(), len(points) - 1))
+        distance = distance.minimum((points - points[chosen[-1]]).square().sum(1))
+    return points[chosen]
+
+
+def _members(owners: Tensor, experts: int) -> Tensor:
+    """The points of each group, ascending: [E, M]."""
+    return owners.argsort(stable=True).view(experts, -1).cpu()

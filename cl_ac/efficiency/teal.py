@@ -1,0 +1,254 @@
+"""Thresholds on activations, calibrated to a sparsity (TEAL: Liu et al., 2024, arXiv 2408.14690).
+
+`layer_thresholds` gives one sparsity to all; `allocate` spends a block's sparsity where it costs least.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cl_ac.efficiency.feed_forward import find_feed_forwards, linear_weights
+from cl_ac.efficiency.router_free import InducedSparsity, Place, sparsified, watched
+from cl_ac.efficiency.sparsity_rules import Threshold
+from cl_ac.errors import ConfigurationError
+
+# Float32 magnitudes order like their bits; without the last 13 they fall into 2^18 bins, each 0.1 % wide.
+_DROPPED_BITS = 13
+
+
+class MagnitudeHistogram:
+    """Counts of magnitudes, as they stream by, for their quantiles to a relative precision of 2⁻¹⁰.
+
+    Nothing is assumed of their range or distribution.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Tensor | None = None
+
+    def update(self, values: Tensor) -> None:
+        """Counts `values` of any shape."""
+        codes = values.detach().float().abs().flatten().view(torch.int32) >> _DROPPED_BITS
+        counts = torch.bincount(codes, minlength=1 << (31 - _DROPPED_BITS))
+        self.counts = counts if self.counts is None else self.counts + counts
+
+    def quantile(self, share: float) -> float:
+        """The least threshold, up to the precision, that at least `share` of the magnitudes do not exceed.
+
+        Raises:
+            ConfigurationError: if nothing was counted, or `share` is no share.
+        """
+        if not 0 <= share <= 1:
+            raise ConfigurationError(f"the sparsity is {share:g}; it must be a share from 0 to 1")
+        if self.counts is None:
+            raise ConfigurationError("the calibration data are empty")
+        if share == 0:
+            return 0.0
+        reached = self.counts.cumsum(0) >= share * self.counts.sum()
+        # The largest magnitude of the bin: all bits that were dropped are set.
+        code = (int(reached.int().argmax()) << _DROPPED_BITS) | ((1 << _DROPPED_BITS) - 1)
+        return float(torch.tensor(code, dtype=torch.int32).view(torch.float32))
+
+
+Calibration = dict[str, dict[Place, MagnitudeHistogram]]
+
+
+def calibrate(model: nn.Module, run: Callable[[nn.Module], object]) -> Calibration:
+    """Histograms of each tensor of each FFN of `model`, by the FFN's path.
+
+    Args:
+        run: sends the calibration data through the model.
+
+    Raises:
+        ConfigurationError: if the model has no FFN.
+    """
+    histograms: Calibration = {}
+
+    def update(name: str, place: Place, values: Tensor) -> None:
+        histograms.setdefault(name, {}).setdefault(place, MagnitudeHistogram()).update(values)
+
+    with watched(model, update):
+        run(model)
+    return histograms
+
+
+def thresholds(calibration: Calibration, share: float, places: Sequence[Place]) -> dict[str, dict[Place, Threshold]]:
+    """Rules for `sparsified` that drop `share` of each of the tensors `places`, on the calibration data."""
+    return {
+        name: {place: Threshold(tensors[place].quantile(share)) for place in places}
+        for name, tensors in calibration.items()
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the greedy allocation.
+
+    Args:
+        sparsity: of the whole block: the layers' mean, weighted by their number of weights.
+        error: distance of the block's output to that of the dense block, as a share of the dense output's norm.
+        layers: sparsity of each linear layer's input, by its path in the model.
+    """
+
+    sparsity: float
+    error: float
+    layers: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """How a block's sparsity is best spread over its linear layers.
+
+    Args:
+        steps: from dense on.
+        histograms: of each linear layer's input, by its path in the model.
+    """
+
+    steps: list[Step]
+    histograms: Mapping[str, MagnitudeHistogram]
+
+    def thresholds(self, sparsity: float) -> dict[str, Threshold]:
+        """Rules for the linear layers at the step nearest to `sparsity` of the block."""
+        step = min(self.steps, key=lambda step: abs(step.sparsity - sparsity))
+        return {path: Threshold(self.histograms[path].quantile(share)) for path, share in step.layers.items()}
+
+
+def find_blocks(model: nn.Module) -> list[str]:
+    """Paths of the transformer blocks: what holds each FFN."""
+    paths = []
+    for name, each in find_feed_forwards(model).items():
+        path = name.rpartition(".")[0] if each.parts == ("",) else name
+        paths += [path] if path not in paths else []
+    return paths
+
+
+def layer_thresholds(
+    model: nn.Module, run: Callable[[nn.Module], object], sparsity: float, blocks: Sequence[str] | None = None
+) -> dict[str, Threshold]:
+    """Thresholds that drop the same share of the input of every linear layer in the blocks of `model`, by its path."""
+    layers = [path for block in blocks or find_blocks(model) for path in _linears(model, block)]
+    with _counted_inputs(model, layers) as histograms:
+        run(model)
+    return {path: Threshold(histogram.quantile(sparsity)) for path, histogram in histograms.items()}
+
+
+@torch.no_grad()
+def allocate(
+    model: nn.Module,
+    block: str,
+    run: Callable[[nn.Module], object],
+    step: float = 0.05,
+    most: float = 0.9,
+    tail: float = 0.25,
+) -> Allocation:
+    """TEAL's greedy allocation (algorithm 1): each step raises the sparsity of the layer that adds least error.
+
+    A layer with few weights is raised further at once, so that every step drops equally many weights. Layers that the
+    block does not call, such as the output layer inside `torch.nn.MultiheadAttention`, are left dense.
+
+    Args:
+        block: path of the block; `find_blocks` lists them.
+        run: sends the calibration data through the model.
+        step: by which a layer with the block's mean number of weights is raised.
+        most: sparsity at which a layer stays.
+        tail: share of the tokens, from the last, whose output counts.
+
+    Raises:
+        ConfigurationError: if the block was not called, or calls no linear layer.
+    """
+    calls, expected = _recorded_calls(model, block, run)
+    module = model.get_submodule(block)
+    prefix = f"{block}." if block else ""
+
+    def outputs() -> list[Tensor]:
+        return [_tail(module(*args, **kwargs), tail) for args, kwargs in calls]
+
+    with _counted_inputs(module, [path.removeprefix(prefix) for path in _linears(model, block)]) as histograms:
+        outputs()
+    if not histograms:
+        raise ConfigurationError(f"the block '{block}' of {type(model).__name__} calls no linear layer")
+    weights = {path: linear_weights(module.get_submodule(path))[0].numel() for path in histograms}
+    mean = sum(weights.values()) / len(weights)
+    expected = [_tail(output, tail) for output in expected]
+    norm = torch.stack([output.float().square().sum() for output in expected]).sum()
+    shares, steps = dict.fromkeys(weights, 0.0), [Step(0.0, 0.0, {prefix + path: 0.0 for path in weights})]
+    with sparsified(module, linears=dict.fromkeys(weights, Threshold(0.0)), backend="dense") as induced:
+
+        def error_with(path: str, share: float) -> float:
+            before = _set(induced, path, Threshold(histograms[path].quantile(share)))
+            pairs = zip(outputs(), expected, strict=True)
+            distance = torch.stack([(output - dense).float().square().sum() for output, dense in pairs]).sum()
+            _set(induced, path, before)
+            return float((distance / norm).sqrt())
+
+        while open_layers := [path for path in shares if shares[path] < most]:
+            raised = {path: min(most, shares[path] + step * mean / weights[path]) for path in open_layers}
+            errors = {path: error_with(path, share) for path, share in raised.items()}
+            best = min(errors, key=errors.get)
+            shares[best] = raised[best]
+            _set(induced, best, Threshold(histograms[best].quantile(shares[best])))
+            sparsity = sum(shares[path] * weights[path] for path in weights) / sum(weights.values())
+            steps.append(Step(sparsity, errors[best], {prefix + path: share for path, share in shares.items()}))
+    return Allocation(steps, {prefix + path: histogram for path, histogram in histograms.items()})
+
+
+def _set(induced: InducedSparsity, path: str, rule: Threshold) -> Threshold:
+    """Puts a rule on a layer's input and gives the one that was there."""
+    rules = induced.masked[path].rules
+    before, rules["input"] = rules["input"], rule
+    return before
+
+
+def _linears(model: nn.Module, block: str) -> list[str]:
+    """Paths of the linear layers in a block."""
+    inside = model.get_submodule(block).named_modules(prefix=block)
+    return [path for path, module in inside if linear_weights(module) is not None]
+
+
+@contextmanager
+def _counted_inputs(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, MagnitudeHistogram]]:
+    """Histograms of the inputs of those layers that are called while the context lasts."""
+    histograms: dict[str, MagnitudeHistogram] = {}
+
+    def count_as(path: str) -> Callable[[nn.Module, tuple], None]:
+        return lambda module, inputs: histograms.setdefault(path, MagnitudeHistogram()).update(inputs[0])
+
+    hooks = [model.get_submodule(path).register_forward_pre_hook(count_as(path)) for path in paths]
+    try:
+        yield histograms
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _recorded_calls(model: nn.Module, block: str, run: Callable[[nn.Module], object]) -> tuple[list, list]:
+    """Arguments and outputs of each call of a block while `run` runs; caches of earlier tokens are left out."""
+    calls, outputs = [], []
+
+    def record(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        # A cache would grow whenever the call is repeated.
+        args = tuple(None if _is_cache(value) else value for value in args)
+        calls.append((args, {name: None if _is_cache(value) else value for name, value in kwargs.items()}))
+        outputs.append(output)
+
+    hook = model.get_submodule(block).register_forward_hook(record, with_kwargs=True)
+    try:
+        run(model)
+    finally:
+        hook.remove()
+    if not calls:
+        raise ConfigurationError(f"the calibration data never reached the block '{block}' of {type(model).__name__}")
+    return calls, outputs
+
+
+def _is_cache(value: object) -> bool:
+    return type(value).__name__.endswith("Cache")
+
+
+def _tail(output: Any, share: float) -> Tensor:
+    """The last tokens of a block's output [B, T, D], which may come first in a tuple."""
+    tokens = output[0] if isinstance(output, tuple) else output
+    return tokens[:, tokens.shape[1] - max(1, round(share * tokens.shape[1])) :]

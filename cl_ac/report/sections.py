@@ -1,0 +1,255 @@
+"""What a comparison of runs shows: sections of tables and figures, as values that a page or files are made of."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cl_ac.early_exit import cost_at_accuracy
+from cl_ac.report.comparison import Comparison, Group
+from cl_ac.report.figures import (
+    CostLine,
+    Line,
+    accuracy_matrix_figure,
+    cost_accuracy_figure,
+    exit_accuracy_map,
+    line_figure,
+)
+from cl_ac.report.formats import Cell, ResultTable, Spread
+from cl_ac.report.watched_figures import answer_text, old_tasks_figure, task_accuracy_figure
+from cl_ac.stability import exit_names, summarise
+
+# More lines than this in one panel cannot be told apart.
+MOST_LINES = 8
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question about some runs.
+
+    Args:
+        title: the question in a few words.
+        text: what is shown and how it was computed.
+        tables: to read.
+        figures: by file name.
+    """
+
+    title: str
+    text: str
+    tables: list[ResultTable] = field(default_factory=list)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+
+def sections(comparison: Comparison) -> Iterator[Section]:
+    """All sections of a comparison that its runs have data for."""
+    yield Section(
+        "Summary",
+        "Class-incremental accuracy in per cent after the last task, mean over tasks; runs with ACs answer with their "
+        "most confident exit. Mean ± sample deviation over seeds. Cost at equal accuracy: the smallest mean cost, "
+        "relative to the network without ACs, at which the confidence rule is as accurate over all samples as the "
+        "same approach without ACs.",
+        [summary(comparison)],
+    )
+    if comparison.differences:
+        yield Section("What differs", "Settings that are not the same in all runs.", [differences(comparison)])
+    if any(group.tasks > 1 for group in comparison.groups):
+        yield Section("Accuracy and forgetting over tasks", LINES_TEXT, [], dict(curve_figures(comparison)))
+    yield Section(
+        "Accuracy matrices",
+        "Rows: after each task; columns: on each task. Per cent, mean over seeds.",
+        [task_accuracies(comparison)],
+        {
+            f"accuracy_matrix-{group.label}": accuracy_matrix_figure(group.answers.mean(0), group.label)
+            for group in comparison.groups
+        },
+    )
+    with_acs = [group for group in comparison.groups if group.has_acs]
+    if with_acs:
+        yield Section(
+            "Exits", "Accuracy of each exit on each task after the last one, mean over seeds.",
+            [exit_accuracies(with_acs)], {f"exits-{group.label}": _exit_map(group) for group in with_acs},
+        )  # fmt: skip
+        yield Section(
+            "Cost and accuracy",
+            "Accuracy over all samples as the threshold of the confidence rule moves, mean over seeds. A dashed line is "
+            "a network without ACs. Thresholds are chosen on the test samples, as in the literature.",
+            [], dict(cost_figures(comparison)),
+        )  # fmt: skip
+    watched = [group for group in comparison.groups if group.watched]
+    if watched:
+        yield Section(
+            "Stability gap",
+            GAP_TEXT,
+            [gaps(watched)],
+            dict(gap_figures(watched)),
+        )
+
+
+LINES_TEXT = (
+    "After each task, mean over the tasks seen so far (accuracy) and over the earlier ones (forgetting: how far each is "
+    "below its best). Bands are one sample deviation over seeds; dashed lines are networks without ACs."
+)
+GAP_TEXT = (
+    "Accuracy while later tasks are learned; the figures show the first seed, with dotted lines where tasks begin. Gap: "
+    "accuracy before a task minus the lowest since, mean over earlier tasks and then over tasks; min-ACC and WC-ACC as "
+    "De Lange et al. (2023) define them, over all later tasks; settling: steps until nine tenths of the accuracy at the "
+    "task's end are reached for good; recency bias: share of earlier tasks' samples taken for the newest task."
+)
+
+
+def summary(comparison: Comparison) -> ResultTable:
+    """One row for each group."""
+    columns = ["run", "seeds", "tasks", "accuracy", "weighted", "incremental", "forgetting", "known task"]
+    names = ["accuracy", "accuracy_weighted", "incremental", "forgetting", "task_incremental"]
+    has_acs = any(group.has_acs for group in comparison.groups)
+    rows: list[list[Cell]] = []
+    for group in comparison.groups:
+        shares = [Spread(tuple(getattr(each, name) for each in group.summaries)) for name in names]
+        cost = [_cost_at_equal_accuracy(comparison, group)] if has_acs else []
+        rows.append([group.label, len(group.runs), group.tasks, *shares, *cost])
+    cost_column = ["cost at equal accuracy"] if has_acs else []
+    return ResultTable("summary", "accuracy after the last task, %", [*columns, *cost_column], rows)
+
+
+def _cost_at_equal_accuracy(comparison: Comparison, group: Group) -> Cell:
+    plain = comparison.without_acs(group)
+    if plain is None:
+        return ""
+    reached = [cost_at_accuracy(curve, plain.all_samples.mean().item()) for curve in group.curves]
+    found = tuple(cost for cost in reached if cost is not None)
+    if len(found) == len(reached):
+        return Spread(found)
+    return f"not reached by {len(reached) - len(found)} of {len(reached)}"
+
+
+def differences(comparison: Comparison) -> ResultTable:
+    """One row for each group; the options of an approach share a column, since few approaches share an option."""
+    names = comparison.differences
+    common = [name for name in names if not name.startswith("approach.")]
+    columns = ["run", *common, *(["options of the approach"] if len(common) < len(names) else [])]
+    rows = []
+    for group in comparison.groups:
+        row: list[Cell] = [group.label, *(_plain(group.settings.get(name)) for name in common)]
+        if len(common) < len(names):
+            own = [name for name in names if name.startswith("approach.") and name in group.settings]
+            row.append(", ".join(f"{name.removeprefix('approach.')} {group.settings[name]}" for name in own))
+        rows.append(row)
+    return ResultTable("settings", "settings that differ", columns, rows)
+
+
+GAP_COLUMNS = {
+    "gap": "gap",
+    "relative_gap": "relative gap",
+    "minimum_accuracy_since_learned": "min-ACC",
+    "worst_case_accuracy_since_learned": "WC-ACC",
+    "anytime_accuracy": "anytime accuracy",
+    "recency_bias": "recency bias",
+    "settling_steps": "settling (steps)",
+}
+
+
+def gaps(groups: Sequence[Group]) -> ResultTable:
+    """What old tasks go through, one row for each answer of each group; of many groups the main answers only."""
+    rows: list[list[Cell]] = []
+    for group in groups:
+        runs = [summarise(tasks) for tasks in group.watched]
+        for place, answer in enumerate(runs[0].answers):
+            if len(groups) > MOST_LINES and answer not in ("final", "most_confident", "nearest_mean/final"):
+                continue
+            columns = {name: tuple(getattr(run, name)[place].item() for run in runs) for name in GAP_COLUMNS}
+            cells = [Spread(values, name != "settling_steps") for name, values in columns.items()]
+            rows.append([group.label, answer_text(answer), *cells])
+    columns = ["run", "answer", *GAP_COLUMNS.values()]
+    return ResultTable("stability_gap", "old tasks while new ones are learned, % but for steps", columns, rows)
+
+
+def _plain(value: Cell | None) -> Cell:
+    return "" if value is None else str(value) if isinstance(value, bool) else value
+
+
+def task_accuracies(comparison: Comparison) -> ResultTable:
+    """Accuracy on each task after the last one."""
+    tasks = max(group.tasks for group in comparison.groups)
+    columns = ["run", *(f"task {task + 1}" for task in range(tasks))]
+    rows = [[group.label, *_shares(group.answers[:, -1], tasks)] for group in comparison.groups]
+    return ResultTable("accuracy_per_task", "accuracy on each task after the last one, %", columns, rows)
+
+
+def exit_accuracies(groups: Sequence[Group]) -> ResultTable:
+    """Mean accuracy of each exit over tasks, after the last one; final classifiers are below each other."""
+    deepest = max(group.last.shape[-1] for group in groups)
+    rows = []
+    for group in groups:
+        *early, final = _shares(group.last.mean(1))
+        rows.append([group.label, *early, *[""] * (deepest - 1 - len(early)), final])
+    return ResultTable("accuracy_per_exit", "accuracy of each exit, mean over tasks, %", ["run", *exit_names(deepest)], rows)
+
+
+def _shares(values: Tensor, width: int = 0) -> list[Cell]:
+    """The columns of [S, K], filled up to `width` with nothing."""
+    shares = [Spread(tuple(column)) for column in values.T.tolist()]
+    return [*shares, *[""] * (width - len(shares))]
+
+
+def _exit_map(group: Group) -> Figure:
+    return exit_accuracy_map(group.last.mean(0).T, exit_names(group.last.shape[-1]), group.label)
+
+
+Panel = tuple[str, list[tuple[Group, int | None]]]
+
+
+def panels(comparison: Comparison) -> Iterator[Panel]:
+    """What is drawn together: all groups if they are few, else a panel for each family with the others in grey.
+
+    Yields:
+        The panel's name, empty if there is only one, and its groups with the place of each family's colour; None for
+        a group in the background.
+    """
+    families = comparison.families
+    if len(comparison.groups) <= MOST_LINES:
+        yield "", [(group, place) for place, groups in enumerate(families.values()) for group in groups]
+        return
+    for name, own in families.items():
+        others = [(group, None) for group in comparison.groups if group.family != name]
+        yield name, [*others, *((group, place) for place, group in enumerate(own))]
+
+
+def curve_figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
+    """Average accuracy and forgetting after each task."""
+    kinds: dict[str, tuple[Callable[[Group], Tensor], int]] = {
+        "average accuracy": (lambda group: group.average_accuracy, 1),
+        "forgetting": (lambda group: group.forgetting, 2),
+    }
+    for kind, (values, first) in kinds.items():
+        for name, members in panels(comparison):
+            lines = [
+                Line(group.label, range(first, first + y.shape[1]), y, colour, not group.has_acs)
+                for group, colour in members
+                if (y := values(group)).shape[1]
+            ]
+            title = f"{kind}, {name}" if name else kind
+            yield _file_name(kind, name), line_figure(lines, title, "tasks learned", f"{kind} (%)")
+
+
+def cost_figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
+    """Accuracy against cost; panels without ACs are left out."""
+    for name, members in panels(comparison):
+        drawn = [(group, place) for group, place in members if place is not None]
+        if any(group.has_acs for group, _ in drawn):
+            lines = [CostLine(group.label, group.curves, group.all_samples, place) for group, place in drawn]
+            yield _file_name("cost_accuracy", name), cost_accuracy_figure(lines, name)
+
+
+def gap_figures(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
+    """Each task over training, and earlier tasks by each exit, of the first seed of each group."""
+    for group in groups:
+        first = group.watched[0]
+        yield _file_name("task_accuracy", group.label), task_accuracy_figure(first, f"{group.label}: each task")
+        if len(first) > 1:
+            yield _file_name("old_tasks", group.label), old_tasks_figure(first, f"{group.label}: mean of earlier tasks")
+
+
+def _file_name(kind: str, name: str) -> str:
+    return "-".join(part for part in (kind.replace(" ", "_"), name) if part)

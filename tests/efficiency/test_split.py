@@ -1,0 +1,133 @@
+import pytest
+import torch
+from torch import nn
+
+from cl_ac.backbones.vit import MLP
+from cl_ac.efficiency.feed_forward import find_feed_forwards
+from cl_ac.efficiency.split import (
+    auction,
+    coactivation,
+    coactivation_split,
+    expert_weights,
+    experts_of_size,
+    inertia,
+    kmeans_split,
+    optimal_assignment,
+    random_split,
+)
+from cl_ac.errors import ConfigurationError
+from cl_ac.kernels.experts import dense_ffn
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def clustered(groups: int, each: int, width: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shuffled directions around `groups` centres, and the centre of each."""
+    centres = torch.randn(groups, width, generator=stream(1))
+    owners = torch.arange(groups).repeat(each)[torch.randperm(groups * each, generator=stream(2))]
+    return centres[owners] + noise * torch.randn(len(owners), width, generator=stream(3)), owners
+
+
+def is_partition(split: torch.Tensor, neurons: int) -> bool:
+    ascending = bool((split.diff(dim=1) > 0).all())
+    return ascending and split.flatten().sort().values.tolist() == list(range(max(neurons, split.numel())))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_kmeans_finds_clusters_whatever_their_lengths(exact):
+    rows, owners = clustered(6, 8, 16, 0.1)
+    rows = rows * torch.rand(len(rows), 1, generator=stream(4)).add(0.1)
+    split = kmeans_split(rows, 6, stream(), exact=exact)
+    assert is_partition(split, 48)
+    assert all(len(owners[members].unique()) == 1 for members in split)
+
+
+def test_kmeans_is_repeatable_and_the_auction_is_as_good_as_the_optimum():
+    rows = torch.randn(240, 32, generator=stream(5))
+    fast, slow = kmeans_split(rows, 10, stream()), kmeans_split(rows, 10, stream(), exact=True)
+    assert torch.equal(fast, kmeans_split(rows, 10, stream()))
+    assert inertia(rows, fast) < 1.01 * inertia(rows, slow)
+    assert inertia(rows, fast) < 0.97 * inertia(rows, random_split(240, 10, stream()))
+
+
+@pytest.mark.parametrize(("groups", "size"), [(1, 5), (2, 1), (7, 9), (30, 2)])
+def test_an_auction_is_balanced_and_close_to_the_optimum(groups, size):
+    similarity = torch.rand(groups * size, groups, generator=stream(6))
+    owners, _ = auction(similarity, size)
+    assert owners.bincount(minlength=groups).tolist() == [size] * groups
+    points = torch.arange(groups * size)
+    best = similarity[points, optimal_assignment(similarity, size)].sum()
+    # The last stage bids in steps of 0.012 deviations, and no point can lose more than a step.
+    allowed = 0.012 * len(points) * (similarity.std() if groups > 1 else 0)
+    assert best - allowed - 1e-4 <= similarity[points, owners].sum() <= best + 1e-4
+
+
+def test_an_auction_ends_among_equals():
+    owners, _ = auction(torch.zeros(12, 4), 3)
+    assert owners.bincount(minlength=4).tolist() == [3] * 4
+
+
+def test_coactivation_counts_groups_of_eight_tokens():
+    hidden = torch.zeros(9, 3)
+    hidden[0, :2], hidden[7, :2], hidden[8, 1:] = 3.0, 1.0, 0.5
+    hidden[3, 2] = -4.0
+    expected = torch.tensor([[1, 1, 0], [1, 1.25, 0.25], [0, 0.25, 0.25]])
+    torch.testing.assert_close(coactivation(hidden), expected)
+
+
+def test_neurons_that_fire_together_become_one_expert():
+    owners = torch.arange(4).repeat(6)[torch.randperm(24, generator=stream(7))]
+    topic = torch.randint(4, (600,), generator=stream(8))
+    hidden = torch.rand(600, 24, generator=stream(9)) * (owners == topic[:, None])
+    split = coactivation_split(hidden, 4, stream())
+    assert is_partition(split, 24)
+    assert all(len(owners[members].unique()) == 1 for members in split)
+
+
+@pytest.mark.parametrize("neurons", [12, 13])
+def test_splits_of_sizes_that_do_not_divide_hold_every_neuron_once(neurons):
+    rows = torch.randn(neurons, 5, generator=stream(10))
+    for split in (kmeans_split(rows, 5, stream()), random_split(neurons, 5, stream())):
+        assert split.shape == (5, 3)
+        assert is_partition(split, neurons)
+
+
+class GLU(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(6, 13), nn.Linear(6, 13), nn.Linear(13, 6)
+        self.activation = nn.SiLU()
+
+    def forward(self, x):
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("make", [lambda: MLP(6, 13), lambda: MLP(6, 13, bias=False), GLU])
+def test_all_experts_together_are_the_ffn(make, dtype, tolerance):
+    torch.manual_seed(0)
+    model = nn.Sequential(make()).to(dtype)
+    (ffn,) = find_feed_forwards(model).values()
+    experts = expert_weights(ffn, kmeans_split(ffn.up, 4, stream()))
+    assert experts.up.shape == (4, 4, 6)
+    x = torch.randn(20, 6, dtype=dtype, generator=stream())
+    expected = model(x)
+    actual = dense_ffn(x, torch.ones(20, 4, dtype=torch.bool), experts)
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_an_activation_without_a_kernel_is_one_sentence():
+    model = nn.Sequential(MLP(4, 8))
+    model[0].activation = nn.Mish()
+    (ffn,) = find_feed_forwards(model).values()
+    with pytest.raises(ConfigurationError, match=r"the activation of '0' \(Mish\) has no kernel"):
+        expert_weights(ffn, random_split(8, 2, stream()))
+
+
+def test_sizes_of_experts():
+    assert [experts_of_size(12, size) for size in (1, 5, 12)] == [12, 3, 1]
+    for size in (0, 13):
+        with pytest.raises(ConfigurationError, match=rf"experts\.size is {size}; with 12 neurons"):
+            experts_of_size(12, size)

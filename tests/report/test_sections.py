@@ -1,0 +1,91 @@
+import pytest
+
+from cl_ac.early_exit import cost_accuracy, cost_at_accuracy
+from cl_ac.report.comparison import compare
+from cl_ac.report.sections import MOST_LINES, gaps, panels, sections, summary
+from cl_ac.report.tables import summarise
+from cl_ac.stability import summarise as summarise_watched
+
+
+@pytest.fixture
+def make_comparison(stored_run, tmp_path):
+    """Compares two seeds of some approaches with and without ACs."""
+
+    def make(*approaches: str, watch: bool = False):
+        runs = [
+            stored_run(
+                tmp_path / "".join(approaches) / f"{name}{exits}{seed}",
+                {"approach": {"class_path": name}, "exits": exits, "seed": seed},
+                exits=3 if exits else 1,
+                watch=watch,
+            )
+            for name in approaches
+            for exits in (None, "sdn")
+            for seed in (0, 1)
+        ]
+        return compare(runs)[0][0]
+
+    return make
+
+
+def test_sections_answer_what_the_runs_have_data_for(make_comparison):
+    titles = [
+        "Summary", "What differs", "Accuracy and forgetting over tasks", "Accuracy matrices", "Exits", "Cost and accuracy"
+    ]  # fmt: skip
+    assert [section.title for section in sections(make_comparison("LwF"))] == titles
+
+
+def test_watched_runs_show_the_stability_gap(make_comparison):
+    *_, last = sections(make_comparison("LwF", watch=True))
+    assert last.title == "Stability gap"
+    assert set(last.figures) == {"task_accuracy-LwF", "old_tasks-LwF", "task_accuracy-LwF + sdn", "old_tasks-LwF + sdn"}
+
+
+def test_one_run_of_one_task_can_be_shown(stored_run, tmp_path):
+    (comparison,), _ = compare([stored_run(tmp_path / "run", {"seed": 0}, exits=1, tasks=1, watch=True)])
+    found = list(sections(comparison))
+    assert [section.title for section in found] == ["Summary", "Accuracy matrices", "Stability gap"]
+    (row,) = (row for row in found[-1].tables[0].rows if row[1] == "final")
+    assert str(row[2]) == "–"
+
+
+def test_summary_is_over_seeds(make_comparison):
+    comparison = make_comparison("LwF")
+    plain, with_acs = summary(comparison).rows
+    runs = comparison.groups[1].runs
+    assert with_acs[:3] == ["LwF + sdn", 2, 3]
+    assert with_acs[3].values == tuple(summarise(run).accuracy for run in runs)
+    assert with_acs[6].values == tuple(summarise(run).forgetting for run in runs)
+    assert plain[-1] == ""
+    reference = comparison.groups[0].all_samples.mean().item()
+    reached = [cost_at_accuracy(cost_accuracy(run.outputs(2)), reference) for run in runs]
+    assert None not in reached
+    assert with_acs[-1].values == tuple(reached)
+
+
+def test_gaps_are_those_of_the_watched_points(make_comparison):
+    comparison = make_comparison("LwF", watch=True)
+    rows = {(row[0], row[1]): row[2:] for row in gaps(comparison.groups).rows}
+    expected = [summarise_watched(run.watched_all()) for run in comparison.groups[1].runs]
+    place = expected[0].answers.index("nearest_mean/exit_1")
+    cells = rows["LwF + sdn", "nearest mean, exit 1"]
+    assert cells[0].values == tuple(each.gap[place].item() for each in expected)
+    assert cells[-1].values == tuple(each.settling_steps[place].item() for each in expected)
+    assert not cells[-1].percent
+
+
+def test_few_groups_share_a_panel_and_many_stand_before_the_others(make_comparison):
+    ((name, members),) = panels(make_comparison("A", "B"))
+    assert name == ""
+    assert [(group.label, colour) for group, colour in members] == [
+        ("A", 0), ("A + sdn", 0), ("B", 1), ("B + sdn", 1)
+    ]  # fmt: skip
+    approaches = "ABCDE"
+    comparison = make_comparison(*approaches)
+    assert len(comparison.groups) > MOST_LINES
+    found = list(panels(comparison))
+    assert [name for name, _ in found] == list(approaches)
+    for name, members in found:
+        shown = [group.label for group, colour in members if colour is not None]
+        assert shown == [name, f"{name} + sdn"]
+        assert len(members) == len(comparison.groups)

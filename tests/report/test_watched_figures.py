@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from cl_ac.report.watched_figures import old_tasks_figure, task_accuracy_figure, task_history
+from cl_ac.stability import Watched
+
+
+def watched(task: int, start: int, accuracy: list[list[float]], answers: list[str]) -> Watched:
+    """Points at steps 0, 5, …; every answer has accuracy `accuracy[k][u]`, lower by a tenth for each next answer."""
+    values = torch.tensor(accuracy)[:, None].repeat(1, len(answers), 1)
+    values -= 0.1 * torch.arange(len(answers))[None, :, None]
+    return Watched(task, start, 5 * torch.arange(len(accuracy)), answers, values, torch.zeros(*values.shape, task + 1))
+
+
+@pytest.fixture
+def run():
+    answers = ["exit_0", "final", "most_confident", "nearest_mean/exit_0", "nearest_mean/final"]
+    return [
+        watched(0, 0, [[0.5], [1.0]], answers),
+        watched(1, 5, [[0.9, 0.5], [0.7, 1.0]], answers),
+        watched(2, 10, [[0.8, 0.9, 0.5], [0.6, 0.8, 1.0]], answers),
+    ]
+
+
+def test_history_of_a_task_goes_over_later_tasks(run):
+    steps, accuracy = task_history(run, 1, "final")
+    assert steps.tolist() == [5, 10, 10, 15]
+    assert accuracy.tolist() == pytest.approx([0.4, 0.9, 0.8, 0.7])
+
+
+def test_each_task_has_a_line_and_each_switch_a_mark(run):
+    (axes,) = task_accuracy_figure(run, "run").axes
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels == ["task 1", "task 2", "task 3"]
+    marks = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
+    assert marks == [5, 10]
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([30, 80, 70, 50, 60, 40])  # the most confident exit
+
+
+def test_old_tasks_by_exit_and_by_nearest_mean(run):
+    (axes,) = old_tasks_figure(run, "run").axes
+    handles, labels = axes.get_legend_handles_labels()
+    assert labels == ["exit 0", "final", "most confident", "nearest mean, final"]
+    values = handles[1].get_ydata()
+    # After a gap between tasks, the mean over tasks 1 and 2.
+    assert values[[0, 1, 3, 4]].tolist() == pytest.approx([80, 60, 75, 60])
+    assert torch.tensor(values[2]).isnan()
+
+
+def test_without_acs_the_final_exit_is_drawn_once():
+    run = [watched(t, 5 * t, [[0.5] * (t + 1)] * 2, ["final", "most_confident"]) for t in range(2)]
+    (axes,) = old_tasks_figure(run, "run").axes
+    assert axes.get_legend_handles_labels()[1] == ["final"]
