@@ -4,13 +4,14 @@ import io
 import itertools
 import json
 import os
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -103,7 +104,7 @@ def run_all(study: Study, out: Path, workers: int, console: Console) -> dict[str
     threads = max(1, (os.cpu_count() or 1) // workers)
     finished: dict[str, RunDirectory] = {}
     # A worker imports everything once and then runs one combination after the other.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), begin_worker, (threads,))
     with pool:
         started = [pool.submit(run_one, study.arguments(cell), str(out), run_name(cell)) for cell in cells]
         for count, (cell, future) in enumerate(zip(cells, started, strict=True), start=1):
@@ -119,6 +120,17 @@ def run_all(study: Study, out: Path, workers: int, console: Console) -> dict[str
                 problem = f"failed: {problem}"
             console.print(f"{count}/{len(cells)}  {name}  {problem}", highlight=False)
     return finished
+
+
+def begin_worker(threads: int) -> None:
+    """Prepares a worker: how many threads it computes with, and that it ends with the process that started it."""
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
 
 
 def run_one(arguments: list[str], out: str, name: str) -> str | None:
