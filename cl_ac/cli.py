@@ -75,6 +75,7 @@ def run_command(arguments: Sequence[str]) -> None:
         device=settings.device,
         seed=settings.seed,
         resume=settings.resume,
+        loggers=settings.loggers,
         config=plain,
     )
     show(summary_table([directory]))
@@ -132,7 +133,9 @@ def report_command(arguments: Sequence[str]) -> None:
     from cl_ac.report.page import write_report
     from cl_ac.report.tables import summary_table
 
-    directories = [RunDirectory(Path(path)) for path in settings.runs]
+    directories = [RunDirectory(path) for path in map(Path, settings.runs) if not is_report(path)]
+    if not directories:
+        raise ConfigurationError(f"{', '.join(settings.runs)} holds a report and no run")
     for directory in directories:
         _ = directory.config
     first = directories[0].path
@@ -142,6 +145,11 @@ def report_command(arguments: Sequence[str]) -> None:
     print(write_report(directories, folder))
 
 
+def is_report(path: Path) -> bool:
+    """Whether this is the folder of an earlier report, which `runs/*` takes in."""
+    return (path / "report.html").exists() and not (path / "config.yaml").exists()
+
+
 def exits_command(arguments: Sequence[str]) -> None:
     """`cl-ac exits`: tables, figures and TensorBoard entries of a finished run's exits."""
     parser = ArgumentParser(
@@ -149,7 +157,9 @@ def exits_command(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("run", type=str, help="the run's folder; figures and numbers go to exits/ in it")
     parser.add_argument("--plain", type=str | None, default=None, help="the folder of a run without ACs, for a line")
-    parser.add_argument("--measure", action="store_true", help="run the network as well: time of early exits, fitted thresholds, TLC")
+    parser.add_argument(
+        "--measure", action="store_true", help="run the network as well: time of early exits, fitted thresholds, TLC"
+    )
     parser.add_argument("--device", type=str, default="auto", help="where to measure: cpu, cuda, cuda:1, …")
     settings = parse(parser, arguments)
 

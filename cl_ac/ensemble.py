@@ -29,10 +29,10 @@ class Ensemble(Classifier):
     `log q_i = β_i + 1/i · Σ_{j≤i} exp(ω_ij) log p_j + constant` (geometric), or with q_i proportional to
     `exp(β_i) + Σ_{j≤i} exp(ω_ij) p_j` (arithmetic, the paper's ablation). The network learns nothing by it.
 
-    ω and β are fitted after each task, from where they stood, by the cross-entropy on the exemplars, each class counting
-    the same. Where a class has no exemplars ω alone is fitted, on held-out samples of the task: β would learn to prefer
-    its classes. Where there are neither, both stay. New classes start with a β of 0. Heads are read as they are trained,
-    without the approach's correction of logits.
+    ω and β are fitted after each task, from where they stood, by the cross-entropy on the exemplars, each class
+    counting the same. Where a class has no exemplars ω alone is fitted, on held-out samples of the task: β would learn
+    to prefer its classes. Where there are neither, both stay. New classes start with a β of 0. Heads are read as they
+    are trained, without the approach's correction of logits.
 
     Args:
         combination: `geometric` or `arithmetic`.
@@ -70,7 +70,11 @@ class Ensemble(Classifier):
         self.fit_to(logits, samples.targets.cpu(), with_beta=bool(complete))
 
     def fit_to(self, logits: Tensor, targets: Tensor, with_beta: bool) -> None:
-        """Lowers the cross-entropy on heads' logits [E, N, C] with targets [N], classes weighted equally; β is a choice."""
+        """Lowers the cross-entropy on heads' logits [E, N, C] with targets [N], all classes weighing the same.
+
+        Args:
+            with_beta: whether β learns too.
+        """
         scores = logits.double().log_softmax(-1)
         weights = 1 / targets.bincount(minlength=logits.shape[-1])[targets].double()
         weights = weights / weights.sum()

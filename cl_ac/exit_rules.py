@@ -198,9 +198,7 @@ class Carried:
     def select(self, samples: Tensor) -> "Carried":
         """The same of some samples, given by a mask or by indices."""
         state = tuple(each[samples] for each in self.state)
-        return Carried(
-            state, (torch.cat(self.predictions)[:, samples],), (torch.cat(self.confidences)[:, samples],)
-        )
+        return Carried(state, (torch.cat(self.predictions)[:, samples],), (torch.cat(self.confidences)[:, samples],))
 
     def fallback(self, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
         """The exit whose answer stands where none of the exits so far was sure, its answer, and its probability [B]."""

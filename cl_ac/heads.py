@@ -235,12 +235,13 @@ class Pooling(nn.Module):
         channels, height, width = shape
         self.factor = factor
         self.size = (-(-height // factor), -(-width // factor))
+        self.keeps = self.size == (height, width)
         self.divides = height % factor == 0 and width % factor == 0
         self.out_features = channels * self.size[0] * self.size[1]
 
     def maps(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The maximum and the average map."""
-        if self.size == tuple(hidden.shape[-2:]):
+        if self.keeps:
             return hidden, hidden
         if self.divides:
             return F.max_pool2d(hidden, self.factor), F.avg_pool2d(hidden, self.factor)

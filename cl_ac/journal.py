@@ -1,6 +1,7 @@
 """What happens beside training: checkpoints, results on disk, TensorBoard and progress."""
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from torch import nn
@@ -8,6 +9,7 @@ from torch import nn
 from cl_ac.benchmark import Task
 from cl_ac.checkpoint import Checkpoint
 from cl_ac.evaluation import Outputs
+from cl_ac.loggers import LoggerName
 from cl_ac.progress import RunProgress
 from cl_ac.rundir import Record, RunDirectory
 from cl_ac.stability import Watched
@@ -25,6 +27,7 @@ class Journal:
         approach: the approach, as a module with state.
         epochs: epochs of each task.
         console: where progress is shown.
+        loggers: where scalars and figures go.
     """
 
     def __init__(
@@ -35,13 +38,14 @@ class Journal:
         approach: nn.Module,
         epochs: list[int],
         console: Console,
+        loggers: Sequence[LoggerName] = ("tensorboard",),
     ):
         self.directory, self.checkpoint = directory, checkpoint
         self.network, self.approach = network, approach
         fit = checkpoint.fit or {"epoch": 0, "steps": 0}
         self.step = checkpoint.steps + fit["steps"]
         self.tasks = len(epochs)
-        self.events = EventLog(directory, len(network), self.tasks, self.step)
+        self.events = EventLog(directory, len(network), self.tasks, self.step, loggers)
         self.progress = RunProgress(console, sum(epochs), sum(epochs[: checkpoint.task]) + fit["epoch"])
         self.began = time.perf_counter() - checkpoint.seconds
 

@@ -33,9 +33,11 @@ class Logger(ABC):
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Logs numbers by tag; steps never decrease."""
 
+    @abstractmethod
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
         """Logs a figure, where figures can be shown."""
 
+    @abstractmethod
     def flush(self) -> None:
         """Makes sure that a kill loses nothing of what was logged so far."""
 
@@ -114,7 +116,9 @@ def _hparams(settings: Mapping[str, Value], metrics: Sequence[str]) -> list[Any]
     shown = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in metrics]
     start = plugin_data_pb2.SessionStartInfo()
     for name, value in settings.items():
-        field = "string_value" if isinstance(value, str) else "bool_value" if isinstance(value, bool) else "number_value"
+        field = (
+            "string_value" if isinstance(value, str) else "bool_value" if isinstance(value, bool) else "number_value"
+        )
         setattr(start.hparams[name], field, value)
     content = {
         metadata.EXPERIMENT_TAG: {"experiment": api_pb2.Experiment(hparam_infos=infos, metric_infos=shown)},
@@ -123,9 +127,7 @@ def _hparams(settings: Mapping[str, Value], metrics: Sequence[str]) -> list[Any]
     described = {tag: plugin_data_pb2.HParamsPluginData(**each) for tag, each in content.items()}
     return [
         Summary(
-            value=[
-                Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
-            ]
+            value=[Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)]
         )
         for tag, data in described.items()
     ]
@@ -167,6 +169,9 @@ class CsvLogger(Logger):
         new = {tag: value for tag, value in values.items() if step > self.start or tag not in self.done}
         self.writer.writerows([step, tag, f"{value:.9g}"] for tag, value in new.items())
 
+    def figure(self, tag: str, figure: "Figure", step: int) -> None:
+        """Figures have no place in a table."""
+
     def flush(self) -> None:
         self.file.flush()
 
@@ -195,6 +200,9 @@ class WandbLogger(Logger):
         path: the run directory; its name is that of the run.
         step: where the run goes on; the same W&B run goes on with it.
         settings: its configuration.
+
+    Raises:
+        ConfigurationError: if Weights & Biases refuses to start.
     """
 
     def __init__(self, path: Path, step: int, settings: Mapping[str, Value]):
@@ -203,13 +211,22 @@ class WandbLogger(Logger):
         if not step or not id_path.exists():
             id_path.write_text(uuid.uuid4().hex)
         options = {"project": "cl_ac", "name": path.name, "id": id_path.read_text(), "resume": "allow"}
-        self.run = self.wandb.init(dir=str(path), config=dict(settings), **options)
+        try:
+            self.run = self.wandb.init(dir=str(path), config=dict(settings), **options)
+        except self.wandb.Error as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise ConfigurationError(
+                f"loggers has 'wandb', which does not start: {reason}; WANDB_MODE=offline needs no account"
+            ) from error
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self.run.log(dict(values), step=step)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
         self.run.log({tag: self.wandb.Image(rendered(figure))}, step=step)
+
+    def flush(self) -> None:
+        """Another process of Weights & Biases holds what was logged."""
 
     def close(self) -> None:
         self.run.finish()

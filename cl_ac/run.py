@@ -1,6 +1,6 @@
 """A run: the tasks of a benchmark feed an approach, which trains a network with exits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from cl_ac.drift import measure
 from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import Outputs
 from cl_ac.journal import Journal
+from cl_ac.loggers import LoggerName, check_loggers
 from cl_ac.memory import Memory
 from cl_ac.network import NO_EXITS, Backbone, ExitNetwork, Exits
 from cl_ac.rundir import Record, RunDirectory
@@ -35,6 +36,7 @@ def run(
     device: str = "auto",
     seed: int = 0,
     resume: bool = False,
+    loggers: Sequence[LoggerName] = ("tensorboard",),
     config: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> list[Record]:
@@ -49,6 +51,7 @@ def run(
         device: `cpu`, `cuda`, `cuda:1`, …; `auto` takes a GPU if there is one.
         seed: of every random stream.
         resume: go on after the last finished epoch that `directory` holds.
+        loggers: where scalars and figures go beside the files of `directory`.
         config: all settings as plain values, kept in `directory`.
     Returns:
         One record for each task.
@@ -57,6 +60,7 @@ def run(
     """
     memory = Memory() if memory is None else memory
     check(approach, benchmark, training, memory, watch)
+    check_loggers(loggers)
     benchmark.seed = seed
     place = choose_device(device)
     network = assemble(approach, backbone, exits, memory, classifier, training.channels_last).to(place)
@@ -72,7 +76,8 @@ def run(
     restore(checkpoint, network, approach)
     approach.to(place)
     epochs = [training.epochs_of(task) for task in range(len(tasks))]
-    with Journal(directory, checkpoint, network, approach, epochs, console or Console(stderr=True)) as journal:
+    console = console or Console(stderr=True)
+    with Journal(directory, checkpoint, network, approach, epochs, console, loggers) as journal:
         for task in tasks[checkpoint.task :]:
             unfinished = checkpoint.fit if task.index == checkpoint.task else None
             if unfinished is None:

@@ -35,7 +35,7 @@ from cl_ac.evaluation import Outputs, ac_accuracy, cube, exit_accuracy
 from cl_ac.stability import Watched
 
 # A run may go on with other values of these: they decide where and how fast it runs, not what it computes.
-FREE_SETTINGS = ("resume", "out", "name", "device", "training.workers")
+FREE_SETTINGS = ("resume", "out", "name", "device", "loggers", "training.workers")
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """Early-exit models of finished runs: rebuilt, saved to one file, and loaded where there is no run."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl_ac.approach import Approach
 from cl_ac.checkpoint import Checkpoint, write_atomically
-from cl_ac.early_exit_model import EarlyExitModel
+from cl_ac.early_exit_model import EarlyExitModel, Segment
 from cl_ac.efficiency.dynamic import descriptions, insert_described
 from cl_ac.errors import ConfigurationError, DataError
 from cl_ac.exit_rules import Confidence, Entropy, LearnedScorer, Margin, Patience, Rule
@@ -90,9 +91,11 @@ def save(model: EarlyExitModel, path: Path, config: Mapping[str, Any]) -> None:
     write_atomically(Path(path), lambda file: torch.save(content, file))
 
 
-def load(path: Path, device: str = "auto") -> EarlyExitModel:
+def load(path: Path, device: str = "auto", fold: bool = False) -> EarlyExitModel:
     """Reads what `save` wrote; runs no code from the file, but imports the plugins that its settings name.
 
+    Args:
+        fold: whether convolutions absorb batch norm: faster, and the same answers up to rounding.
     Raises:
         DataError: if the file cannot be read.
     """
@@ -114,9 +117,8 @@ def load(path: Path, device: str = "auto") -> EarlyExitModel:
         if unexpected or set(missing) & set(serving_state(approach)):
             raise DataError(f"'{path}' does not fit the approach {type(approach).__name__} of this program")
     name, options = content["rule"].pop("name"), content["rule"]
-    return EarlyExitModel(
-        network.to(place), approach.to(place) if content["corrected"] else None, RULES[name](**options)
-    )
+    answering = approach.to(place) if content["corrected"] else None
+    return EarlyExitModel(network.to(place), answering, RULES[name](**options), fold)
 
 
 def serving_state(approach: Approach) -> dict[str, Tensor]:
@@ -125,31 +127,43 @@ def serving_state(approach: Approach) -> dict[str, Tensor]:
     return {key: value for key, value in approach.state_dict().items() if not key.startswith(tuple(unused))}
 
 
-class Stage(nn.Module):
-    """The part of a network up to one exit, from the exit before it: hidden values to hidden values and logits."""
-
-    def __init__(self, network: ExitNetwork, index: int):
-        super().__init__()
-        self.index, (start, end) = index, network.bounds[index]
-        self.stages, self.head = nn.Sequential(*network.backbone.stages[start:end]), network.heads[index]
-
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.stages(hidden)
-        return hidden, self.head(hidden)
-
-
-def export_stages(network: ExitNetwork) -> list[torch.export.ExportedProgram]:
+def export_stages(network: ExitNetwork, fold: bool = False) -> list[torch.export.ExportedProgram]:
     """Each part between exits as a program for any batch size: hidden values to (hidden values, raw logits).
 
-    What a server does between them is `exit_rules.step`.
+    In a network with cascades, each part but the first reads the logits of the part before it as well. What a server
+    does between parts is `exit_rules.step`.
+
+    Args:
+        fold: whether convolutions absorb batch norm.
     """
-    network.eval()
-    shapes = [network.backbone.image_shape, *network.shapes]
-    batch, device = torch.export.Dim("batch", min=1, max=1 << 16), next(network.parameters()).device
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
     programs = []
-    for index, shape in enumerate(shapes[:-1]):
-        # Two images: a batch of one would be taken for a constant.
-        example = torch.zeros(2, *shape, device=device)
-        stage = Stage(network, index).eval()
-        programs.append(torch.export.export(stage, (example,), dynamic_shapes=({0: batch},)))
+    for segment, example in _segments(network, fold):
+        shapes = tuple({0: batch} for _ in example)
+        programs.append(torch.export.export(segment, example, dynamic_shapes=shapes))
     return programs
+
+
+def script_stages(network: ExitNetwork, fold: bool = False) -> list[torch.jit.ScriptModule]:
+    """As `export_stages` for runtimes that read TorchScript: traced and frozen.
+
+    PyTorch advises `torch.export` in its place and warns so; the warnings of tracing are left out here.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated", category=Warning)
+        return [
+            torch.jit.freeze(torch.jit.trace(segment, example, check_trace=False))
+            for segment, example in _segments(network, fold)
+        ]
+
+
+def _segments(network: ExitNetwork, fold: bool) -> Iterator[tuple[Segment, tuple[Tensor, ...]]]:
+    """The parts between exits, each with an example of what it reads."""
+    network.eval()
+    device = next(network.parameters()).device
+    for index, shape in enumerate([network.backbone.image_shape, *network.shapes[:-1]]):
+        # Two images: a batch of one would be taken for a constant.
+        example = [torch.zeros(2, *shape, device=device)]
+        if network.exits.cascade and index:
+            example.append(torch.zeros(2, network.num_classes, device=device))
+        yield Segment(network, index, fold).eval(), tuple(example)

@@ -11,6 +11,7 @@ from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers import Classifier
 from cl_ac.cli_errors import sentence
 from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.loggers import LoggerName
 from cl_ac.memory import Memory
 from cl_ac.network import NO_EXITS, Backbone, Exits
 from cl_ac.plugins import classes, find
@@ -52,6 +53,12 @@ def run_parser() -> ArgumentParser:
     parser.add_argument("--out", type=str, default="runs", help="the folder in which the run's folder is made")
     parser.add_argument(
         "--name", type=str | None, default=None, help="the run's folder; made of the settings if absent"
+    )
+    parser.add_argument(
+        "--loggers",
+        type=list[LoggerName],
+        default=["tensorboard"],
+        help="where scalars and figures also go; csv writes scalars.csv, wandb needs the package of that name",
     )
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     return parser

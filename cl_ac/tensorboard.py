@@ -163,7 +163,9 @@ class EventLog:
         from cl_ac.report.figures import CostLine, accuracy_matrix_figure, cost_accuracy_figure, task_confusion_figure
 
         figures = {"accuracy_matrix/final": accuracy_matrix_figure(directory.accuracies()[..., -1], "final exit")}
-        figures["confusion_by_task/final"] = task_confusion_figure(task_confusion(outputs, outputs.predictions[-1]), "final exit")
+        figures["confusion_by_task/final"] = task_confusion_figure(
+            task_confusion(outputs, outputs.predictions[-1]), "final exit"
+        )
         if len(self.names) > 1:
             title, surest = "most confident exit", most_confident(outputs)
             chosen = outputs.predictions.gather(0, surest[None])[0]

@@ -3,6 +3,7 @@
 Shapes: A answers, B batch, C classes seen, E exits, K watched points, N watched samples, T tasks seen.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,8 +24,9 @@ from cl_ac.stability import Watched, answer_names
 from cl_ac.training import EpochReport, Trainer
 
 # ResNet-32 on 1,024 images of 32 × 32, one thread of an EPYC with AVX-512, November 2026: 2.0 s in batches of 128,
-# which stay in the cache, 2.75 s in batches of 512. On a GPU small batches leave most of it idle.
-BATCH_ON_CPU, BATCH_ON_ACCELERATOR = 128, 1024
+# which stay in the cache, 2.75 s in batches of 512. A GPU idles at such sizes; it gets as many pixels as this.
+BATCH_ON_CPU = 128
+PIXELS_ON_ACCELERATOR = 1024 * 32 * 32
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,15 @@ class Watcher:
         self.shares = shares(watch.samples, [len(self._held_out(task)) for task in tasks])
         if watch.every and not all(self.shares):
             raise ConfigurationError(
-                f"watch.samples is {watch.samples}, but each of {len(tasks)} tasks needs at least one; raise it"
+                f"watch.samples is {watch.samples} and watch.data '{watch.data}': task {self.shares.index(0) + 1} of "
+                f"{len(tasks)} has no image to watch"
             )
         precision = trainer.training.precision if watch.precision == "training" else watch.precision
         self.autocast = partial(trainer.autocast, trainer.with_training(precision=precision))
-        self.batch = BATCH_ON_CPU if trainer.device.type == "cpu" else BATCH_ON_ACCELERATOR
+        pixels = math.prod(network.backbone.image_shape[1:])
+        # Where training fits, a look at as many images does.
+        on_accelerator = max(PIXELS_ON_ACCELERATOR // pixels, trainer.training.batch_size)
+        self.batch = BATCH_ON_CPU if trainer.device.type == "cpu" else on_accelerator
         self.answers = answer_names(len(network), watch.nearest_mean != "off")
         self.points: list[tuple[int, Tensor]] = []
 

@@ -10,6 +10,6 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 "$cl_ac" run --config scripts/benchmarks/digits_5x2.yaml --approach LwF --out "$out" --name LwF --resume
 "$cl_ac" run --config scripts/benchmarks/digits_5x2.yaml --approach LwF --exits sdn --out "$out" --name LwF+AC --resume
-"$cl_ac" report "$out/LwF" "$out/LwF+AC" --figures "$out/figures"
+"$cl_ac" report "$out/LwF" "$out/LwF+AC" --out "$out/report"
 echo
 echo "TensorBoard:  ${cl_ac%/*}/tensorboard --logdir $out"

@@ -75,13 +75,15 @@ def test_nothing_but_acs_learns_and_caching_changes_nothing(run_of):
     networks = []
     for cache in (0.0, 1.0):
         network, _ = with_fresh_heads(run, CASCADE, seed=0)
-        frozen = {name: value.clone() for name, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
+        frozen = {name: value.clone() for name, value in network.named_parameters()}
         augmentation = replace(run.objects.benchmark.augmentation, crop="none", flip=False)
         trainer = Trainer(Attachment(epochs=2, batch_size=32).training, augmentation, run.device)
+        buffers = {name: value.clone() for name, value in network.named_buffers()}
         fit(network, trainer, task.train, task, cache)
+        assert all(torch.equal(value, buffers[name]) for name, value in network.named_buffers())
         for name, value in frozen.items():
-            learned = name.startswith(("heads.0.", "heads.1.")) and "new" in name
-            assert torch.equal(network.state_dict()[name], value) is not learned, name
+            learned = name.startswith(("heads.0.", "heads.1.")) and ".new_" in name
+            assert torch.equal(network.get_parameter(name), value) is not learned, name
         networks.append(network)
     images = torch.randn(5, *run.objects.backbone.image_shape)
     torch.testing.assert_close(networks[0](images), networks[1](images), rtol=1e-4, atol=1e-5)

@@ -154,6 +154,9 @@ def test_report_compares_runs_on_a_page(finished, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "figures", "tables"}
     assert "cost_accuracy.svg" in {path.name for path in (tmp_path / "figures").iterdir()}
     assert main(["report", str(tmp_path)]) == 2
+    assert "holds a report and no run" in capsys.readouterr().err
+    assert main(["report", str(tmp_path), str(finished), "--out", str(tmp_path)]) == 0
+    assert main(["report", str(tmp_path / "tables"), "--out", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
 
 

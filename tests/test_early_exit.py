@@ -189,3 +189,20 @@ def test_exit_histogram_of_tasks(random_outputs):
         mine = decision.exits[outputs.tasks == task]
         assert shares[task].tolist() == pytest.approx([(mine == i).double().mean().item() for i in range(4)])
     assert shares[2].isnan().all()
+
+
+def test_costs_of_single_samples_are_paid_where_they_leave(random_outputs):
+    outputs = random_outputs(3)
+    costs = torch.rand(4, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(0)
+    curve = cost_accuracy(outputs, costs=costs)
+    paid = torch.cat([costs, costs[-1:]])
+    for index in range(0, len(curve.thresholds), 97):
+        decision = decide(Confidence(curve.thresholds[index].item()), outputs)
+        expected = paid.gather(0, decision.exits[None]).mean().item()
+        assert curve.cost[index].item() == pytest.approx(expected)
+        assert curve.accuracy[index].item() == pytest.approx(
+            (decision.predictions == outputs.targets).double().mean().item()
+        )
+    # What all samples pay alike is what the outputs' own cost says.
+    alike = torch.tensor(outputs.cost.relative, dtype=torch.float64)[:, None].expand(4, 200)
+    torch.testing.assert_close(cost_accuracy(outputs, costs=alike).cost, cost_accuracy(outputs).cost)

@@ -28,8 +28,19 @@ FORBIDDEN = {
     "cl_ac.exit_quality": ("cl_ac.training", "cl_ac.run", "cl_ac.rundir", "cl_ac.approach"),
     "cl_ac.calibration": ("cl_ac.training", "cl_ac.run", "cl_ac.rundir", "cl_ac.approach"),
     "cl_ac.early_exit_model": ("cl_ac.training", "cl_ac.run", "cl_ac.rundir", "cl_ac.evaluation"),
+    "cl_ac.efficiency": tuple(
+        f"cl_ac.{name}" for name in ("run", "cli", "settings", "serving", "journal", "rundir", "report", "evaluation")
+    ),
+    "cl_ac.efficiency.feed_forward": ("cl_ac.network", "cl_ac.training", "cl_ac.efficiency."),
+    "cl_ac.folding": ("cl_ac.",),
+    "cl_ac.ensemble": ("cl_ac.run", "cl_ac.rundir", "cl_ac.evaluation", "cl_ac.approach", "cl_ac.report"),
+    "cl_ac.attach": ("cl_ac.cli", "cl_ac.report", "cl_ac.journal"),
+    "cl_ac.loggers": ("cl_ac.run.", "cl_ac.journal", "cl_ac.report", "cl_ac.tensorboard", "cl_ac.training"),
+    "cl_ac.tensorboard": ("cl_ac.journal", "cl_ac.report.page", "cl_ac.report.sections", "cl_ac.report.exits"),
+    "cl_ac.report": ("cl_ac.journal", "cl_ac.cli", "cl_ac.watch"),
     "cl_ac.settings": ("cl_ac.run", "cl_ac.report", "cl_ac.serving", "cl_ac.cli."),
     "cl_ac.serving": ("cl_ac.report",),
+    "cl_ac.backbones": ("cl_ac.training", "cl_ac.approach", "cl_ac.data", "cl_ac.run"),
 }
 
 

@@ -15,7 +15,9 @@ SETTINGS = {"approach": "LwF", "training.lr": 0.5, "approach.reset": True}
 
 def tensorboard(path, step: int = 0) -> TensorBoardLogger:
     """A logger whose layout has one chart for every tag."""
-    return TensorBoardLogger(path, step, SETTINGS, ["a"], lambda tags: {t: {t: ["Multiline", [t]]} for t in sorted(tags)})
+    return TensorBoardLogger(
+        path, step, SETTINGS, ["a"], lambda tags: {t: {t: ["Multiline", [t]]} for t in sorted(tags)}
+    )
 
 
 def points(path, tag: str) -> list[tuple[int, float]]:
@@ -129,7 +131,7 @@ def wandb(monkeypatch):
         calls.append(options)
         return run
 
-    module = SimpleNamespace(init=init, Image=lambda pixels: ("image", pixels.shape), calls=calls)
+    module = SimpleNamespace(Error=RuntimeError, init=init, Image=lambda pixels: ("image", pixels.shape), calls=calls)
     monkeypatch.setitem(sys.modules, "wandb", module)
     return module
 
@@ -155,8 +157,19 @@ def test_wandb_goes_on_with_the_same_run_but_never_with_one_that_starts_again(wa
     assert wandb.calls[1]["resume"] == "allow"
 
 
+def test_wandb_that_does_not_start_is_one_sentence(wandb, tmp_path):
+    def refuse(**options):
+        raise wandb.Error("No API key\nconfigured.")
+
+    wandb.init = refuse
+    with pytest.raises(ConfigurationError, match="does not start: No API key configured; WANDB_MODE=offline"):
+        WandbLogger(tmp_path, 0, SETTINGS)
+
+
 def test_a_missing_package_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigurationError, match="the package wandb is not installed; install it with 'pip install wandb'"):
+    with pytest.raises(
+        ConfigurationError, match="the package wandb is not installed; install it with 'pip install wandb'"
+    ):
         check_loggers(["csv", "wandb"])
     check_loggers(["tensorboard", "csv"])

@@ -7,8 +7,9 @@ from cl_ac.data import Loader
 from cl_ac.early_exit_model import EarlyExitModel
 from cl_ac.errors import ConfigurationError, DataError
 from cl_ac.exit_rules import TOP, Confidence, LearnedScorer, Patience, decide
+from cl_ac.network import Exits
 from cl_ac.rundir import RunDirectory
-from cl_ac.serving import export_stages, finished, load, save, serving_state
+from cl_ac.serving import export_stages, finished, load, save, script_stages, serving_state
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +113,37 @@ def test_what_is_not_finished_is_one_sentence(run_of, tmp_path):
         finished(RunDirectory(tmp_path))
 
 
-def test_stages_export_for_any_batch_size(run_of):
-    run, images = images_of(run_of("LwF"))
-    programs = export_stages(run.network)
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("cascade", [False, True])
+@pytest.mark.parametrize("how", ["export", "script"])
+def test_stages_run_elsewhere_for_any_batch_size(toy_network, tmp_path, how, cascade, fold):
+    network = toy_network(Exits(["first", "second"], [0.3, 0.6], cascade=cascade), (2, 3)).eval()
+    if cascade:
+        torch.nn.init.normal_(network.heads[1].cascade.new_weight)
+    parts = []
+    for index, part in enumerate((export_stages if how == "export" else script_stages)(network, fold)):
+        path = tmp_path / f"{index}.pt2"
+        if how == "export":
+            torch.export.save(part, path)
+            parts.append(torch.export.load(path).module())
+        else:
+            torch.jit.save(part, path)
+            parts.append(torch.jit.load(path))
     for batch in (1, 5):
-        hidden = images[:batch]
-        for index, program in enumerate(programs):
-            reference = run.network.segment(index, hidden)
-            given, logits = program.module()(hidden)
-            torch.testing.assert_close(given, reference)
-            torch.testing.assert_close(logits, run.network.heads[index](reference))
-            hidden = given
+        images = torch.randn(batch, 1, 6, 6)
+        expected, hidden, logits = network(images), images, None
+        for index, part in enumerate(parts):
+            hidden, logits = part(hidden, logits) if cascade and index else part(hidden)
+            torch.testing.assert_close(logits, expected[index], rtol=1e-4, atol=1e-5)
+    assert all(parameter.requires_grad for parameter in network.parameters()), "the network may go on learning"
+
+
+def test_a_saved_model_may_be_loaded_folded(run_of, tmp_path):
+    directory = run_of("LwF")
+    run, images = images_of(directory)
+    model = EarlyExitModel(run.network, run.objects.approach, Confidence(0.0), fold=True)
+    save(model, tmp_path / "model.pt", directory.config)
+    exact, folded = (load(tmp_path / "model.pt", "cpu", fold) for fold in (False, True))
+    torch.testing.assert_close(folded(images).confidences, exact(images).confidences)
+    assert any(isinstance(layer, torch.nn.BatchNorm2d) for layer in exact.segments.modules())
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.segments.modules())

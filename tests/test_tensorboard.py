@@ -93,8 +93,10 @@ def test_loggers_are_told_the_same(stored_run, tmp_path):
     log.close()
     rows = (directory.path / "scalars.csv").read_text().splitlines()[1:]
     assert rows == [
-        "5,train/loss/exit_0,0.5", "5,train/loss/final,0.25", "5,train/learning_rate,0.1", "5,validation/accuracy,0.75",
-        "10,train/loss/exit_0,0.5", "10,train/loss/final,0.25", "10,train/learning_rate,0.1", "10,train/gradient_norm,2",
+        "5,train/loss/exit_0,0.5", "5,train/loss/final,0.25", "5,train/learning_rate,0.1",
+        "5,validation/accuracy,0.75",
+        "10,train/loss/exit_0,0.5", "10,train/loss/final,0.25", "10,train/learning_rate,0.1",
+        "10,train/gradient_norm,2",
     ]  # fmt: skip
     events = read(directory)
     told = [f"{e.step},{tag},{e.value:.6g}" for tag in events.Tags()["scalars"] for e in events.Scalars(tag)]

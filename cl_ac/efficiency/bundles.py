@@ -83,7 +83,7 @@ def inflation(mask: Tensor, size: int) -> float:
 def bundled_ffn(x: Tensor, mask: Tensor, experts: Experts, size: int) -> Tensor:
     """What the experts of `mask` compute, executed in bundles: members that were not asked for are zeroed inside.
 
-    Runs bundle by bundle on gathered tokens and reads the mask on the host.
+    Runs bundle by bundle on gathered tokens and reads the mask on the host. For inference.
 
     Args:
         x: [N, D].

@@ -125,11 +125,10 @@ def entering(model: nn.Module, entry: nn.Module, inputs: Iterable[Any], tokens: 
     """
     caught: list[Tensor] = []
 
-    def catch(module: nn.Module, given: tuple, named: Mapping[str, Any]) -> None:
-        x = given[0] if given else next(iter(named.values()))
-        caught.append(x.detach().flatten(0, -2))
+    def catch(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        caught.append(given[0].detach().flatten(0, -2))
 
-    with entry.register_forward_pre_hook(catch, with_kwargs=True):
+    with entry.register_forward_pre_hook(catch):
         for batch in inputs:
             if sum(map(len, caught)) >= tokens:
                 break

@@ -18,7 +18,7 @@ from cl_ac.efficiency.gates import Gate
 from cl_ac.efficiency.routers import empty_router, router_description
 from cl_ac.errors import DataError
 from cl_ac.kernels.cost import Usage, measured_usage
-from cl_ac.kernels.experts import Experts, dense_ffn, hidden_neurons
+from cl_ac.kernels.experts import Experts, activate
 from cl_ac.kernels.sparse_ffn import Backend, sparse_ffn
 
 
@@ -100,9 +100,7 @@ class DynamicFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inputs = x.to(self.up.dtype)
         if self.gate.rule == "all":
-            flat = self.experts.flat()
-            output = hidden_neurons(inputs, flat) @ flat.down
-            output = output if flat.down_bias is None else output + flat.down_bias
+            output = self.dense(inputs)
         else:
             predictions = self.router(inputs)
             output = self.run(inputs, predictions, self.gate.mask(predictions))
@@ -117,11 +115,23 @@ class DynamicFFN(nn.Module):
         if bundled and not self.union:
             flat_mask = mask.reshape(-1, mask.shape[-1])
             return bundled_ffn(x.reshape(-1, x.shape[-1]), flat_mask, self.experts, self.bundle).view(x.shape)
-        experts = bundled_weights(self.experts, self.bundle) if bundled else self.experts
         if x.dtype == torch.float64:
             # the kernels stop at fp32
-            return dense_ffn(x.flatten(0, -2), executed.flatten(0, -2), experts).view(x.shape)
+            return self.dense(x, executed.repeat_interleave(self.bundle, -1) if bundled else mask)
+        experts = bundled_weights(self.experts, self.bundle) if bundled else self.experts
         return sparse_ffn(x, executed, experts, self.backend, self.usage)
+
+    def dense(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The output [..., D] of all experts, or of those in `mask` [..., E], at the price of all."""
+        flat = self.experts.flat()
+        hidden = F.linear(x, flat.up, flat.up_bias)
+        if flat.gate is None:
+            hidden = activate(hidden, flat.activation)
+        else:
+            hidden = activate(F.linear(x, flat.gate, flat.gate_bias), flat.activation) * hidden
+        if mask is not None:
+            hidden = hidden.unflatten(-1, self.up.shape[:2]).masked_fill(~mask[..., None], 0).flatten(-2)
+        return F.linear(hidden, flat.down.t(), flat.down_bias)
 
     def description(self) -> dict[str, Any]:
         """What it takes to build the same FFN without its weights, as plain values."""

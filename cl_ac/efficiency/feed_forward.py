@@ -91,7 +91,7 @@ class FeedForward:
         first, *rest = self.paths
         if not first:
             raise ValueError("the model is itself one FFN; wrap it in a module to replace it")
-        model.set_submodule(first, replacement)
+        model.set_submodule(first, replacement.train(self.module.training))
         for path in rest:
             model.set_submodule(path, nn.Identity())
 
@@ -113,14 +113,9 @@ def gated(module: nn.Module) -> Sequence[FeedForward]:
     """A GLU of three Linears: Hugging Face's `LlamaMLP` and `GemmaMLP`, timm's `SwiGLU`."""
     for first, activation, second, third in GATED:
         gate, up, down, act = (_child(module, name) for name in (first, second, third, activation))
-        if (
-            (gate := linear_weights(gate))
-            and (up := linear_weights(up))
-            and (down := linear_weights(down))
-            and act is not None
-        ):
-            if _fits(up, down) and gate[0].shape == up[0].shape:
-                return [_described(module, activation, up, down, gate)]
+        gate, up, down = linear_weights(gate), linear_weights(up), linear_weights(down)
+        if gate and up and down and act is not None and _fits(up, down) and gate[0].shape == up[0].shape:
+            return [_described(module, activation, up, down, gate)]
     return []
 
 
@@ -142,11 +137,11 @@ def packed(module: nn.Module) -> Sequence[FeedForward]:
 
 def split_over_layer(module: nn.Module) -> Sequence[FeedForward]:
     """Hugging Face's `BertLayer` and its kin: `intermediate` and `output.dense`, residual and norm outside."""
-    dense, act = (_child(module, f"intermediate.{name}") for name in ("dense", "intermediate_act_fn"))
-    if (up := linear_weights(dense)) and (down := linear_weights(_child(module, "output.dense"))) and act is not None:
-        if _fits(up, down):
-            described = _described(module, "intermediate.intermediate_act_fn", up, down)
-            return [replace(described, parts=("intermediate", "output.dense"), dropout=0.0)]
+    up, down = (linear_weights(_child(module, f"{name}.dense")) for name in ("intermediate", "output"))
+    activation = "intermediate.intermediate_act_fn"
+    if up and down and _child(module, activation) is not None and _fits(up, down):
+        described = _described(module, activation, up, down)
+        return [replace(described, parts=("intermediate", "output.dense"), dropout=0.0)]
     return []
 
 

@@ -70,7 +70,9 @@ class NormRouter(nn.Module):
     def __init__(self, width: int, experts: int, hidden: int, depth: int, generator: torch.Generator):
         super().__init__()
         if hidden < 1 or depth < 1:
-            raise ConfigurationError(f"experts.router_width is {hidden} and experts.router_depth {depth}; both must be at least 1")
+            raise ConfigurationError(
+                f"experts.router_width is {hidden} and experts.router_depth {depth}; both must be at least 1"
+            )
         sizes = [width, *[hidden] * (depth - 1), experts]
         self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(sizes))
         for layer in self.layers:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from cl_ac.approach import TrainingSet
 from cl_ac.data import Batch
 from cl_ac.efficiency.feed_forward import ADAPTERS, Adapter, find_feed_forwards
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import ExitNetwork
-from cl_ac.training import Loss
+from cl_ac.training import Loss, Training
 
 SparsityLoss = Literal["none", "hoyer", "l1", "clamped", "clamped_hoyer"]
 Schedule = Literal["constant", "linear", "linear_warmup"]
@@ -170,6 +171,21 @@ class SparsifiedLoss:
             added = self.recorder.loss(self.step, self.steps)
         self.step += 1
         return torch.cat([losses[:-1], losses[-1:] + added])
+
+
+def sparsified(loss: Loss, settings: Sparsify, data: TrainingSet, training: Training, step: int = 0) -> Loss:
+    """The loss of an approach on one task, with the sparsity loss added if there is one.
+
+    The weight rises during the first task, and has its full value in all later ones: what is sparse stays so.
+
+    Args:
+        step: steps done on this task before, where a run goes on.
+    """
+    if not settings.enabled:
+        return loss
+    per_epoch = -(-len(data.samples) // training.batch_size)
+    steps = training.epochs_of(0) * per_epoch if data.task.is_first else 0
+    return SparsifiedLoss(loss, settings, steps, step)
 
 
 @dataclass(frozen=True)

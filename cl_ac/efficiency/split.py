@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.efficiency.feed_forward import FeedForward
-from cl_ac.errors import ConfigurationError
+from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.kernels.experts import Experts
 
 # MoEfication counts co-activation in groups of so many tokens.
@@ -51,13 +51,18 @@ def kmeans_split(
 
     Returns:
         [E, M].
+
+    Raises:
+        UserError: if a weight is not a finite number.
     """
+    if not rows.isfinite().all():
+        raise UserError("the weights of a feed-forward network are not all finite numbers; it cannot be split")
     size = -(-len(rows) // experts)
     points = F.normalize(rows.float(), dim=1)
     points = torch.cat([points, points.new_zeros(experts * size - len(points), points.shape[1])])
     centroids = _spread_out(points, experts, generator)
     prices, owners = points.new_zeros(experts), None
-    best_inertia, best = torch.inf, None
+    least, best = torch.inf, None
     for _ in range(rounds):
         # Squared distances differ from this by terms that every balanced assignment shares.
         similarity = points @ centroids.T - centroids.square().sum(1) / 2
@@ -66,9 +71,9 @@ def kmeans_split(
         else:
             assigned, prices = auction(similarity, size, prices)
         centroids = torch.zeros_like(centroids).index_add_(0, assigned, points) / size
-        inertia = (points - centroids[assigned]).square().sum().item()
-        if inertia < best_inertia:
-            best_inertia, best = inertia, assigned
+        spread = (points - centroids[assigned]).square().sum().item()
+        if spread < least:
+            least, best = spread, assigned
         if owners is not None and torch.equal(assigned, owners):
             break
         owners = assigned

@@ -155,7 +155,7 @@ def _title(config: Mapping[str, Any], runs: Sequence[RunDirectory]) -> str:
 def _total(runs: Sequence[RunDirectory]) -> int:
     """The tasks of a benchmark: what its settings say, or else the most that a run has finished."""
     told = hyperparameters(runs[0].config).get("benchmark.tasks")
-    return told if isinstance(told, int) else max(len(run.records) for run in runs)
+    return told if isinstance(told, int) else max(run.records[-1].task + 1 for run in runs)
 
 
 def _groups(runs: Sequence[RunDirectory]) -> list[Group]:
@@ -164,7 +164,7 @@ def _groups(runs: Sequence[RunDirectory]) -> list[Group]:
     members = [tuple(sorted(each, key=lambda run: run.config.get("seed", 0))) for each in cells.values()]
     settings = [_settings(each[0]) for each in members]
     groups = [
-        Group(family, str(own["exits"]), each, own, len(each[0].records), total)
+        Group(family, str(own["exits"]), each, own, each[0].records[-1].task + 1, total)
         for family, each, own in zip(_families(settings), members, settings, strict=True)
     ]
     return sorted(groups, key=lambda group: (group.family.lower(), group.has_acs, group.label))
@@ -181,7 +181,7 @@ def _settings(run: RunDirectory) -> dict[str, Value]:
 
 def _identity(run: RunDirectory) -> Hashable:
     """What the seeds of one group have in common."""
-    return tuple(sorted(_settings(run).items())), len(run.records)
+    return tuple(sorted(_settings(run).items())), run.records[-1].task
 
 
 def _families(settings: Sequence[Mapping[str, Value]]) -> list[str]:

@@ -24,11 +24,11 @@ def cost_figure(
     """
     colours = matplotlib.colormaps["viridis"]
     with panel(6.4, 4.2) as (figure, axes):
-        axes.plot(original.cost, 100 * original.accuracy, "k-", label="original, early exits")
+        axes.plot(original.cost.numpy(), 100 * original.accuracy.numpy(), "k-", label="original, early exits")
         for place, (tau, (curve, _, _)) in enumerate(sorted(dynamic.items())):
             colour = colours(place / max(len(dynamic) - 1, 1))
             label = f"D2DMoE τ {tau:g}, early exits"
-            axes.plot(curve.cost, 100 * curve.accuracy, color=colour, linewidth=1, label=label)
+            axes.plot(curve.cost.numpy(), 100 * curve.accuracy.numpy(), color=colour, linewidth=1, label=label)
         whole = [(cost, 100 * accuracy) for _, (_, cost, accuracy) in sorted(dynamic.items())]
         axes.plot(*zip(*whole, strict=True), "o--", color="C3", label="D2DMoE, whole network")
         if baseline:
@@ -52,7 +52,8 @@ def load_figure(load: Mapping[str, Tensor]) -> Figure:
         for place, shares in enumerate(load.values()):
             ordered = shares.sort(descending=True).values
             ranks = torch.linspace(0, 100, len(ordered))
-            axes.plot(ranks, 100 * ordered, color=colours(place / max(len(load) - 1, 1)), label=f"FFN {place + 1}")
+            colour = colours(place / max(len(load) - 1, 1))
+            axes.plot(ranks.numpy(), 100 * ordered.numpy(), color=colour, label=f"FFN {place + 1}")
         axes.set_xlabel("experts, most used first (%)")
         axes.set_ylabel("tokens (%)")
         axes.set_ylim(0, 100)
@@ -76,8 +77,8 @@ def map_figure(images: Tensor, counts: Tensor) -> Figure | None:
     for column, (image, work) in enumerate(zip(images, maps, strict=True)):
         low, high = image.min(), image.max()
         shown = ((image - low) / (high - low).clamp(min=1e-12)).permute(1, 2, 0)
-        panels[0, column].imshow(shown if shown.shape[-1] == 3 else shown[..., 0], cmap="gray")
-        drawn = panels[1, column].imshow(work, cmap="viridis", vmin=0, vmax=int(maps.max()))
+        panels[0, column].imshow((shown if shown.shape[-1] == 3 else shown[..., 0]).numpy(), cmap="gray")
+        drawn = panels[1, column].imshow(work.numpy(), cmap="viridis", vmin=0, vmax=int(maps.max()))
     for axes in panels.flat:
         axes.set_axis_off()
     figure.colorbar(drawn, ax=panels[1], label="experts per token")

@@ -1,10 +1,12 @@
 """What the exits of a finished run are worth: tables, figures and TensorBoard entries from its stored outputs.
 
-Everything is computed after the last task, and accuracies at budgets also after each. Thresholds of the curves are
-chosen on the test samples themselves, as in the literature; `exit_timing` chooses them on held-out ones.
+Everything is computed after the last task; curves of the confidence rule also after each task, on each task seen and
+averaged. Thresholds of the curves are chosen on the test samples themselves, as in the literature; `exit_timing`
+chooses them on held-out ones.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from rich.table import Table
+from safetensors.torch import save_file
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cl_ac.checkpoint import write_atomically
@@ -49,6 +53,37 @@ EVENTS_SUFFIX = ".exits"
 
 
 @dataclass(frozen=True)
+class AfterTask:
+    """The curves of the confidence rule after one task, all at the same thresholds.
+
+    Args:
+        task: its index.
+        sizes: classes of each task seen.
+        per_task: the curve on each task seen.
+    """
+
+    task: int
+    sizes: tuple[int, ...]
+    per_task: list[Curve]
+
+    @property
+    def mean(self) -> Curve:
+        """Their mean."""
+        return average_curve(self.per_task)
+
+    @property
+    def weighted(self) -> Curve:
+        """Their mean, tasks weighted by their classes."""
+        return average_curve(self.per_task, self.sizes)
+
+    @property
+    def named(self) -> dict[str, Curve]:
+        """Every curve by name: both averages, and those of the tasks."""
+        tasks = {f"task_{task}": curve for task, curve in enumerate(self.per_task)}
+        return {"mean": self.mean, "weighted": self.weighted, **tasks}
+
+
+@dataclass(frozen=True)
 class Analysis:
     """What a run's exits come to; accuracies in [0, 1], costs relative to the network without ACs.
 
@@ -57,8 +92,7 @@ class Analysis:
         curves: of each rule, class-incremental, mean over tasks.
         curves_weighted: the same, tasks weighted by their classes.
         curves_task_incremental: as `curves` with the task known.
-        per_task: the curve of the confidence rule on each task.
-        after_task: the curve of the confidence rule after each task, mean over the tasks seen.
+        after_task: the curves of the confidence rule after each task.
         quality: of all samples, of each task, and of old and new classes.
     """
 
@@ -66,8 +100,7 @@ class Analysis:
     curves: dict[str, Curve]
     curves_weighted: dict[str, Curve]
     curves_task_incremental: dict[str, Curve]
-    per_task: list[Curve]
-    after_task: list[Curve]
+    after_task: list[AfterTask]
     quality: dict[str, Quality]
 
 
@@ -82,10 +115,12 @@ def analyse(directory: RunDirectory) -> Analysis:
         raise ConfigurationError(f"'{directory.path}' holds no finished task")
     outputs = directory.outputs(records[-1].task)
     curves, weighted = averaged_curves(outputs)
-    after = [average_curve(task_curves(directory.outputs(record.task))) for record in records]
+    after = [
+        AfterTask(record.task, tuple(record.sizes), task_curves(directory.outputs(record.task))) for record in records
+    ]
     parts = {name: quality(part) for name, part in groups(outputs).items()}
     known = averaged_curves(outputs.task_incremental)[0]
-    return Analysis(outputs, curves, weighted, known, task_curves(outputs), after, parts)
+    return Analysis(outputs, curves, weighted, known, after, parts)
 
 
 def averaged_curves(outputs: Outputs) -> tuple[dict[str, Curve], dict[str, Curve]]:
@@ -171,14 +206,17 @@ def _percent(value: float | None) -> str:
 
 def tables(analysis: Analysis) -> list[Table]:
     """All tables of an analysis."""
-    after = {f"after task {task + 1}": curve for task, curve in enumerate(analysis.after_task)}
-    on = {f"on task {task + 1}": curve for task, curve in enumerate(analysis.per_task)}
+    after = {f"after task {each.task + 1}": each for each in analysis.after_task}
+    on = {
+        f"{name}, on task {task + 1}": curve for name, each in after.items() for task, curve in enumerate(each.per_task)
+    }
     return [
         budget_table("accuracy within a budget, mean over tasks", analysis.curves),
         budget_table("the same weighted by classes", analysis.curves_weighted),
         budget_table("the same with the task known", analysis.curves_task_incremental),
-        budget_table("confidence rule, mean over the tasks seen", after),
-        budget_table("confidence rule, each task at its own thresholds", on),
+        budget_table("confidence rule, mean over the tasks seen", {name: each.mean for name, each in after.items()}),
+        budget_table("the same weighted by classes", {name: each.weighted for name, each in after.items()}),
+        budget_table("confidence rule on each task, at the thresholds best for it", on),
         budget_table(
             "an oracle that knows which exit is right, all samples", {"oracle": oracle_curve(analysis.outputs)}
         ),
@@ -226,6 +264,8 @@ def write(analysis: Analysis, directory: RunDirectory, plain: float | None = Non
         figure.savefig(path, dpi=150)
     paths.append(folder / "exits.json")
     write_atomically(paths[-1], lambda path: path.write_text(json.dumps(numbers(analysis), indent=1)))
+    paths.append(folder / "curves.safetensors")
+    write_atomically(paths[-1], lambda path: save_file(curve_points(analysis), path))
     _write_events(analysis, directory, drawn)
     return paths
 
@@ -248,11 +288,26 @@ def numbers(analysis: Analysis) -> dict:
     return {
         "relative_cost": analysis.outputs.cost.relative,
         "rules": {kind: {name: row(curve) for name, curve in curves.items()} for kind, curves in kinds.items()},
-        "per_task": [row(curve) for curve in analysis.per_task],
-        "after_task": [row(curve) for curve in analysis.after_task],
+        "after_task": [
+            {"task": each.task, **{name: row(curve) for name, curve in each.named.items()}}
+            for each in analysis.after_task
+        ],
         "oracle": row(oracle_curve(analysis.outputs)),
         "quality": found,
     }
+
+
+def curve_points(analysis: Analysis) -> dict[str, Tensor]:
+    """The curves after each task t, from which both averages follow.
+
+    `after_<t>.thresholds` [K], and of the tasks seen `.accuracy`, `.cost` [t + 1, K] and `.shares` [t + 1, K, E + 1].
+    """
+    points = {}
+    for each in analysis.after_task:
+        points[f"after_{each.task}.thresholds"] = each.per_task[0].thresholds
+        for name in ("accuracy", "cost", "shares"):
+            points[f"after_{each.task}.{name}"] = torch.stack([getattr(curve, name) for curve in each.per_task])
+    return points
 
 
 def _at_budgets(curve: Curve) -> dict[float, float]:
@@ -264,12 +319,14 @@ def _write_events(analysis: Analysis, directory: RunDirectory, drawn: Mapping[st
     for earlier in directory.path.glob(f"events.out.tfevents.*{EVENTS_SUFFIX}"):
         earlier.unlink()
     with SummaryWriter(str(directory.path), filename_suffix=EVENTS_SUFFIX) as writer:
-        for task, curve in enumerate(analysis.after_task, start=1):
-            for budget, value in _at_budgets(curve).items():
-                if torch.tensor(value).isfinite():
-                    writer.add_scalar(f"exits/accuracy_at_{100 * budget:.0f}_percent", value, task)
-            writer.add_scalar("exits/area", area(curve), task)
-        tasks = len(analysis.after_task)
+        for each in analysis.after_task:
+            for name, curve in each.named.items():
+                for budget, value in _at_budgets(curve).items():
+                    if math.isfinite(value):
+                        tag = f"exits/accuracy_at_{100 * budget:.0f}_percent/{name}"
+                        writer.add_scalar(tag, value, each.task + 1)
+                writer.add_scalar(f"exits/area/{name}", area(curve), each.task + 1)
+        tasks = analysis.after_task[-1].task + 1
         for name, found in analysis.quality.items():
             if found.mean_eefp is not None:
                 writer.add_scalar(f"exits/mean_eefp/{name}", found.mean_eefp, tasks)

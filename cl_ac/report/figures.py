@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import matplotlib
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -165,7 +164,9 @@ def _interpolated(curve: Curve, cost: Tensor) -> Tensor:
     return y0 + weight * (y1 - y0)
 
 
-def heat_map(values: Tensor, title: str, x_label: str, y_label: str, rows: Sequence[str], columns: Sequence[str]) -> Figure:
+def heat_map(
+    values: Tensor, title: str, x_label: str, y_label: str, rows: Sequence[str], columns: Sequence[str]
+) -> Figure:
     """Shares as coloured fields with their number of per cent.
 
     Args:

@@ -5,6 +5,7 @@ import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import isfinite
 from statistics import mean, stdev
 
@@ -67,10 +68,10 @@ class ResultTable:
         names = [[name, f"{name} std"] if wide else [name] for name, wide in zip(self.columns, spread, strict=True)]
         written = io.StringIO()
         writer = csv.writer(written, lineterminator="\n")
-        writer.writerow(sum(names, []))
+        writer.writerow(chain(*names))
         for row in self.rows:
             cells = [_numbers(cell)[: 1 + wide] for cell, wide in zip(row, spread, strict=True)]
-            writer.writerow(sum(cells, []))
+            writer.writerow(chain(*cells))
         return written.getvalue()
 
     def markdown(self) -> str:
@@ -97,7 +98,9 @@ class ResultTable:
 
         def row(cells: Sequence[Cell], tag: str) -> str:
             kinds = [' class="number"' if self._is_number(place) else "" for place in self._places]
-            parts = [f"<{tag}{kind}>{html.escape(_text(cell))}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)]
+            parts = [
+                f"<{tag}{kind}>{html.escape(_text(cell))}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
+            ]
             return f"<tr>{''.join(parts)}</tr>"
 
         body = "\n".join(row(cells, "td") for cells in self.rows)

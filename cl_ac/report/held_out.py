@@ -32,7 +32,7 @@ from cl_ac.report.exits import budget_table
 from cl_ac.report.tables import percent
 from cl_ac.samples import concatenate
 from cl_ac.serving import Finished
-from cl_ac.tensorboard import exit_names
+from cl_ac.stability import exit_names
 from cl_ac.training import Trainer
 
 

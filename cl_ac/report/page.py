@@ -27,13 +27,14 @@ CSS = """
 * { box-sizing: border-box; }
 body { margin: 0; font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
   color: var(--ink); background: #f5f6f8; }
-header, main { max-width: 1240px; margin: 0 auto; padding: 0 20px; }
+header, main { max-width: 1320px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 28px; }
 h1 { font-size: 1.7rem; margin: 0 0 .2em; } h2 { font-size: 1.35rem; margin: 2em 0 .4em; }
 h3 { font-size: 1.08rem; margin: 0 0 .2em; }
 p { margin: .2em 0 .8em; } .soft, section > p { color: var(--soft); max-width: 75ch; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: .8em 0 0; } a { color: var(--accent); }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; padding: 16px 18px; margin: 14px 0; }
+section { background: var(--paper); border: 1px solid var(--line); border-radius: 8px;
+  padding: 16px 18px; margin: 14px 0; }
 .scroll { overflow-x: auto; margin: 8px 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: 4px; }
@@ -48,7 +49,8 @@ details { margin: 6px 0; } summary { cursor: pointer; overflow-wrap: anywhere; }
 pre { overflow-x: auto; background: #f5f6f8; padding: 10px; font-size: .8rem; line-height: 1.4; border-radius: 6px; }
 @media (max-width: 560px) { header, main { padding: 0 10px; } section { padding: 12px 10px; }
   td:first-child { white-space: normal; min-width: 8em; } h1 { font-size: 1.4rem; } }
-@media print { body { background: none; } section { border: 0; padding: 0; break-inside: avoid; } nav { display: none; } }
+@media print { body { background: none; } section { border: 0; padding: 0; break-inside: avoid; }
+  nav { display: none; } }
 """
 
 
@@ -118,7 +120,9 @@ def _page(comparisons: Sequence[Comparison], empty: Sequence[RunDirectory], part
 """
 
 
-def _comparison(comparison: Comparison, found: Sequence[Section], drawn: dict[str, str], anchor: str, is_one_of_many: bool) -> str:
+def _comparison(
+    comparison: Comparison, found: Sequence[Section], drawn: dict[str, str], anchor: str, is_one_of_many: bool
+) -> str:
     body = "\n".join(_section(section, drawn, f"{anchor}-{number}") for number, section in enumerate(found))
     links = "".join(f'<a href="#{anchor}-{number}">{_escape(each.title)}</a>' for number, each in enumerate(found))
     heading = f'<h2 id="{anchor}">{_escape(comparison.title)}</h2>\n' if is_one_of_many else ""
@@ -150,8 +154,8 @@ def _settings(group: Group) -> str:
     config = {name: value for name, value in group.runs[0].config.items() if name not in ("seed", "name", "out")}
     runs = "\n".join(_provenance(group))
     return (
-        f"<details><summary>{_escape(group.label)}, {_count(len(group.runs), 'run')}</summary>\n<pre>{_escape(runs)}</pre>"
-        f"<pre>{_escape(yaml.safe_dump(config, sort_keys=False))}</pre></details>\n"
+        f"<details><summary>{_escape(group.label)}, {_count(len(group.runs), 'run')}</summary>\n"
+        f"<pre>{_escape(runs)}</pre><pre>{_escape(yaml.safe_dump(config, sort_keys=False))}</pre></details>\n"
     )
 
 
@@ -160,7 +164,9 @@ def _provenance(group: Group) -> Iterator[str]:
         path = run.path / "provenance.json"
         known = json.loads(path.read_text()) if path.exists() else {}
         seconds = sum(record.seconds for record in run.records)
-        facts = [f"{name} {known[name]}" for name in ("started", "commit", "torch", "gpu", "platform") if known.get(name)]
+        facts = [
+            f"{name} {known[name]}" for name in ("started", "commit", "torch", "gpu", "platform") if known.get(name)
+        ]
         yield f"{run.name}: seed {run.config.get('seed')}, {seconds:.0f} s; {', '.join(facts)}"
 
 

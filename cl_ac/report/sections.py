@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -73,8 +72,8 @@ def sections(comparison: Comparison) -> Iterator[Section]:
         )  # fmt: skip
         yield Section(
             "Cost and accuracy",
-            "Accuracy over all samples as the threshold of the confidence rule moves, mean over seeds. A dashed line is "
-            "a network without ACs. Thresholds are chosen on the test samples, as in the literature.",
+            "Accuracy over all samples as the threshold of the confidence rule moves, mean over seeds. A dashed line "
+            "is a network without ACs. Thresholds are chosen on the test samples, as in the literature.",
             [], dict(cost_figures(comparison)),
         )  # fmt: skip
     watched = [group for group in comparison.groups if group.watched]
@@ -88,14 +87,15 @@ def sections(comparison: Comparison) -> Iterator[Section]:
 
 
 LINES_TEXT = (
-    "After each task, mean over the tasks seen so far (accuracy) and over the earlier ones (forgetting: how far each is "
-    "below its best). Bands are one sample deviation over seeds; dashed lines are networks without ACs."
+    "After each task, mean over the tasks seen so far (accuracy) and over the earlier ones (forgetting: how far each "
+    "is below its best). Bands are one sample deviation over seeds; dashed lines are networks without ACs."
 )
 GAP_TEXT = (
-    "Accuracy while later tasks are learned; the figures show the first seed, with dotted lines where tasks begin. Gap: "
-    "accuracy before a task minus the lowest since, mean over earlier tasks and then over tasks; min-ACC and WC-ACC as "
-    "De Lange et al. (2023) define them, over all later tasks; settling: steps until nine tenths of the accuracy at the "
-    "task's end are reached for good; recency bias: share of earlier tasks' samples taken for the newest task."
+    "Accuracy while later tasks are learned; the figures show the first seed, with dotted lines where tasks begin. "
+    "Gap: accuracy before a task minus the lowest since, mean over earlier tasks and then over tasks. Min-ACC and "
+    "WC-ACC as De Lange et al. (2023) define them, over all later tasks. Settling: steps until nine tenths of the "
+    "accuracy at the task's end are reached for good. Recency bias: share of earlier tasks' samples that are taken for "
+    "the newest task."
 )
 
 
@@ -184,7 +184,9 @@ def exit_accuracies(groups: Sequence[Group]) -> ResultTable:
     for group in groups:
         *early, final = _shares(group.last.mean(1))
         rows.append([group.label, *early, *[""] * (deepest - 1 - len(early)), final])
-    return ResultTable("accuracy_per_exit", "accuracy of each exit, mean over tasks, %", ["run", *exit_names(deepest)], rows)
+    return ResultTable(
+        "accuracy_per_exit", "accuracy of each exit, mean over tasks, %", ["run", *exit_names(deepest)], rows
+    )
 
 
 def _shares(values: Tensor, width: int = 0) -> list[Cell]:

@@ -1,7 +1,7 @@
 """What dynamic-k experts save: a small ViT with ACs on scikit-learn's digits, made sparse and converted.
 
-Trains the network, fine-tunes it with the sparsity loss, converts it to D2DMoE and to MoEfication, and compares both with
-the dense network: accuracy against multiply-accumulates of the feed-forward networks (FFNs) and of the whole network.
+Trains the network, fine-tunes it with the sparsity loss, converts it to D2DMoE and to MoEfication, and compares both
+with the dense network: accuracy against multiply-accumulates of the feed-forward networks (FFNs) and of the whole.
 
     python scripts/bench/convert.py
     python scripts/bench/convert.py --results results/convert_digits-cpu.json
@@ -96,10 +96,14 @@ def main_bench() -> None:
         print(path)
     found = summary(converted)
     for name, cost in found["ffn_cost_within_one_point"].items():
-        print(f"{name}: " + ("never within one point" if cost is None else f"{1 - cost:.0%} of FFN cost saved within one point"))
+        print(
+            f"{name}: "
+            + ("never within one point" if cost is None else f"{1 - cost:.0%} of FFN cost saved within one point")
+        )
     if args.results:
         given = {name: value for name, value in vars(args).items() if name not in ("folder", "results")}
-        content = json.dumps({"settings": given, **found, "provenance": provenance()}, indent=1)
+        origin = {name: value for name, value in provenance().items() if name != "command"}
+        content = json.dumps({"settings": given, **found, "provenance": origin}, indent=1)
         write_atomically(args.results, lambda path: path.write_text(content))
 
 

@@ -1,6 +1,7 @@
 """What early exits save: counted multiply-accumulates against measured seconds, on a ResNet32 with six ACs.
 
-Everything is relative to the same network without ACs, at batch 1, 32 and 256, as medians of runs that take turns. The
+Everything is relative to the same network without ACs, at batch 1, 32 and 256, as medians of runs that take turns. Both
+run in the form that serving uses: batch norm folded into convolutions (not with --keep-batch-norm). The
 first table lets all samples leave at one exit. The second sets the threshold whose counted cost is closest to a budget;
 beside the measured cost it prints what the first table makes one expect of it, so that the difference is what the rule
 and smaller batches cost, and not that shallow layers take longer than their multiply-accumulates say.
@@ -33,7 +34,7 @@ from cl_ac.report.exit_timing import BATCHES, BUDGETS, Timing, time_rules
 from cl_ac.run import choose_device
 from cl_ac.rundir import RunDirectory
 from cl_ac.serving import finished
-from cl_ac.tensorboard import exit_names
+from cl_ac.stability import exit_names
 from cl_ac.training import Trainer
 
 
@@ -134,6 +135,7 @@ def main_bench() -> None:
     parser.add_argument("--images", type=int, default=512, help="images timed; a quarter of them at batch 1")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--keep-batch-norm", action="store_true", help="do not fold batch norm into convolutions")
     options = parser.parse_args()
     if options.root:
         options.run = train(options.root, options.epochs, options.samples_per_class, options.device).path
@@ -148,6 +150,7 @@ def main_bench() -> None:
     for batch in BATCHES:
         images = subject.images[: max(1, options.images // 4)] if batch == 1 else subject.images
         timed = partial(time_rules, network, subject.approach, images=images, batch=batch, cost=outputs.cost)
+        timed = partial(timed, fold=not options.keep_batch_norm)
         found = timed(rules={**exits, **{f"budget {b}": rule for b, rule in budgets.items()}}, repeats=options.repeats)
         by_exit[batch] = [found[index] for index in exits]
         by_budget[batch] = {b: found[f"budget {b}"] for b in budgets}

@@ -124,12 +124,15 @@ def test_gradients_reach_inputs_and_chosen_experts(dense):
     set_gate(model, Gate("top_k", 3))
     x = X.clone().requires_grad_()
     model.first(x).square().sum().backward()
-    mask = model.first.gate.mask(model.first.router(X)).flatten(0, 1)
+    mask = model.first.gate.mask(model.first.router(X))
     reference = X.clone().requires_grad_()
-    weights = [each.detach().clone().requires_grad_() if isinstance(each, torch.Tensor) else each for each in model.first.experts]
-    dense_ffn(reference.flatten(0, 1), mask, type(model.first.experts)(*weights)).square().sum().backward()
+    experts = model.first.experts
+    up, down = (weight.detach().clone().requires_grad_() for weight in (experts.up, experts.down))
+    hidden = (torch.einsum("btd,emd->btem", reference, up) + experts.up_bias.detach()).relu() * mask[..., None]
+    (torch.einsum("btem,emd->btd", hidden, down) + experts.down_bias.detach()).square().sum().backward()
     torch.testing.assert_close(x.grad, reference.grad)
-    torch.testing.assert_close(model.first.up.grad, weights[0].grad)
+    torch.testing.assert_close(model.first.up.grad, up.grad)
+    torch.testing.assert_close(model.first.down.grad, down.grad)
 
 
 def test_half_precision_outside_meets_float32_weights(dense):

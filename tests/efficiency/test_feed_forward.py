@@ -81,7 +81,9 @@ class Spread(nn.Module):
 
 
 MODULES = {
-    "sequential": lambda: nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Dropout(0.1), nn.Linear(12, 8), nn.Dropout(0.2)),
+    "sequential": lambda: nn.Sequential(
+        nn.Linear(8, 12), nn.GELU(), nn.Dropout(0.1), nn.Linear(12, 8), nn.Dropout(0.2)
+    ),
     "own": lambda: MLP(8, 12, dropout=0.2),
     "glu": GLU,
     "gate first": lambda: Halves(False),

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from cl_ac.approach import TrainingSet
 from cl_ac.backbones.vit import MLP, ViT
 from cl_ac.efficiency.feed_forward import find_feed_forwards
-from cl_ac.efficiency.sparsify import SparsifiedLoss, Sparsify, Sparsity, count_sparsity, square_hoyer
+from cl_ac.efficiency.sparsify import SparsifiedLoss, Sparsify, Sparsity, count_sparsity, sparsified, square_hoyer
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import ExitNetwork, Exits
 
@@ -107,6 +108,20 @@ def test_the_added_loss_goes_to_the_final_exit_and_no_copy_keeps_hooks():
     ratios = torch.stack([value[1] for value in values]) / values[0][1]
     torch.testing.assert_close(ratios, torch.tensor([1.0, 2.0, 3.0]))
     assert not any(layer._forward_hooks for layer in copy.deepcopy(network).modules())
+
+
+def test_in_a_run_the_weight_rises_during_the_first_task_only(toy_benchmark, toy_trainer):
+    first, second, _ = toy_benchmark().tasks
+    training = toy_trainer.training
+
+    def plain(network, batch):
+        return network(batch.images).mean((1, 2))
+
+    assert sparsified(plain, Sparsify(), TrainingSet(first.train, first), training) is plain
+    settings = Sparsify("hoyer", 2.0, "linear")
+    made = [sparsified(plain, settings, TrainingSet(task.train, task), training, step=3) for task in (first, second)]
+    steps = 2 * -(-len(first.train) // 8)
+    assert [settings.weight_at(each.step, each.steps) for each in made] == pytest.approx([2 * 3 / steps, 2])
 
 
 def test_training_with_the_loss_makes_neurons_silent():

@@ -15,7 +15,7 @@ from cl_ac.efficiency.split import (
     optimal_assignment,
     random_split,
 )
-from cl_ac.errors import ConfigurationError
+from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.kernels.experts import dense_ffn
 
 
@@ -124,6 +124,11 @@ def test_an_activation_without_a_kernel_is_one_sentence():
     (ffn,) = find_feed_forwards(model).values()
     with pytest.raises(ConfigurationError, match=r"the activation of '0' \(Mish\) has no kernel"):
         expert_weights(ffn, random_split(8, 2, stream()))
+
+
+def test_weights_that_are_no_numbers_are_one_sentence():
+    with pytest.raises(UserError, match="are not all finite numbers"):
+        kmeans_split(torch.full((8, 3), torch.nan), 2, stream())
 
 
 def test_sizes_of_experts():

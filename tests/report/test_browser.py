@@ -112,7 +112,7 @@ def tensorboard(toy_run) -> Iterator[str]:
         server.communicate()
 
 
-def test_tensorboard_shows_every_chart_with_data(browser, tensorboard):
+def test_tensorboard_shows_charts_settings_and_images_of_a_run(browser, tensorboard):
     page = browser.new_page(viewport={"width": 1280, "height": 4000})
     page.goto(f"{tensorboard}#custom_scalars")
     charts = {title for titles in DASHBOARD.values() for title in titles} - {"validation accuracy"}
@@ -125,12 +125,8 @@ def test_tensorboard_shows_every_chart_with_data(browser, tensorboard):
         card.get_by_text(re.compile(r"Matches \([1-9]\d*\)")).wait_for()
         card.locator("vz-line-chart2 path[d*='L']").first.wait_for(state="attached")
         assert "No data" not in card.inner_text()
-    page.screenshot(path="/tmp/screens/tb_test.png")
-    page.close()
 
-
-def test_tensorboard_compares_settings_and_results(browser, tensorboard):
-    page = browser.new_page(viewport={"width": 2200, "height": 900})
+    page.set_viewport_size({"width": 2200, "height": 900})
     page.goto(f"{tensorboard}#hparams")
     page.get_by_text("summary/accuracy", exact=True).first.wait_for()
     page.goto(f"{tensorboard}#images")

@@ -3,9 +3,10 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cl_ac.early_exit import accuracy_at_budgets, average_curve, cost_accuracy, task_curves
+from cl_ac.early_exit import accuracy_at_budgets, area, average_curve, cost_accuracy, task_curves
 from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import Outputs, ac_accuracy
 from cl_ac.exit_quality import quality
@@ -39,18 +40,27 @@ def test_analysis_is_of_the_stored_outputs(run_with):
     assert known.accuracy[-1].item() == pytest.approx(ac_accuracy(outputs.task_incremental).mean().item())
     assert analysis.curves["confidence, grid of the AC paper"].thresholds.shape == (1001,)
     assert len(analysis.after_task) == 2
-    torch.testing.assert_close(analysis.after_task[0].accuracy, cost_accuracy(directory.outputs(0)).accuracy)
+    torch.testing.assert_close(analysis.after_task[0].mean.accuracy, cost_accuracy(directory.outputs(0)).accuracy)
+    after = analysis.after_task[1]
     last = outputs.select(outputs.tasks == 1)
-    assert analysis.per_task[1].accuracy[0].item() == pytest.approx(last.correct[0].double().mean().item())
+    assert after.per_task[1].accuracy[0].item() == pytest.approx(last.correct[0].double().mean().item())
+    torch.testing.assert_close(after.mean.accuracy, mean.accuracy)
+    torch.testing.assert_close(after.weighted.accuracy, weighted.accuracy)
     assert list(analysis.quality) == ["all", "task_0", "task_1", "old", "new"]
     assert analysis.quality["new"] == quality(outputs.select(outputs.tasks == 1))
 
 
 def test_tables_show_rules_tasks_exits_and_groups(run_with):
     analysis = analyse(run_with()[0])
-    rules, weighted, known, after, tasks, oracle, exits, groups = tables(analysis)
+    rules, weighted, known, after, after_weighted, tasks, oracle, exits, groups = tables(analysis)
     assert rules.row_count == weighted.row_count == known.row_count == 6
-    assert [table.row_count for table in (after, tasks, oracle, exits, groups)] == [2, 2, 1, 3, 5]
+    assert [table.row_count for table in (after, after_weighted, tasks, oracle)] == [2, 2, 3, 1]
+    assert list(tasks.columns[0].cells) == [
+        "after task 1, on task 1",
+        "after task 2, on task 1",
+        "after task 2, on task 2",
+    ]
+    assert [table.row_count for table in (exits, groups)] == [3, 5]
     at_full_cost = next(iter(rules.columns[7].cells))
     expected = accuracy_at_budgets(analysis.curves["confidence"], [1.0])[0]
     assert at_full_cost == f"{100 * expected:.1f}"
@@ -62,7 +72,7 @@ def test_tables_show_rules_tasks_exits_and_groups(run_with):
 def test_a_run_without_acs_has_one_exit(run_with):
     directory, _ = run_with(exits=1)
     analysis = analyse(directory)
-    assert len(tables(analysis)) == 8
+    assert len(tables(analysis)) == 9
     assert set(figures(analysis)) == {
         "cost_accuracy",
         "exit_accuracy",
@@ -79,15 +89,25 @@ def test_written_files(run_with):
     for _ in range(2):
         paths = write(analysis, directory, plain=0.5)
     assert all(path.stat().st_size > 0 for path in paths)
-    assert {path.suffix for path in paths} == {".png", ".json"}
+    assert {path.suffix for path in paths} == {".png", ".json", ".safetensors"}
     written = json.loads((directory.path / "exits" / "exits.json").read_text())
     assert written["quality"]["all"]["eefp"][-1] is None
     assert written["rules"]["mean"]["margin"]["at"]["0.25"] is None  # the first exit costs more
     assert written["rules"]["mean"]["margin"]["best"] == analysis.curves["margin"].accuracy.max().item()
+    first, second = written["after_task"]
+    assert list(first) == ["task", "mean", "weighted", "task_0"]
+    assert list(second) == ["task", "mean", "weighted", "task_0", "task_1"]
+    assert second["weighted"]["area"] == area(analysis.curves_weighted["confidence"])
+    points = load_file(directory.path / "exits" / "curves.safetensors")
+    assert torch.equal(points["after_1.accuracy"][1], analysis.after_task[1].per_task[1].accuracy)
+    assert points["after_1.shares"].shape[::2] == (2, 4)
     # Written twice, but there is one set of events.
     assert len(list(directory.path.glob(f"*{EVENTS_SUFFIX}"))) == 1
     events = EventAccumulator(str(next(directory.path.glob(f"*{EVENTS_SUFFIX}")))).Reload()
-    assert [event.step for event in events.Scalars("exits/area")] == [1, 2]
+    assert [event.step for event in events.Scalars("exits/area/mean")] == [1, 2]
+    assert [event.step for event in events.Scalars("exits/area/task_1")] == [2]
+    at_all = events.Scalars("exits/accuracy_at_100_percent/weighted")[-1].value
+    assert math.isclose(at_all, second["weighted"]["at"]["1"], rel_tol=1e-5)
     value = events.Scalars("exits/mean_eefp/all")[0].value
     assert math.isclose(value, analysis.quality["all"].mean_eefp, rel_tol=1e-5)
     assert "exits/reliability" in events.Tags()["images"]

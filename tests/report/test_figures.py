@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from cl_ac.early_exit import Curve
-from cl_ac.report.figures import CostLine, Line, accuracy_matrix_figure, cost_accuracy_figure, heat_map, line_figure, mean_curve
+from cl_ac.report.figures import (
+    CostLine,
+    Line,
+    accuracy_matrix_figure,
+    cost_accuracy_figure,
+    heat_map,
+    line_figure,
+    mean_curve,
+)
 
 
 def curve(cost: list[float], accuracy: list[float]) -> Curve:

@@ -30,7 +30,8 @@ def make_comparison(stored_run, tmp_path):
 
 def test_sections_answer_what_the_runs_have_data_for(make_comparison):
     titles = [
-        "Summary", "What differs", "Accuracy and forgetting over tasks", "Accuracy matrices", "Exits", "Cost and accuracy"
+        "Summary", "What differs", "Accuracy and forgetting over tasks", "Accuracy matrices", "Exits",
+        "Cost and accuracy",
     ]  # fmt: skip
     assert [section.title for section in sections(make_comparison("LwF"))] == titles
 
