@@ -12,6 +12,7 @@ from cl_ac.benchmark import Benchmark, Task
 from cl_ac.checkpoint import Checkpoint
 from cl_ac.classifiers import Classifier
 from cl_ac.drift import measure
+from cl_ac.efficiency.sparsify import Sparsify, sparsified
 from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import Outputs
 from cl_ac.journal import Journal
@@ -33,6 +34,7 @@ def run(
     memory: Memory | None = None,
     classifier: Classifier | None = None,
     watch: Watch = Watch(),
+    sparsify: Sparsify = Sparsify(),
     device: str = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -48,6 +50,7 @@ def run(
         memory: the exemplar memory; none by default.
         classifier: what answers at inference; by default what the approach asks for, mostly the linear heads.
         watch: what is looked at while a task is trained.
+        sparsify: how the feed-forward networks of a transformer are made sparse meanwhile; not at all by default.
         device: `cpu`, `cuda`, `cuda:1`, …; `auto` takes a GPU if there is one.
         seed: of every random stream.
         resume: go on after the last finished epoch that `directory` holds.
@@ -63,6 +66,7 @@ def run(
     check_loggers(loggers)
     benchmark.seed = seed
     place = choose_device(device)
+    sparsify.prepare(backbone)
     network = assemble(approach, backbone, exits, memory, classifier, training.channels_last).to(place)
     approach.to(place)
     trainer = Trainer(training, benchmark.augmentation, place, seed)
@@ -88,10 +92,11 @@ def run(
             else:
                 watcher.resume(task, directory.watched(task.index), unfinished["steps"])
             network.train_old_classes(approach.trains_old_classes)
+            data, done = approach.training_set(task), unfinished["steps"] if unfinished else 0
             trainer.fit(
                 network,
-                approach.loss,
-                approach.training_set(task),
+                sparsified(approach.loss, sparsify, data, training, done),
+                data,
                 validate=partial(validation_accuracy, trainer, network, approach, task),
                 state=unfinished,
                 on_step=partial(after_step, approach, watcher),

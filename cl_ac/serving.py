@@ -68,6 +68,7 @@ def _objects(config: Mapping[str, Any]) -> Objects:
 
 
 def _assemble(objects: Objects) -> ExitNetwork:
+    objects.sparsify.prepare(objects.backbone)
     return assemble(objects.approach, objects.backbone, objects.exits, objects.memory, objects.classifier)
 
 

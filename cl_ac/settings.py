@@ -10,6 +10,7 @@ from cl_ac.approach import Approach
 from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers import Classifier
 from cl_ac.cli_errors import sentence
+from cl_ac.efficiency.sparsify import Sparsify
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.loggers import LoggerName
 from cl_ac.memory import Memory
@@ -48,6 +49,7 @@ def run_parser() -> ArgumentParser:
     parser.add_class_arguments(Training, "training")
     parser.add_class_arguments(Memory, "memory")
     parser.add_class_arguments(Watch, "watch")
+    parser.add_class_arguments(Sparsify, "sparsify")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if any")
     parser.add_argument("--seed", type=int, default=0, help="of every random stream")
     parser.add_argument("--out", type=str, default="runs", help="the folder in which the run's folder is made")
@@ -89,6 +91,7 @@ class Objects:
     memory: Memory
     classifier: Classifier | None
     watch: Watch
+    sparsify: Sparsify
 
 
 def build(parser: ArgumentParser, settings: Namespace) -> Objects:
@@ -113,6 +116,7 @@ def build(parser: ArgumentParser, settings: Namespace) -> Objects:
         objects.memory,
         objects.get("classifier"),
         objects.watch,
+        objects.sparsify,
     )
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 import yaml
 
+from cl_ac.backbones.vit import MLP
 from cl_ac.cli import main
 from cl_ac.data import Loader
 from cl_ac.early_exit_model import EarlyExitModel
@@ -10,6 +11,7 @@ from cl_ac.exit_rules import TOP, Confidence, LearnedScorer, Patience, decide
 from cl_ac.network import Exits
 from cl_ac.rundir import RunDirectory
 from cl_ac.serving import export_stages, finished, load, save, script_stages, serving_state
+from cl_ac.training import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +149,17 @@ def test_a_saved_model_may_be_loaded_folded(run_of, tmp_path):
     torch.testing.assert_close(folded(images).confidences, exact(images).confidences)
     assert any(isinstance(layer, torch.nn.BatchNorm2d) for layer in exact.segments.modules())
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.segments.modules())
+
+
+def test_a_sparsified_transformer_comes_back_with_its_silent_neurons(tmp_path):
+    vit = ["--backbone", "ViT", "--backbone.width", "16", "--backbone.depth", "2", "--backbone.patch", "4"]
+    benchmark = ["--benchmark", "Digits", "--benchmark.tasks", "2", "--benchmark.samples_per_class", "10"]
+    training = ["--training.epochs", "2", "--training.optimizer", "adamw", "--training.lr", "0.001"]
+    options = ["--approach", "FineTuning", *benchmark, *vit, *training, "--sparsify.loss", "hoyer", "--device", "cpu"]
+    assert main(["run", *options, "--out", str(tmp_path), "--name", "run"]) == 0
+    directory = RunDirectory(tmp_path / "run")
+    run = finished(directory, "cpu")
+    assert [type(each.activation) for each in run.network.modules() if isinstance(each, MLP)] == [torch.nn.ReLU] * 2
+    samples, _ = run.objects.benchmark.seen(run.objects.benchmark.tasks[-1])
+    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device)
+    torch.testing.assert_close(trainer.predict(run.network, samples), directory.outputs(1).logits)
