@@ -101,9 +101,8 @@ def test_text_in_figures_stays_text(text):
 
 
 def test_benchmarks_have_their_own_parts_and_files(stored_run, tmp_path):
-    runs = [
-        stored_run(name, {"benchmark": {"class_path": name}, "seed": 0}, tasks=2) for name in ("Digits", "CIFAR100")
-    ]
+    settings = {name: {"benchmark": {"class_path": name}, "seed": 0} for name in ("Digits", "CIFAR100")}
+    runs = [stored_run(tmp_path / name, each, tasks=2) for name, each in settings.items()]
     text = write_report(runs, tmp_path).read_text()
     assert re.findall(r"<h2[^>]*>(.*?)</h2>", text) == ["Digits, 2 tasks", "CIFAR100, 2 tasks"]
     assert (tmp_path / "tables" / "CIFAR100_2_tasks-summary.csv").exists()
