@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal, get_args
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -222,7 +223,8 @@ def convert_command(arguments: Sequence[str]) -> None:
     from cl_ac.efficiency.convert import Conversion
     from cl_ac.efficiency.finetune import FineTuning
     from cl_ac.efficiency.sparsify import Sparsify
-    from cl_ac.report import conversion
+    from cl_ac.progress import phases
+    from cl_ac.report import conversion, conversion_results, conversion_timing, router_free
 
     parser = ArgumentParser(
         prog="cl-ac convert",
@@ -237,19 +239,33 @@ def convert_command(arguments: Sequence[str]) -> None:
     parser.add_class_arguments(Conversion, "experts", skip={"gate"})
     parser.set_defaults({"sparsify.loss": "hoyer"})
     parser.add_argument("--measure", action="store_true", help="measure seconds as well")
+    parser.add_argument(
+        "--router_free",
+        type=Literal["none", *get_args(router_free.RuleName)],
+        default="none",
+        help="convert nothing, but zero the activations of the network as it is by this rule, and find the sparsity up "
+        "to which it keeps its accuracy; of the other options only the device counts",
+    )
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if any")
     settings = parse(parser, arguments)
     directory = RunDirectory(Path(settings.run))
     _ = directory.config
     objects = instantiate(parser, settings)
-    chosen = conversion.Settings(objects.data, objects.taus, objects.tolerance, objects.baseline)
-    with conversion.progress(Console(stderr=True)) as progress:
-        converted = conversion.convert_run(
-            directory, chosen, objects.experts, objects.finetune, objects.sparsify, settings.device, progress
-        )
-    measured = conversion.measure(converted) if settings.measure else {}
-    show(conversion.table(converted, measured))
-    for path in conversion.write(converted, directory, measured):
+    console = Console(stderr=True)
+    if settings.router_free != "none":
+        with phases(console) as progress:
+            swept = router_free.sweep(directory, settings.router_free, device=settings.device, progress=progress)
+        show(router_free.table(swept))
+        paths = router_free.write(swept, directory)
+    else:
+        chosen = conversion.Settings(**{each.name: objects[each.name] for each in fields(conversion.Settings)})
+        given = objects.experts, objects.finetune, objects.sparsify, settings.device
+        with phases(console) as progress:
+            converted = conversion.convert_run(directory, chosen, *given, progress)
+        measured = conversion_timing.measure(converted) if settings.measure else {}
+        show(conversion_results.table(converted, measured))
+        paths = conversion_results.write(converted, directory, measured)
+    for path in paths:
         print(path)
 
 

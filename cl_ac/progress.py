@@ -1,9 +1,11 @@
-"""What a person sees while a run goes on: bars with the time left in a terminal, plain lines elsewhere."""
+"""What a person sees while work goes on: bars with the time left in a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from cl_ac.benchmark import Task
 from cl_ac.rundir import Record
@@ -55,3 +57,24 @@ class RunProgress:
             ac = sum(record.most_confident) / len(record.most_confident)
             text += f"  most confident exit {100 * ac:.1f} %"
         self.console.print(f"{text}  ({record.seconds:.1f} s)", highlight=False)
+
+
+@contextmanager
+def phases(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Shows phases of work as bars in a terminal, and as a line when each is done elsewhere.
+
+    Yields:
+        what to call with the name of a phase, how much of it is done, and how much there is.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    rows: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def advance(phase: str, done: int, total: int) -> None:
+            if phase not in rows:
+                rows[phase] = bars.add_task(phase, total=total)
+            bars.update(rows[phase], completed=done)
+            if done == total and not console.is_terminal:
+                console.print(f"{phase}: done", highlight=False)
+
+        yield advance

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cl_ac.approach import Approach
+from cl_ac.benchmark import Task
 from cl_ac.checkpoint import Checkpoint, write_atomically
 from cl_ac.early_exit_model import EarlyExitModel, Segment
 from cl_ac.efficiency.dynamic import descriptions, insert_described
@@ -39,6 +40,11 @@ class Finished:
     objects: Objects
     network: ExitNetwork
     device: torch.device
+
+    @property
+    def last_task(self) -> Task:
+        """The newest task that the network has learned."""
+        return self.objects.benchmark[len(self.network.sizes) - 1]
 
 
 def finished(directory: RunDirectory, device: str = "auto") -> Finished:

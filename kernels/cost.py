@@ -1,7 +1,7 @@
 """What a sparse FFN is predicted to cost, and the choice that follows: sparse only where it pays.
 
-A roofline per phase (the slower of arithmetic and memory) plus a fixed price per launch. Ratios matter, not seconds: a
-faster machine of the same balance gives the same choice.
+A roofline per phase (the slower of arithmetic and memory; on a CPU their sum) plus a fixed price per launch. Ratios
+matter, not seconds: a faster machine of the same balance gives the same choice.
 """
 
 from typing import NamedTuple
@@ -58,12 +58,30 @@ class Machine(NamedTuple):
         grouped: share of that rate which grouped products reach.
         bandwidth: of memory, bytes/s.
         launch: seconds per operation.
+        packing_cache: for a CPU, bytes of its last cache: a product of several rows first copies its matrix into a
+            packed form, which is one more pass over the matrix if the copy fits here, else two. None: no copies.
     """
 
     flops: float
     grouped: float
     bandwidth: float
     launch: float
+    packing_cache: float | None = None
+
+    def product_seconds(self, flops: float, weights: float, matrix: float, rows: float) -> float:
+        """Time of matrix products.
+
+        Args:
+            flops: in all, at the large product's rate.
+            weights: bytes in all.
+            matrix: bytes of one matrix.
+            rows: mean rows that meet a matrix, at least 1.
+        """
+        arithmetic, memory = flops / self.flops, weights / self.bandwidth
+        if self.packing_cache is None:
+            return max(arithmetic, memory)
+        copied = min(1.0, rows - 1) * (1 if matrix <= self.packing_cache else 2)
+        return arithmetic + memory * (1 + copied)
 
 
 class Cost(NamedTuple):
@@ -79,8 +97,8 @@ class Cost(NamedTuple):
 
 
 # AMD EPYC, 2 threads, torch 2.15, November 2026 (fp32): dense FFN at D=768, F=3072, N=1576 and one token at
-# D=4096, F=14336; an operation on a few rows.
-CPU = Machine(flops=120e9, grouped=1.0, bandwidth=17e9, launch=6e-6)
+# D=4096, F=14336; an operation on a few rows; passes from 4, 16 and 64 tokens at both sizes.
+CPU = Machine(flops=120e9, grouped=1.0, bandwidth=17e9, launch=6e-6, packing_cache=32e6)
 # H200: 8192^3 bf16 product 790 TFLOP/s, of which an FFN reaches 85 %; copy 4.3 TB/s; 2 us per dependent launch in a
 # CUDA graph. 337 TFLOP/s is what Liger's fused Triton MoE reaches on an H100 (32,768 tokens, committed CSV): half.
 HOPPER_16_BIT = Machine(flops=670e12, grouped=0.5, bandwidth=4.3e12, launch=2e-6)
@@ -106,6 +124,9 @@ def measured_usage(mask: Tensor) -> Usage:
     tokens, experts = mask.shape
     if not tokens:
         return Usage(0.0, 0.0, 0.0)
+    if tokens == 1:
+        share = sum(mask.tolist()[0]) / experts
+        return Usage(share, share, share)
     counts = mask.sum(0).tolist()
     union = sum(count > 0 for count in counts) / experts
     tiles = union
@@ -133,21 +154,26 @@ def predicted_cost(work: Workload, usage: Usage, machine: Machine, single_launch
     weights = work.matrices * hidden * row
     ends = 2 * work.tokens * row
     masking = 2 * work.tokens * hidden * work.itemsize
-    dense = max(work.matrices * matrix_flops / machine.flops, (weights + ends + masking) / machine.bandwidth)
+    dense = machine.product_seconds(
+        work.matrices * matrix_flops, weights + ends + masking, hidden * row, max(1, work.tokens)
+    )
     dense += work.matrices * machine.launch
 
     pairs = work.tokens * work.experts * usage.pairs
     up_share, down_share = (work.matrices - 1) * usage.pairs, usage.tiles if token_major else usage.pairs
-    arithmetic = matrix_flops * (up_share + down_share) / (machine.flops * machine.grouped)
-    streamed = weights * usage.union / machine.bandwidth
+    flops = matrix_flops * (up_share + down_share) / machine.grouped
+    rows = max(1.0, pairs / max(1.0, work.experts * usage.union))
+    # neighbouring experts that serve the same tokens are one product
+    matrix = (hidden if usage.pairs == 1 else work.neurons) * row
+    streamed = weights * usage.union
     # launches on a GPU include two for the router and the gate, without which there would be no mask
     if single_launch:
-        return Cost(dense, max(arithmetic, streamed) + 4 * machine.launch)
+        return Cost(dense, machine.product_seconds(flops, streamed, matrix, rows) + 4 * machine.launch)
     if token_major:
-        traffic = pairs * (row + 2 * work.neurons * work.itemsize) / machine.bandwidth
-        return Cost(dense, max(arithmetic, streamed + traffic) + 7 * machine.launch)
+        streamed += pairs * (row + 2 * work.neurons * work.itemsize)
+        return Cost(dense, machine.product_seconds(flops, streamed, matrix, rows) + 7 * machine.launch)
     # per pair: gather (read, write), product (write, read), output (read, write); one token needs neither end
     traffic = 6 * pairs * row / machine.bandwidth if work.tokens > 1 else 0.0
     # operations per call and per expert in use (kernels/torch_ffn.py)
     launches = (8 + 5 * work.experts * usage.union) * machine.launch
-    return Cost(dense, max(arithmetic, streamed) + traffic + launches)
+    return Cost(dense, machine.product_seconds(flops, streamed, matrix, rows) + traffic + launches)

@@ -73,7 +73,9 @@ def check(x: Tensor, mask: Tensor, experts: Experts) -> None:
     up, down, activation, up_bias, down_bias, gate, gate_bias = experts
     if up.dim() != 3:
         raise ValueError(f"up has shape {tuple(up.shape)}; expected [experts, neurons, width]")
-    count, neurons, width = up.shape
+    shape, dtype = up.shape, x.dtype
+    count, neurons, width = shape
+    expected_mask = (*x.shape[:-1], count)
     problems = []
     if activation not in ACTIVATIONS:
         problems.append(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
@@ -83,25 +85,24 @@ def check(x: Tensor, mask: Tensor, experts: Experts) -> None:
         problems.append(f"x has width {x.shape[-1]}, the experts {width}")
     if mask.dtype != torch.bool:
         problems.append(f"mask is {mask.dtype}; expected torch.bool")
-    if mask.shape != (*x.shape[:-1], count):
-        problems.append(f"mask has shape {tuple(mask.shape)}; expected {(*x.shape[:-1], count)}")
-    if x.dtype not in DTYPES:
-        problems.append(f"x is {x.dtype}; supported: {', '.join(map(str, DTYPES))}")
-    expected = {
-        "up": (up, (count, neurons, width)),
-        "down": (down, (count, neurons, width)),
-        "up_bias": (up_bias, (count, neurons)),
-        "down_bias": (down_bias, (width,)),
-        "gate": (gate, (count, neurons, width)),
-        "gate_bias": (gate_bias, (count, neurons)),
-    }
-    for name, (weight, shape) in expected.items():
+    if mask.shape != expected_mask:
+        problems.append(f"mask has shape {tuple(mask.shape)}; expected {expected_mask}")
+    if dtype not in DTYPES:
+        problems.append(f"x is {dtype}; supported: {', '.join(map(str, DTYPES))}")
+    for name, weight, expected in (
+        ("up", up, shape),
+        ("down", down, shape),
+        ("up_bias", up_bias, (count, neurons)),
+        ("down_bias", down_bias, (width,)),
+        ("gate", gate, shape),
+        ("gate_bias", gate_bias, (count, neurons)),
+    ):
         if weight is None:
             continue
-        if weight.shape != shape:
-            problems.append(f"{name} has shape {tuple(weight.shape)}; expected {shape}")
-        if weight.dtype != x.dtype:
-            problems.append(f"{name} is {weight.dtype}, x is {x.dtype}")
+        if weight.shape != expected:
+            problems.append(f"{name} has shape {tuple(weight.shape)}; expected {tuple(expected)}")
+        if weight.dtype != dtype:
+            problems.append(f"{name} is {weight.dtype}, x is {dtype}")
         if not weight.is_contiguous():
             problems.append(f"{name} is not contiguous")
     if problems:
@@ -146,6 +147,9 @@ def dense_ffn(x: Tensor, mask: Tensor, experts: Experts) -> Tensor:
     """
     flat = experts.flat()
     hidden = hidden_neurons(x, flat)
-    # filled, not multiplied: an infinity in an expert that was not asked for must not turn into NaN
-    hidden.view(*mask.shape, -1).masked_fill_(~mask.unsqueeze(-1), 0)
+    # Bits are cleared, not numbers multiplied: an infinity in an expert that was not asked for must not turn into NaN.
+    # masked_fill_ does that too, eight times as slowly (CPU, N=1576, E=24, M=128, November 2026: 3.9 ms, 0.5 ms).
+    if mask.device.type != "cpu" or not mask.all():
+        bits = torch.int32 if hidden.dtype == torch.float32 else torch.int16
+        hidden.view(*mask.shape, -1).view(bits).bitwise_and_(mask.to(bits).neg_().unsqueeze(-1))
     return hidden @ flat.down if flat.down_bias is None else torch.addmm(flat.down_bias, hidden, flat.down)

@@ -7,12 +7,17 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from cl_ac.kernels import torch_ffn
 from cl_ac.kernels.cost import Cost, Usage, machine_for, measured_usage, predicted_cost, workload_of
 from cl_ac.kernels.experts import Experts, check, dense_ffn
 
 Backend = Literal["auto", "torch", "triton", "interpreter", "dense"]
+BACKENDS = get_args(Backend)
+# arguments of a call that nothing but the device computes on
+ORDINARY = {Tensor, Parameter, str, type(None)}
 
 
 def sparse_ffn(
@@ -21,7 +26,8 @@ def sparse_ffn(
     """Sum over the experts each token asks for, each with weight one, plus the output bias.
 
     Backends give the same result up to rounding, `dense` included: it runs everything, then applies the mask.
-    Differentiable once in x and in every weight, not in the mask. A custom op, so `torch.compile` keeps it whole.
+    Differentiable once in x and in every weight, not in the mask. For autograd, `torch.compile` and whatever else looks
+    at operators it is one custom op; plain inference goes without, since dispatching it costs one token up to a third.
 
     Args:
         x: [..., D], fp32, fp16 or bf16; sums are kept in fp32.
@@ -40,11 +46,27 @@ def sparse_ffn(
         ValueError: shapes, dtypes or names that do not fit, all in one message; a backend the device does not have.
     """
     check(x, mask, experts)
-    if backend not in get_args(Backend):
-        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(get_args(Backend))}")
-    shares = [] if usage is None else list(usage)
-    out = sparse_ffn_op(x.reshape(-1, x.shape[-1]), mask.reshape(-1, mask.shape[-1]), *experts, backend, shares)
-    return out.view(x.shape)
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+    tokens, wanted = x.reshape(-1, x.shape[-1]), mask.reshape(-1, mask.shape[-1])
+    if _is_observed(tokens, wanted, experts):
+        out = sparse_ffn_op(tokens, wanted, *experts, backend, [] if usage is None else list(usage))
+    else:
+        out = _forward(tokens, wanted, experts, backend, usage)
+    return out.view_as(x)
+
+
+def _is_observed(x: Tensor, mask: Tensor, experts: Experts) -> bool:
+    """Whether anything but the caller wants to know of the call, which then has to be one operator.
+
+    That is autograd, a tracer or compiler, a mode or a kind of tensor that interprets operators. Nothing of it is
+    there in plain inference, where the operator's own price is a good part of a call with one token.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
+        return True
+    if not ORDINARY.issuperset(map(type, (x, mask, *experts))) or torch._C._functorch.peek_interpreter_stack():
+        return True
+    return torch.is_grad_enabled() and any(isinstance(part, Tensor) and part.requires_grad for part in (x, *experts))
 
 
 def expected_cost(x: Tensor, experts: Experts, usage: Usage) -> Cost:
@@ -89,15 +111,23 @@ def sparse_ffn_op(
 ) -> Tensor:
     """`sparse_ffn` on flat arguments: x [N, D], mask [N, E]; usage is empty or the three shares of `Usage`."""
     experts = Experts(up, down, activation, up_bias, down_bias, gate, gate_bias)
+    return _forward(x, mask, experts, backend, Usage(*usage) if usage else None)
+
+
+def _forward(x: Tensor, mask: Tensor, experts: Experts, backend: str, usage: Usage | None) -> Tensor:
+    if torch.is_autocast_enabled(x.device.type):
+        # the dtypes are the caller's choice, and products in another one would not add up
+        with torch.autocast(x.device.type, enabled=False):
+            return _forward(x, mask, experts, backend, usage)
     x, mask = x.contiguous(), mask.contiguous()
     if not len(x):
         return torch.empty_like(x)
     if backend == "auto":
-        backend = chosen_backend(x, mask, experts, Usage(*usage) if usage else None)
+        backend = chosen_backend(x, mask, experts, usage)
     if backend == "dense":
         return dense_ffn(x, mask, experts)
     if backend == "torch":
-        return torch_ffn.grouped_ffn(x, mask, experts)
+        return (torch_ffn.one_token_ffn if len(x) == 1 else torch_ffn.grouped_ffn)(x, mask, experts)
     return _triton_ffn(x, mask, experts, backend)
 
 

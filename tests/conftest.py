@@ -117,10 +117,10 @@ def toy_run(toy_backbone, tmp_path) -> Callable[..., Path]:
     def make(approach, name: str = "run", exits: Exits | str = NO_EXITS, memory: int = 0, **options) -> RunDirectory:
         directory = RunDirectory(tmp_path / name)
         seed = options.get("seed", 0)
-        settings = {"benchmark": ToyBenchmark(), "training": TOY_TRAINING, "device": "cpu", **options}
+        given = {"benchmark": ToyBenchmark(), "backbone": toy_backbone(seed), "training": TOY_TRAINING, "device": "cpu"}
+        settings = {**given, **options}
         run(
             approach=approach,
-            backbone=toy_backbone(seed),
             directory=directory,
             exits=exits,
             memory=Memory(memory),

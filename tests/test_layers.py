@@ -32,6 +32,7 @@ FORBIDDEN = {
         f"cl_ac.{name}" for name in ("run", "cli", "settings", "serving", "journal", "rundir", "report", "evaluation")
     ),
     "cl_ac.efficiency.feed_forward": ("cl_ac.network", "cl_ac.training", "cl_ac.efficiency."),
+    "cl_ac.efficiency.observation": ("cl_ac.",),
     "cl_ac.folding": ("cl_ac.",),
     "cl_ac.ensemble": ("cl_ac.run", "cl_ac.rundir", "cl_ac.evaluation", "cl_ac.approach", "cl_ac.report"),
     "cl_ac.attach": ("cl_ac.cli", "cl_ac.report", "cl_ac.journal"),

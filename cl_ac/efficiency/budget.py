@@ -1,7 +1,7 @@
 """The threshold of the max rule that keeps a model's feed-forward networks (FFNs) within a budget.
 
-The rule is a threshold on each prediction relative to the largest of its token. So one histogram of these ratios per
-FFN tells how many experts run at every threshold.
+The rule is a threshold on each prediction relative to the largest of its token. So one histogram per FFN tells how many
+experts run at every threshold.
 
 Legend: K thresholds.
 """
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from cl_ac.efficiency.dynamic import dynamic_ffns, recording, set_gate
 from cl_ac.efficiency.flops import layer_cost
 from cl_ac.efficiency.gates import Gate
-from cl_ac.errors import UserError
+from cl_ac.efficiency.observation import call
+from cl_ac.errors import ConfigurationError, UserError
 
 THRESHOLDS = torch.logspace(-6, 0, 2401, dtype=torch.float64)
 
@@ -25,34 +26,42 @@ def cost_by_threshold(model: nn.Module, inputs: Iterable[Any]) -> Tensor:
     """Cost of all FFNs at each of `THRESHOLDS` relative to the dense FFNs, routers included: float64 [K].
 
     Inputs run through the model at its present gate, so what deeper FFNs see is exact at that gate's threshold only.
+
+    Raises:
+        ConfigurationError: if no token comes to a dynamic FFN.
     """
     ffns = dynamic_ffns(model)
     costs = {name: layer_cost(ffn) for name, ffn in ffns.items()}
     spent, dense = torch.zeros_like(THRESHOLDS), 0.0
     for batch in inputs:
-        with recording(model, with_ratios=True) as recordings:
-            model(batch)
+        with recording(model, with_thresholds=True) as recordings:
+            call(model, batch)
         for name, recorded in recordings.items():
-            for ratios in recorded.ratios:
-                tokens, cost = ratios[..., 0].numel(), costs[name]
-                spent += cost.expert * _reaching(ratios.flatten().cpu()) + cost.router * tokens
+            cost = costs[name]
+            for thresholds in recorded.thresholds:
+                tokens, together = thresholds[..., 0].numel(), len(ffns[name].up) // thresholds.shape[-1]
+                spent += cost.expert * together * _reaching(thresholds.flatten().cpu()) + cost.router * tokens
                 dense += cost.dense * tokens
-    return spent / dense if dense else torch.ones_like(spent)
+    if not dense:
+        raise ConfigurationError("there are no inputs to find a threshold on, or no token reaches a dynamic FFN")
+    return spent / dense
 
 
-def _reaching(ratios: Tensor) -> Tensor:
-    """How many ratios reach each of `THRESHOLDS` [K]."""
+def _reaching(values: Tensor) -> Tensor:
+    """How many of the values [N] reach each of `THRESHOLDS` [K]."""
     # Compared in fp32, as the rule does.
-    places = torch.searchsorted(THRESHOLDS.float(), ratios, right=True)
+    places = torch.searchsorted(THRESHOLDS.float(), values, right=True)
     below = places.bincount(minlength=len(THRESHOLDS) + 1).cumsum(0)
-    return (len(ratios) - below[:-1]).double()
+    return (len(values) - below[:-1]).double()
 
 
 def tau_for_budget(model: nn.Module, inputs: Iterable[Any], budget: float, rounds: int = 3) -> float:
     """The smallest threshold at which the FFNs of `model` keep to a budget on `inputs`; the model then has it.
 
+    Kept as well as the last round changes little for deeper FFNs.
+
     Args:
-        inputs: batches, gone through once per round.
+        inputs: batches, gone through once per round; a mapping is handed to the model as keyword arguments.
         budget: cost relative to the dense FFNs, routers included.
         rounds: after the first, in which all experts run, inputs pass at the threshold found so far.
 

@@ -28,10 +28,7 @@ def bundle_experts(mask: Tensor, size: int) -> Tensor:
         ConfigurationError: for another size.
     """
     experts = mask.shape[1]
-    if size < 1 or size & (size - 1) or experts % size:
-        raise ConfigurationError(
-            f"experts.bundle is {size}; with {experts} experts it must be a power of two that divides their number"
-        )
+    check_bundle(experts, size)
     used = mask.float()
     members = [[expert] for expert in range(experts)]
     while len(members) > experts // size:
@@ -40,6 +37,14 @@ def bundle_experts(mask: Tensor, size: int) -> Tensor:
         used = used[:, first].maximum(used[:, second])
         members = [members[a] + members[b] for a, b in pairs.tolist()]
     return torch.tensor([sorted(each) for each in members])
+
+
+def check_bundle(experts: int, size: int) -> None:
+    """Raises a `ConfigurationError` if so many experts cannot be tied into bundles of `size`."""
+    if size < 1 or size & (size - 1) or experts % size:
+        raise ConfigurationError(
+            f"experts.bundle is {size}; with {experts} experts it must be a power of two that divides their number"
+        )
 
 
 def _cheapest_pairs(used: Tensor) -> Tensor:

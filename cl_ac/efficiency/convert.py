@@ -4,17 +4,18 @@ The activations should have been made sparse before (`efficiency.sparsify`). Leg
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from cl_ac.efficiency.bundles import bundle_experts
+from cl_ac.efficiency.bundles import bundle_experts, check_bundle
 from cl_ac.efficiency.dynamic import DynamicFFN
-from cl_ac.efficiency.feed_forward import ADAPTERS, Adapter, FeedForward, find_feed_forwards
+from cl_ac.efficiency.feed_forward import ADAPTERS, Adapter, FeedForward, evaluating, find_feed_forwards
 from cl_ac.efficiency.gates import Gate
+from cl_ac.efficiency.observation import call, observed
 from cl_ac.efficiency.routers import CHUNK, RouterKind, RouterTraining, expert_norms, fitted_router, norm_factors
 from cl_ac.efficiency.split import (
     coactivation_split,
@@ -104,17 +105,23 @@ def convert(
     found = find_feed_forwards(model, adapters)
     if not found:
         raise ConfigurationError(f"{type(model).__name__} has no feed-forward network of a transformer to convert")
-    was_training = model.training
-    model.eval()
+    check_sizes(found.values(), settings)
     replacements = []
-    for index, feed_forward in enumerate(found.values()):
-        calibration = entering(model, feed_forward.entry, inputs, settings.tokens)
-        replacements.append(dynamic_ffn(feed_forward, calibration, settings, seed, index))
-        if on_layer:
-            on_layer(index + 1, len(found))
+    with evaluating(model):
+        for index, feed_forward in enumerate(found.values()):
+            calibration = entering(model, feed_forward.entry, inputs, settings.tokens)
+            replacements.append(dynamic_ffn(feed_forward, calibration, settings, seed, index))
+            if on_layer:
+                on_layer(index + 1, len(found))
     for feed_forward, replacement in zip(found.values(), replacements, strict=True):
         feed_forward.replace(model, replacement)
-    return model.train(was_training)
+    return model
+
+
+def check_sizes(feed_forwards: Iterable[FeedForward], settings: Conversion) -> None:
+    """Raises a `ConfigurationError` if the sizes of experts and bundles do not fit one of the FFNs."""
+    for each in feed_forwards:
+        check_bundle(experts_of_size(each.hidden, settings.size), settings.bundle)
 
 
 def entering(model: nn.Module, entry: nn.Module, inputs: Iterable[Any], tokens: int) -> Tensor:
@@ -125,14 +132,14 @@ def entering(model: nn.Module, entry: nn.Module, inputs: Iterable[Any], tokens: 
     """
     caught: list[Tensor] = []
 
-    def catch(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        caught.append(given[0].detach().flatten(0, -2))
+    def catch(name: str, values: Tensor, output: Any) -> None:
+        caught.append(values.detach().flatten(0, -2))
 
-    with entry.register_forward_pre_hook(catch):
+    with observed({"": entry}, catch):
         for batch in inputs:
             if sum(map(len, caught)) >= tokens:
                 break
-            model(**batch) if isinstance(batch, Mapping) else model(batch)
+            call(model, batch)
     if not caught:
         raise ConfigurationError("there are no inputs to calibrate on, or no token reaches the feed-forward network")
     return torch.cat(caught)[:tokens]

@@ -44,7 +44,7 @@ LEVELS += (0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0)
 def critical_sparsity(
     model: nn.Module,
     evaluate: Callable[[nn.Module], float],
-    sparsified_at: Callable[[float], AbstractContextManager[InducedSparsity]],
+    masked_at: Callable[[float], AbstractContextManager[InducedSparsity]],
     levels: Sequence[float] = LEVELS,
     wanted: float = 0.99,
 ) -> SparsityCurve:
@@ -53,11 +53,11 @@ def critical_sparsity(
     The score is taken as linear in the induced sparsity between neighbouring points, the dense model being the point
     of sparsity 0; the critical sparsity is where that line last falls below `wanted` times the dense score.
 
-        critical_sparsity(model, accuracy, lambda p: sparsified(model, {"intermediate": TopP(p)}))
+        critical_sparsity(model, accuracy, lambda p: masked(model, {"intermediate": TopP(p)}))
 
     Args:
         evaluate: score of a model, above 0 for the dense one; more is better.
-        sparsified_at: masks the model at a level.
+        masked_at: masks the model at a level.
         levels: to try.
         wanted: share of the dense score.
 
@@ -69,7 +69,7 @@ def critical_sparsity(
         raise ConfigurationError(f"the dense model scores {dense:g}; a share of the score needs one above 0")
     points = []
     for level in levels:
-        with sparsified_at(level) as induced:
+        with masked_at(level) as induced:
             score = evaluate(model)
         points.append(SparsityPoint(level, induced.total(), score))
     points.sort(key=lambda point: point.sparsity)

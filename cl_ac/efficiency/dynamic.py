@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cl_ac.efficiency.bundles import bundle_mask, bundled_ffn, bundled_weights
 from cl_ac.efficiency.feed_forward import find_feed_forwards
-from cl_ac.efficiency.gates import Gate
+from cl_ac.efficiency.gates import Gate, highest_threshold
 from cl_ac.efficiency.routers import empty_router, router_description
 from cl_ac.errors import DataError
 from cl_ac.kernels.cost import Usage, measured_usage
@@ -27,28 +27,29 @@ class Recording:
     """What the gate of one FFN decided.
 
     Args:
-        with_ratios: keep the predictions too.
+        with_thresholds: keep `thresholds` too.
         counts: experts executed for each token, int16 [...], one tensor for each forward pass.
         load: tokens that asked for each expert [E].
-        ratios: predictions relative to the largest of their token, fp32 [..., E], one tensor for each forward pass.
+        thresholds: up to which the max rule would execute each expert or bundle, fp32 [..., B], one tensor for each
+            forward pass.
         mask: experts or bundles executed in the last forward pass [tokens, B].
     """
 
-    with_ratios: bool = False
+    with_thresholds: bool = False
     counts: list[Tensor] = field(default_factory=list)
     load: Tensor | None = None
-    ratios: list[Tensor] = field(default_factory=list)
+    thresholds: list[Tensor] = field(default_factory=list)
     mask: Tensor | None = None
 
     def add(self, predictions: Tensor, asked: Tensor, executed: Tensor) -> None:
         """Notes one forward pass: predictions and asked-for experts [..., E], executed experts or bundles [..., B]."""
-        self.counts.append(executed.sum(-1, dtype=torch.int16) * (asked.shape[-1] // executed.shape[-1]))
+        size = asked.shape[-1] // executed.shape[-1]
+        self.counts.append(executed.sum(-1, dtype=torch.int16) * size)
         load = asked.flatten(0, -2).sum(0)
         self.load = load if self.load is None else self.load + load
         self.mask = executed.flatten(0, -2)
-        if self.with_ratios:
-            largest = predictions.amax(-1, keepdim=True)
-            self.ratios.append(torch.where(largest > 0, predictions / largest, 1.0).float())
+        if self.with_thresholds:
+            self.thresholds.append(highest_threshold(predictions).unflatten(-1, (-1, size)).amax(-1))
 
 
 class DynamicFFN(nn.Module):
@@ -116,7 +117,7 @@ class DynamicFFN(nn.Module):
             flat_mask = mask.reshape(-1, mask.shape[-1])
             return bundled_ffn(x.reshape(-1, x.shape[-1]), flat_mask, self.experts, self.bundle).view(x.shape)
         if x.dtype == torch.float64:
-            # the kernels stop at fp32
+            # The kernels stop at fp32.
             return self.dense(x, executed.repeat_interleave(self.bundle, -1) if bundled else mask)
         experts = bundled_weights(self.experts, self.bundle) if bundled else self.experts
         return sparse_ffn(x, executed, experts, self.backend, self.usage)
@@ -177,10 +178,10 @@ def set_gate(model: nn.Module, gate: Gate) -> None:
 
 
 @contextmanager
-def recording(model: nn.Module, with_ratios: bool = False) -> Iterator[dict[str, Recording]]:
+def recording(model: nn.Module, with_thresholds: bool = False) -> Iterator[dict[str, Recording]]:
     """Records what the gates of `model` decide while the context is open, by the paths of its dynamic FFNs."""
     ffns = dynamic_ffns(model)
-    recordings = {name: Recording(with_ratios) for name in ffns}
+    recordings = {name: Recording(with_thresholds) for name in ffns}
     for name, ffn in ffns.items():
         ffn.recording = recordings[name]
     try:
@@ -221,15 +222,15 @@ def insert_described(model: nn.Module, described: Mapping[str, Mapping[str, Any]
         places[path].replace(model, DynamicFFN.described(description))
 
 
-def usage_map(counts: Tensor) -> Tensor:
-    """Executed experts per token [B, tokens] as images [B, side, side]; a class token in front is left out.
+def usage_map(values: Tensor) -> Tensor:
+    """Values of tokens [B, tokens, ...] as images [B, side, side, ...]; a class token in front is left out.
 
     Raises:
         ValueError: if the tokens, without a class token, are no square.
     """
-    tokens = counts.shape[1]
+    tokens = values.shape[1]
     for extra in (0, 1):
         side = round((tokens - extra) ** 0.5)
         if side and side * side == tokens - extra:
-            return counts[:, extra:].unflatten(1, (side, side))
+            return values[:, extra:].unflatten(1, (side, side))
     raise ValueError(f"{tokens} tokens are no square image, with or without a class token")

@@ -192,7 +192,8 @@ def computes_the_same(described: FeedForward) -> bool:
         return True
     tokens = torch.randn(1, 2, described.width, generator=torch.Generator().manual_seed(0)).to(up)
     act = described.activation_module
-    with _evaluating(described.module):
+    # Rounded weights would be compared, and autocast could go on with copies of them that were made without gradient.
+    with evaluating(described.module), torch.autocast(up.device.type, enabled=False):
         try:
             hidden = F.linear(tokens, up, described.up_bias)
             if described.gate is None:
@@ -262,7 +263,7 @@ def _fits(up: tuple, down: tuple) -> bool:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Puts a module into evaluation mode, then each of its layers back into its own."""
     modes = {layer: layer.training for layer in module.modules()}
     module.eval()

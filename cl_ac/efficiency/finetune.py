@@ -60,7 +60,6 @@ def finetuned(
         approach: says whether answers come from the linear heads or from features.
         task: the last one that the network learned.
     """
-    before = network.frozen_copy()
     student = copy.deepcopy(network)
     if not settings.epochs:
         return student.eval()
@@ -76,13 +75,11 @@ def finetuned(
         clip=1.0,
         select="last",
     )
-    loss = _loss(before, approach, settings)
-    if sparsify.enabled:
-        steps = settings.epochs * -(-len(data) // training.batch_size)
-        loss = SparsifiedLoss(loss, sparsify, steps)
+    loss = _loss(network.frozen_copy(), approach, settings)
+    steps = settings.epochs * -(-len(data) // training.batch_size)
     trainer.fit(
         student,
-        loss,
+        SparsifiedLoss(loss, sparsify, steps),
         TrainingSet(data, task),
         training,
         stage="sparsify",

@@ -15,6 +15,17 @@ from cl_ac.kernels.gate import max_rule
 Rule = Literal["max", "cumulative", "top_k", "all"]
 
 
+def highest_threshold(predictions: Tensor) -> Tensor:
+    """Up to which threshold the max rule keeps each expert: [..., E] to fp32 [..., E], below 0 if at none.
+
+    `max_rule(predictions, threshold)` is `highest_threshold(predictions) >= threshold`, up to rounding.
+    """
+    predictions = predictions.float()
+    largest = predictions.amax(-1, keepdim=True)
+    ratios = torch.where(largest > 0, predictions / largest, -1.0)
+    return torch.where((predictions == largest) | ~largest.isfinite(), 1.0, ratios)
+
+
 def cumulative_rule(predictions: Tensor, threshold: float) -> Tensor:
     """Keeps the smallest set of largest predictions whose share of the sum reaches the threshold.
 

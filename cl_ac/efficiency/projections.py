@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_ac.backbones.vit import MLP
-from cl_ac.efficiency.feed_forward import linear_weights
+from cl_ac.efficiency.feed_forward import evaluating, linear_weights
+from cl_ac.efficiency.observation import call, observed
 from cl_ac.efficiency.sparsify import Sparsify, Sparsity
 from cl_ac.efficiency.split_attention import KINDS, Kind, split_projections
 from cl_ac.errors import ConfigurationError, unknown
@@ -83,7 +84,7 @@ def distil_projections(
     batches: Iterable[Any],
     settings: Projections = Projections(),
     seed: int = 0,
-    forward: Callable[[nn.Module, Any], object] = lambda model, batch: model(batch),
+    forward: Callable[[nn.Module, Any], object] = call,
 ) -> list[dict[str, float]]:
     """Replaces attention projections of `model` by MLPs that learned to give what the projections give.
 
@@ -95,7 +96,7 @@ def distil_projections(
         batches: iterated anew in each epoch; must have a length.
         settings: of the MLPs and of their training.
         seed: of initial weights and dropout.
-        forward: runs the model on a batch.
+        forward: runs the model on a batch; by default a mapping is handed to it as keyword arguments.
 
     Returns:
         For each epoch, the mean squared error of each MLP by the path of its projection.
@@ -132,9 +133,8 @@ def _train(
 ) -> list[dict[str, float]]:
     parameters = [parameter for layer in layers.values() for parameter in layer.parameters()]
     optimizer, errors = torch.optim.AdamW(parameters, settings.lr), []
-    step, steps, training = 0, settings.epochs * len(batches), model.training
-    model.eval()
-    with Sparsity(nn.ModuleList(layers.values()), settings.sparsify) as sparsity:
+    step, steps = 0, settings.epochs * len(batches)
+    with evaluating(model), Sparsity(nn.ModuleList(layers.values()), settings.sparsify) as sparsity:
         for _ in range(settings.epochs):
             sums = dict.fromkeys(layers, 0.0)
             for batch in batches:
@@ -144,13 +144,11 @@ def _train(
                 for path, (tokens, target) in seen.items():
                     error = F.mse_loss(layers[path](tokens), target)
                     # One backward pass per MLP: the graph of a single one is held at a time.
-                    added = sparsity.loss(step, steps) if settings.sparsify.enabled else 0.0
-                    ((error + added) / len(layers)).backward()
+                    ((error + sparsity.loss(step, steps)) / len(layers)).backward()
                     sums[path] += error.detach()
                 optimizer.step()
                 step += 1
             errors.append({path: float(total) / len(batches) for path, total in sums.items()})
-    model.train(training)
     return errors
 
 
@@ -159,15 +157,8 @@ def recorded(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, tuple
     """Input and output of each layer, as of the model's last call while the context was open."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def record_as(path: str):
-        def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[path] = inputs[0].detach(), output.detach()
+    def record(path: str, tokens: Tensor, output: Tensor) -> None:
+        seen[path] = tokens.detach(), output.detach()
 
-        return record
-
-    hooks = [model.get_submodule(path).register_forward_hook(record_as(path)) for path in paths]
-    try:
+    with observed({path: model.get_submodule(path) for path in paths}, record):
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -82,7 +82,8 @@ class Masking(nn.Module):
         """
         if kept is None:
             return F.linear(values, weight, bias)
-        return sparse_linear(values, kept, rows, bias, self.backend)
+        # Under autocast values may be narrower than the weights, which the kernels do not mix.
+        return sparse_linear(values.to(rows.dtype), kept, rows, bias, self.backend)
 
 
 class MaskedFeedForward(Masking):
@@ -167,22 +168,21 @@ class InducedSparsity:
     """What rules have dropped since they were put in place.
 
     Args:
-        masked: the modules that hold the rules, by path.
+        maskings: the modules that hold the rules, by path.
     """
 
-    masked: Mapping[str, Masking]
+    maskings: Mapping[str, Masking]
 
     def shares(self) -> dict[str, dict[Place, float]]:
         """Dropped share of the entries of each masked tensor, by path; NaN where nothing ran."""
         return {
-            path: {place: _share(count) for place, count in each.counts.items()} for path, each in self.masked.items()
+            path: {place: _share(count) for place, count in each.counts.items()} for path, each in self.maskings.items()
         }
 
     def total(self) -> float:
         """Dropped share of all entries of all masked tensors: the mean of their shares, weighted by width."""
-        return _share(
-            torch.stack([count.cpu() for each in self.masked.values() for count in each.counts.values()]).sum(0)
-        )
+        counts = [count.cpu() for each in self.maskings.values() for count in each.counts.values()]
+        return _share(sum(counts, torch.zeros(2, dtype=torch.int64)))
 
 
 def _share(count: Tensor) -> float:
@@ -191,7 +191,7 @@ def _share(count: Tensor) -> float:
 
 
 @contextmanager
-def sparsified(
+def masked(
     model: nn.Module, rules: Rules | None = None, linears: Mapping[str, Rule] | None = None, backend: Backend = "auto"
 ) -> Iterator[InducedSparsity]:
     """Masks tensors of `model` as long as the context lasts, and counts what the masks drop.
@@ -207,11 +207,11 @@ def sparsified(
     Raises:
         ConfigurationError: if there is no such FFN, tensor or linear layer, or a linear layer is part of a masked FFN.
     """
-    masked: dict[str, Masking] = {}
+    maskings: dict[str, Masking] = {}
     replacements: dict[str, nn.Module] = {}
     for each in _ruled(model, rules or {}):
-        masked[each[0].name] = MaskedFeedForward(*each, backend=backend)
-        replacements |= _replacements(each[0], masked[each[0].name])
+        maskings[each[0].name] = MaskedFeedForward(*each, backend=backend)
+        replacements |= _replacements(each[0], maskings[each[0].name])
     for path, rule in (linears or {}).items():
         modules = dict(model.named_modules())
         if path not in modules or linear_weights(modules[path]) is None:
@@ -219,9 +219,9 @@ def sparsified(
             raise ConfigurationError(unknown(f"linear layer of the model {type(model).__name__}", path, known))
         if any(path.startswith(f"{outer}.") or path == outer for outer in replacements):
             raise ConfigurationError(f"the linear layer '{path}' is part of an FFN that has rules of its own")
-        masked[path] = replacements[path] = MaskedLinear(modules[path], rule, backend)
+        maskings[path] = replacements[path] = MaskedLinear(modules[path], rule, backend)
     with _in_place(model, replacements):
-        yield InducedSparsity(masked)
+        yield InducedSparsity(maskings)
 
 
 def _ruled(model: nn.Module, rules: Rules) -> list[tuple[FeedForward, Mapping[Place, Rule]]]:
@@ -248,7 +248,7 @@ def _feed_forwards(model: nn.Module) -> dict[str, FeedForward]:
 def watched(model: nn.Module, watch: Callable[[str, Place, Tensor], None]) -> Iterator[None]:
     """Shows `watch` each tensor of each FFN when it is computed: the FFN's path, the tensor's name, values [..., K].
 
-    Tokens of padding are left out as in `sparsified`; then the values are [tokens, K].
+    Tokens of padding are left out as in `masked`; then the values are [tokens, K].
 
     Raises:
         ConfigurationError: if the model has no FFN.

@@ -41,13 +41,13 @@ def expert_norms(x: Tensor, experts: Experts, factors: Tensor | None = None) -> 
     factors = norm_factors(experts) if factors is None else factors
     hidden = hidden_neurons(x.flatten(0, -2), experts.flat()).unflatten(-1, experts.up.shape[:2])  # [N, E, M]
     outputs = torch.einsum("nem,ekm->nek", hidden.to(factors.dtype), factors)
-    return outputs.norm(dim=-1).view(*x.shape[:-1], -1)
+    return outputs.norm(dim=-1).view(*x.shape[:-1], len(experts.up))
 
 
 def activation_sums(x: Tensor, experts: Experts) -> Tensor:
     """The positive activations of each expert, summed (MoEfication, section 3.2): x [..., D] to [..., E], fp32."""
     hidden = hidden_neurons(x.flatten(0, -2), experts.flat()).unflatten(-1, experts.up.shape[:2])
-    return hidden.float().relu().sum(-1).view(*x.shape[:-1], -1)
+    return hidden.float().relu().sum(-1).view(*x.shape[:-1], len(experts.up))
 
 
 def centroids(experts: Experts) -> Tensor:

@@ -30,7 +30,7 @@ class Sparsify:
     and push what enters it towards `displacement`, where it is 0.
 
     Args:
-        loss: what is added to the loss of the task, if anything.
+        loss: what is added to the loss of the task; with `none` nothing is replaced, recorded or added.
         weight: factor of the added loss at its full strength.
         schedule: `linear` raises the weight from 0 over all steps, `linear_warmup` over the first half of them.
         displacement: below it clamped losses are 0.
@@ -63,7 +63,7 @@ class Sparsify:
         return self.weight * min(1.0, step / over)
 
     def of(self, before: Tensor, after: Tensor) -> Tensor:
-        """The loss of one FFN, averaged over tokens.
+        """The loss of one FFN, averaged over tokens; only where there is one.
 
         Args:
             before: what enters the activation [..., F].
@@ -118,8 +118,8 @@ class Sparsity:
     """
 
     def __init__(self, model: nn.Module, settings: Sparsify, adapters: Sequence[Adapter] = ADAPTERS):
-        self.settings = settings
-        self.activations = [each.activation_module for each in find_feed_forwards(model, adapters).values()]
+        found = find_feed_forwards(model, adapters) if settings.enabled else {}
+        self.settings, self.activations = settings, [each.activation_module for each in found.values()]
         self.recorded: list[Tensor] = []
         self.hooks: list[RemovableHandle] = []
 

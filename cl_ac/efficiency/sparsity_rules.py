@@ -32,7 +32,8 @@ class TopP:
         _check_share("TopP.p", self.p)
 
     def __call__(self, values: Tensor) -> Tensor:
-        return top_p_mask(values, self.p, self.power)
+        # The kernel stops at fp32.
+        return top_p_mask(values.float() if values.dtype == torch.float64 else values, self.p, self.power)
 
 
 @dataclass(frozen=True)

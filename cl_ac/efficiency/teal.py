@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cl_ac.efficiency.feed_forward import find_feed_forwards, linear_weights
-from cl_ac.efficiency.router_free import InducedSparsity, Place, sparsified, watched
+from cl_ac.efficiency.observation import observed
+from cl_ac.efficiency.router_free import InducedSparsity, Place, masked, watched
 from cl_ac.efficiency.sparsity_rules import Threshold
 from cl_ac.errors import ConfigurationError
 
@@ -47,7 +48,7 @@ class MagnitudeHistogram:
             raise ConfigurationError("the calibration data are empty")
         if share == 0:
             return 0.0
-        reached = self.counts.cumsum(0) >= share * self.counts.sum()
+        reached = self.counts.cumsum(0) >= share * self.counts.sum().double()
         # The largest magnitude of the bin: all bits that were dropped are set.
         code = (int(reached.int().argmax()) << _DROPPED_BITS) | ((1 << _DROPPED_BITS) - 1)
         return float(torch.tensor(code, dtype=torch.int32).view(torch.float32))
@@ -76,7 +77,7 @@ def calibrate(model: nn.Module, run: Callable[[nn.Module], object]) -> Calibrati
 
 
 def thresholds(calibration: Calibration, share: float, places: Sequence[Place]) -> dict[str, dict[Place, Threshold]]:
-    """Rules for `sparsified` that drop `share` of each of the tensors `places`, on the calibration data."""
+    """Rules for `masked` that drop `share` of each of the tensors `places`, on the calibration data."""
     return {
         name: {place: Threshold(tensors[place].quantile(share)) for place in places}
         for name, tensors in calibration.items()
@@ -175,7 +176,7 @@ def allocate(
     expected = [_tail(output, tail) for output in expected]
     norm = torch.stack([output.float().square().sum() for output in expected]).sum()
     shares, steps = dict.fromkeys(weights, 0.0), [Step(0.0, 0.0, {prefix + path: 0.0 for path in weights})]
-    with sparsified(module, linears=dict.fromkeys(weights, Threshold(0.0)), backend="dense") as induced:
+    with masked(module, linears=dict.fromkeys(weights, Threshold(0.0)), backend="dense") as induced:
 
         def error_with(path: str, share: float) -> float:
             before = _set(induced, path, Threshold(histograms[path].quantile(share)))
@@ -197,7 +198,7 @@ def allocate(
 
 def _set(induced: InducedSparsity, path: str, rule: Threshold) -> Threshold:
     """Puts a rule on a layer's input and gives the one that was there."""
-    rules = induced.masked[path].rules
+    rules = induced.maskings[path].rules
     before, rules["input"] = rules["input"], rule
     return before
 
@@ -213,15 +214,11 @@ def _counted_inputs(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str
     """Histograms of the inputs of those layers that are called while the context lasts."""
     histograms: dict[str, MagnitudeHistogram] = {}
 
-    def count_as(path: str) -> Callable[[nn.Module, tuple], None]:
-        return lambda module, inputs: histograms.setdefault(path, MagnitudeHistogram()).update(inputs[0])
+    def count(path: str, values: Tensor, output: Any) -> None:
+        histograms.setdefault(path, MagnitudeHistogram()).update(values)
 
-    hooks = [model.get_submodule(path).register_forward_pre_hook(count_as(path)) for path in paths]
-    try:
+    with observed({path: model.get_submodule(path) for path in paths}, count):
         yield histograms
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _recorded_calls(model: nn.Module, block: str, run: Callable[[nn.Module], object]) -> tuple[list, list]:
@@ -234,11 +231,8 @@ def _recorded_calls(model: nn.Module, block: str, run: Callable[[nn.Module], obj
         calls.append((args, {name: None if _is_cache(value) else value for name, value in kwargs.items()}))
         outputs.append(output)
 
-    hook = model.get_submodule(block).register_forward_hook(record, with_kwargs=True)
-    try:
+    with model.get_submodule(block).register_forward_hook(record, with_kwargs=True):
         run(model)
-    finally:
-        hook.remove()
     if not calls:
         raise ConfigurationError(f"the calibration data never reached the block '{block}' of {type(model).__name__}")
     return calls, outputs

@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 from rich.table import Table
+from torch import Tensor
 
 from cl_ac.calibration import (
     fit_scorer,
@@ -30,22 +31,30 @@ from cl_ac.exit_rules import Confidence, Entropy, Margin, Patience, Rule, decide
 from cl_ac.network import Cost
 from cl_ac.report.exits import budget_table
 from cl_ac.report.tables import percent
-from cl_ac.samples import concatenate
+from cl_ac.samples import Samples, concatenate
 from cl_ac.serving import Finished
 from cl_ac.stability import exit_names
 from cl_ac.training import Trainer
 
 
-def held_out_outputs(run: Finished, trainer: Trainer, cost: Cost) -> Outputs | None:
-    """The outputs on held-out training samples of all tasks; None where the run held none out."""
-    tasks = run.objects.benchmark.tasks
+def held_out_samples(run: Finished) -> tuple[Samples, Tensor] | None:
+    """The held-out training samples of all tasks learned, and the task index of each; None if the run held none out."""
+    tasks = list(run.last_task.history())
     parts = [task.validation for task in tasks]
     if any(not len(part) or part is task.test for part, task in zip(parts, tasks, strict=True)):
         return None
-    samples = concatenate(*parts)
     indices = torch.cat([torch.full((len(part),), index) for index, part in enumerate(parts)])
+    return concatenate(*parts), indices
+
+
+def held_out_outputs(run: Finished, trainer: Trainer, cost: Cost) -> Outputs | None:
+    """The outputs on `held_out_samples`; None if there are none."""
+    held_out = held_out_samples(run)
+    if held_out is None:
+        return None
+    samples, indices = held_out
     logits = trainer.predict(run.network, samples, partial(run.objects.approach.answer, run.network))
-    return Outputs(logits, samples.targets, indices, tuple(run.objects.benchmark.sizes), cost)
+    return Outputs(logits, samples.targets, indices, tuple(run.network.sizes), cost)
 
 
 @dataclass(frozen=True)

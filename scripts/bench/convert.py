@@ -20,8 +20,10 @@ from cl_ac.cli import main
 from cl_ac.efficiency.convert import Conversion
 from cl_ac.efficiency.finetune import FineTuning
 from cl_ac.efficiency.sparsify import Sparsify
-from cl_ac.report import conversion
-from cl_ac.report.conversion import Converted, Point
+from cl_ac.progress import phases
+from cl_ac.report.conversion import Converted, Settings, convert_run
+from cl_ac.report.conversion_results import rows, table, write
+from cl_ac.report.operating_points import Point
 from cl_ac.rundir import RunDirectory, provenance
 
 
@@ -52,7 +54,8 @@ def train(folder: Path, epochs: int, depth: int) -> RunDirectory:
 
 def cheapest(original: Point, points: Sequence[Point], lost: float) -> float | None:
     """The least FFN cost at which the final exit loses at most `lost` accuracy; None if there is none."""
-    return min((point.ffn_cost for point in points if point.accuracy >= original.accuracy - lost - 1e-9), default=None)
+    wanted = original.whole[1] - lost - 1e-9
+    return min((point.ffn_cost for point in points if point.whole[1] >= wanted), default=None)
 
 
 def summary(converted: Converted) -> dict:
@@ -63,10 +66,10 @@ def summary(converted: Converted) -> dict:
             "MoEfication": cheapest(converted.original, converted.baseline, 0.01),
         },
         "points": {
-            name: {"ffn_cost": point.ffn_cost, "cost": point.whole[0], "accuracy": point.accuracy}
-            for name, point in conversion.rows(converted)
+            name: {"ffn_cost": point.ffn_cost, "cost": point.whole[0], "accuracy": point.whole[1]}
+            for name, point in rows(converted)
         },
-        "zero_neurons": {name: counts.zero for name, counts in converted.counts.items()},
+        "zero_neurons": {name: counts.zero for name, counts in converted.sparsity.items()},
     }
 
 
@@ -86,13 +89,13 @@ def main_bench() -> None:
     if not directory.checkpoint_path.exists():
         directory = train(folder, args.epochs, args.depth)
     taus = (0.003, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
-    settings = conversion.Settings(taus=taus)
+    settings = Settings(taus=taus)
     experts = Conversion(size=args.size, router_width=args.router)
     tuning, sparsify = FineTuning(epochs=args.finetune), Sparsify("hoyer", args.weight)
-    with conversion.progress(Console(stderr=True)) as progress:
-        converted = conversion.convert_run(directory, settings, experts, tuning, sparsify, "cpu", progress)
-    Console(width=160).print(conversion.table(converted))
-    for path in conversion.write(converted, directory):
+    with phases(Console(stderr=True)) as progress:
+        converted = convert_run(directory, settings, experts, tuning, sparsify, "cpu", progress)
+    Console(width=160).print(table(converted))
+    for path in write(converted, directory):
         print(path)
     found = summary(converted)
     for name, cost in found["ffn_cost_within_one_point"].items():

@@ -26,9 +26,9 @@ from cl_ac.rundir import RunDirectory, flatten
 BUDGETS = (0.5, 0.75, 1.0)
 
 
-def setting(directory: RunDirectory, *ignored: str) -> tuple:
-    """What tells runs apart but for the settings that start with `ignored`."""
-    left_out = ("out", "name", "device", "resume", *ignored)
+def setting(directory: RunDirectory) -> tuple:
+    """What tells runs apart but for their ACs and what does not change their numbers."""
+    left_out = ("out", "name", "device", "resume", "loggers", "watch", "exits")
     flat = flatten(directory.config)
     return tuple(sorted((key, str(value)) for key, value in flat.items() if not key.startswith(left_out)))
 
@@ -45,14 +45,13 @@ def analysed(directory: RunDirectory, plain: float) -> dict:
     outputs = directory.outputs(directory.records[-1].task)
     curves = {name: average_curve(task_curves(outputs, rule)) for name, rule in RULES.items()}
     areas = {name: area(curve) for name, curve in curves.items()}
-    ranking = [torch.nan if value is None else value for value in eefp(outputs)]
     return {
         "plain": plain,
         "budgets": accuracy_at_budgets(curves["confidence"], BUDGETS),
         "best": curves["confidence"].accuracy.max().item(),
         "cost_at_plain": cost_at_accuracy(curves["confidence"], plain),
         "areas": areas,
-        "eefp": ranking,
+        "eefp": eefp(outputs),
         "ece": calibration_errors(outputs),
         "accuracy": average(directory.accuracies()[-1]).tolist(),
     }
@@ -61,10 +60,10 @@ def analysed(directory: RunDirectory, plain: float) -> dict:
 def collect(directories: list[RunDirectory]) -> dict[str, list[dict]]:
     """The numbers of all runs with ACs that have a partner without, by label."""
     finished = [each for each in directories if each.records]
-    plain = {setting(each, "exits"): each for each in finished if not each.config.get("exits")}
+    plain = {setting(each): each for each in finished if not each.config.get("exits")}
     found = defaultdict(list)
     for each in finished:
-        partner = plain.get(setting(each, "exits"))
+        partner = plain.get(setting(each))
         if each.config.get("exits") and partner is not None:
             found[label(each)].append(analysed(each, average(partner.ac_accuracies()[-1]).item()))
     return found
@@ -72,7 +71,8 @@ def collect(directories: list[RunDirectory]) -> dict[str, list[dict]]:
 
 def mean(rows: list[dict], key: str) -> list[float]:
     """Mean over seeds of a list of numbers, of what is defined."""
-    return torch.tensor([row[key] for row in rows], dtype=torch.float64).nanmean(0).tolist()
+    values = [[torch.nan if value is None else value for value in row[key]] for row in rows]
+    return torch.tensor(values, dtype=torch.float64).nanmean(0).tolist()
 
 
 def budget_table(found: dict[str, list[dict]]) -> Table:

@@ -1,6 +1,7 @@
 """Times the sparse FFN against the dense two-Linear FFN in the same run and prints a table.
 
     python scripts/bench/sparse_ffn.py                   # CPU, fp32
+    python scripts/bench/sparse_ffn.py --threads 1 --clock cpu --results results/sparse_ffn-cpu.json
     python scripts/bench/sparse_ffn.py --device cuda     # GPU, bf16, eager and CUDA graph
 
 Every figure is a median over interleaved repeats, each on the next of several layers, inputs and masks, so that
@@ -8,20 +9,25 @@ neither side is served from a cache that a whole model would not fit.
 """
 
 import argparse
+import json
 import math
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cl_ac.checkpoint import write_atomically
 from cl_ac.kernels.cost import Usage, machine_for, measured_usage
 from cl_ac.kernels.experts import Experts
 from cl_ac.kernels.sparse_ffn import chosen_backend, expected_cost, sparse_ffn
+from cl_ac.rundir import provenance
 
 
 class Shape(NamedTuple):
@@ -34,10 +40,13 @@ class Shape(NamedTuple):
 
 
 VIT = Shape(768, 3072, 24, False)
-CPU_CASES = [(VIT, 1576), (VIT, 1), (Shape(4096, 14336, 112, False), 1)]
+CPU_CASES = [
+    *((VIT, tokens) for tokens in (1, 4, 16, 64, 256, 1576)),
+    *((Shape(4096, 14336, 112, False), tokens) for tokens in (1, 4)),
+]
 GPU_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 50432)
 GPU_CASES = [(shape, tokens) for shape in (VIT, Shape(4096, 14336, 112, True)) for tokens in GPU_TOKENS]
-SPARSITIES = (0.5, 0.75, 0.9)
+SPARSITIES = (0.0, 0.5, 0.75, 0.9)
 # Copies of a layer are made until they outgrow any cache in use (H200 L2: 60 MB; EPYC L3 slice: 32 MB).
 ROTATED_BYTES = 256e6
 MAX_SETS = 8
@@ -51,6 +60,49 @@ class Layer(NamedTuple):
     experts: Experts
     first: Tensor
     second: Tensor
+
+
+class Timing(NamedTuple):
+    """One case: median milliseconds of each side, and what the cost model says.
+
+    Attributes:
+        mode: eager or graph, and whether neighbouring tokens share experts.
+        active: executed share of (token, expert) pairs.
+        sparse_ms: of this device's sparse backend; `auto_ms` decides by itself between that and `dense`.
+        chosen: what `auto` ran.
+        predicted: ratio of dense to sparse by the cost model.
+        dense_bandwidth: GB/s at which dense reads all weights.
+        sparse_bandwidth: GB/s at which sparse reads the weights in use.
+        roofline: share of the fastest possible time that sparse reaches.
+    """
+
+    ffn: str
+    tokens: int
+    mode: str
+    sparsity: float
+    active: float
+    dense_ms: float
+    sparse_ms: float
+    auto_ms: float
+    chosen: str
+    predicted: float
+    dense_bandwidth: float
+    sparse_bandwidth: float
+    roofline: float
+
+    HEADER = (
+        "| FFN | tokens | mode | sparsity | active | dense ms | sparse ms | ratio | auto | predicted | dense GB/s "
+        "| sparse GB/s | roofline |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+
+    def row(self) -> str:
+        """The case as a row of a Markdown table."""
+        return (
+            f"| {self.ffn} | {self.tokens} | {self.mode} | {self.sparsity:.0%} | {self.active:.3f} "
+            f"| {self.dense_ms:.3f} | {self.sparse_ms:.3f} | {self.dense_ms / self.sparse_ms:.2f} "
+            f"| {self.dense_ms / self.auto_ms:.2f} ({self.chosen}) | {self.predicted:.2f} "
+            f"| {self.dense_bandwidth:.1f} | {self.sparse_bandwidth:.1f} | {self.roofline:.0%} |"
+        )
 
 
 def random_mask(tokens: int, experts: int, sparsity: float, clustered: bool) -> Tensor:
@@ -146,7 +198,7 @@ def ideal_seconds(layer: Layer, usage: Usage) -> float:
     return max(arithmetic, weights * layer.x.element_size() * usage.union / machine.bandwidth)
 
 
-def rows(shape: Shape, tokens: int, args: argparse.Namespace, dtype: torch.dtype) -> Iterator[str]:
+def timings(shape: Shape, tokens: int, args: argparse.Namespace, dtype: torch.dtype) -> Iterator[Timing]:
     weights = shape.width * shape.hidden * (3 if shape.gated else 2) * dtype.itemsize
     sets = min(MAX_SETS, max(3, math.ceil(ROTATED_BYTES / weights)))
     clusterings = (False, True) if args.device == "cuda" and tokens >= 64 else (False,)
@@ -159,16 +211,18 @@ def rows(shape: Shape, tokens: int, args: argparse.Namespace, dtype: torch.dtype
 
 def timed(
     shape: Shape, tokens: int, sparsity: float, clustered: bool, layers: list[Layer], args: argparse.Namespace
-) -> Iterator[str]:
+) -> Iterator[Timing]:
     on_gpu = args.device == "cuda"
     usage = measured_usage(layers[0].mask)
     dense = torch.compile(dense_ffn) if on_gpu else dense_ffn
     backend = "triton" if on_gpu else "torch"
     chosen = chosen_backend(layers[0].x, layers[0].mask, layers[0].experts, usage)
+    given = usage if on_gpu else None
+    weights = (layers[0].first.numel() + layers[0].second.numel()) * layers[0].x.element_size()
     sides = [
         [lambda layer=layer: dense(layer) for layer in layers],
         [lambda layer=layer: sparse_ffn(layer.x, layer.mask, layer.experts, backend) for layer in layers],
-        [lambda layer=layer: sparse_ffn(layer.x, layer.mask, layer.experts, "auto", usage) for layer in layers],
+        [lambda layer=layer: sparse_ffn(layer.x, layer.mask, layer.experts, "auto", given) for layer in layers],
     ]
     cost = expected_cost(layers[0].x, layers[0].experts, usage)
     for graph in (False, True) if on_gpu else (False,):
@@ -177,11 +231,28 @@ def timed(
         name = f"{shape.width}/{shape.hidden}{' GLU' if shape.gated else ''} E={shape.experts}"
         mode = ("graph" if graph else "eager") + (" clustered" if clustered else "")
         dense_ms, sparse_ms, auto_ms = (median * 1e3 for median in medians)
-        yield (
-            f"| {name} | {tokens} | {mode} | {sparsity:.0%} | {usage.pairs:.3f} | {dense_ms:.3f} | {sparse_ms:.3f} "
-            f"| {dense_ms / sparse_ms:.2f} | {dense_ms / auto_ms:.2f} ({chosen}) | {cost.dense / cost.sparse:.2f} "
-            f"| {ideal_seconds(layers[0], usage) * 1e3 / sparse_ms:.0%} |"
+        yield Timing(
+            name,
+            tokens,
+            mode,
+            sparsity,
+            usage.pairs,
+            dense_ms,
+            sparse_ms,
+            auto_ms,
+            chosen,
+            cost.dense / cost.sparse,
+            weights / dense_ms / 1e6,
+            weights * usage.union / sparse_ms / 1e6,
+            ideal_seconds(layers[0], usage) * 1e3 / sparse_ms,
         )
+
+
+def cpu_name() -> str:
+    """Vendor's name of the processor where Linux tells it, else its architecture."""
+    details = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", details.read_text()) if details.exists() else None
+    return named[1] if named else platform.machine()
 
 
 def main() -> None:
@@ -196,20 +267,31 @@ def main() -> None:
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu: processor time, for a busy machine"
     )
     parser.add_argument("--tokens", type=int, nargs="+", help="only cases with these numbers of tokens")
+    parser.add_argument("--results", type=Path, help="write the table and where it comes from to this JSON file")
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype or ("bfloat16" if args.device == "cuda" else "float32"))
-    hardware = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"
+    hardware = torch.cuda.get_device_name() if args.device == "cuda" else cpu_name()
     clock = "GPU events" if args.device == "cuda" else f"{args.threads} threads, {args.clock} time"
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     print(f"{hardware}, {clock}, torch {torch.__version__}, {dtype}, median of {args.repeats}\n")
-    print("| FFN | tokens | mode | sparsity | active | dense ms | sparse ms | ratio | auto | predicted | roofline |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print(Timing.HEADER)
+    found = []
     with torch.inference_mode():
         for shape, tokens in GPU_CASES if args.device == "cuda" else CPU_CASES:
             if args.tokens is None or tokens in args.tokens:
-                for row in rows(shape, tokens, args, dtype):
-                    print(row, flush=True)
+                for timing in timings(shape, tokens, args, dtype):
+                    found.append(timing)
+                    print(timing.row(), flush=True)
+    if args.results:
+        settings = {"hardware": hardware, "clock": clock, "dtype": str(dtype), "repeats": args.repeats}
+        origin = {name: value for name, value in provenance().items() if name != "command"}
+        table = [
+            {name: round(value, 4) if isinstance(value, float) else value for name, value in timing._asdict().items()}
+            for timing in found
+        ]
+        content = json.dumps({"settings": settings, "table": table, "provenance": origin}, indent=1)
+        write_atomically(args.results, lambda path: path.write_text(content))
 
 
 if __name__ == "__main__":

@@ -155,9 +155,18 @@ def test_runs_and_resumes_to_the_same_bits(approach, tmp_path):
         learner = approach()
         if tasks_to_do == 1:
             learner.end_task = stopping(learner.end_task, 2)
-        training = Training(epochs=1, batch_size=256, optimizer="adamw", lr=0.01, schedule="constant")
+        training = Training(epochs=1, batch_size=64, optimizer="adamw", lr=0.01, schedule="constant")
         directory = RunDirectory(tmp_path / path)
-        return run(learner, Digits(tasks=2), backbone, directory, "ln", training, resume=resume, device="cpu")
+        return run(
+            learner,
+            Digits(tasks=2, samples_per_class=30),
+            backbone,
+            directory,
+            "ln",
+            training,
+            resume=resume,
+            device="cpu",
+        )
 
     whole = start("whole", resume=False, tasks_to_do=2)
     with pytest.raises(KeyboardInterrupt):

@@ -2,15 +2,16 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
-from cl_ac.backbones.vit import ViT
+from cl_ac.backbones.vit import MLP, ViT
 from cl_ac.efficiency.budget import THRESHOLDS, cost_by_threshold, tau_for_budget
 from cl_ac.efficiency.convert import Conversion, convert
 from cl_ac.efficiency.dynamic import dynamic_ffns, recording, set_gate
 from cl_ac.efficiency.flops import relative_ffn_cost
 from cl_ac.efficiency.gates import Gate
 from cl_ac.efficiency.routers import RouterTraining
-from cl_ac.errors import UserError
+from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.network import ExitNetwork
 
 IMAGES = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -45,6 +46,33 @@ def test_one_histogram_tells_the_cost_at_every_threshold(networks):
         # A ratio and a product of fp32 numbers may round to different sides of a threshold.
         assert costs[index].item() == pytest.approx(cost_at(network, THRESHOLDS[index].item()), abs=2e-3)
     assert (costs.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("options", [{"bundle": 4}, {"router": "similarity"}, {"router": "moefication"}])
+def test_bundles_and_predictions_of_any_sign_are_counted_as_they_run(options):
+    torch.manual_seed(0)
+    model = nn.Sequential(MLP(8, 32, "relu")).eval()
+    tokens = torch.randn(300, 8, generator=torch.Generator().manual_seed(1)) - 0.5
+    quick = {"size": 2, "router_width": 4, "tokens": 300, "router_training": RouterTraining(2)}
+    settings = Conversion(**quick, **options)
+    made = convert(model, [tokens], settings)
+    set_gate(made, Gate("max", 0.0))
+    costs = cost_by_threshold(made, [tokens])
+    for index in (0, 1600, 2200, 2350, 2400):
+        set_gate(made, Gate("max", THRESHOLDS[index].item()))
+        with recording(made) as recordings, torch.no_grad():
+            made(tokens)
+        assert costs[index].item() == pytest.approx(relative_ffn_cost(made, recordings), abs=2e-3)
+
+
+def test_batches_may_be_keyword_arguments():
+    torch.manual_seed(0)
+    model = nn.Sequential(MLP(4, 8)).eval()
+    settings = Conversion(size=2, router_width=2, tokens=20, router_training=RouterTraining(1))
+    made = convert(model, [{"input": torch.randn(20, 4)}], settings)
+    assert tau_for_budget(made, [{"input": torch.randn(20, 4)}], 5.0) == THRESHOLDS[0]
+    with pytest.raises(ConfigurationError, match="there are no inputs to find a threshold on"):
+        tau_for_budget(made, [], 5.0)
 
 
 @pytest.mark.parametrize("budget", [0.4, 0.7, 2.0])

@@ -9,7 +9,7 @@ from torch import nn
 
 from cl_ac.backbones.vit import MLP
 from cl_ac.efficiency.critical_sparsity import critical_sparsity, crossing
-from cl_ac.efficiency.router_free import sparsified
+from cl_ac.efficiency.router_free import masked
 from cl_ac.efficiency.sparsity_rules import TopK
 from cl_ac.errors import ConfigurationError
 
@@ -62,7 +62,7 @@ def test_neurons_that_do_nothing_may_go():
         return float(torch.cosine_similarity(model(tokens), expected).mean())
 
     def at(share: float):
-        return sparsified(model, {"intermediate": TopK(share)})
+        return masked(model, {"intermediate": TopK(share)})
 
     curve = critical_sparsity(model, similarity, at, [1.0, 0.75, 0.5, 0.25, 0.125])
     free = [point.sparsity for point in curve.points if point.score > 0.9999]
@@ -73,4 +73,4 @@ def test_neurons_that_do_nothing_may_go():
 
 def test_scores_below_0_have_no_share():
     with pytest.raises(ConfigurationError, match="the dense model scores -1"):
-        critical_sparsity(nn.Identity(), lambda model: -1.0, lambda level: sparsified(nn.Identity()))
+        critical_sparsity(nn.Identity(), lambda model: -1.0, lambda level: masked(nn.Identity()))

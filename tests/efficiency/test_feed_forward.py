@@ -220,3 +220,17 @@ def test_ffns_of_backbones_survive_and_are_replaced_where_they_run(library):
     for ffn in find_feed_forwards(network).values():
         ffn.replace(network, nn.Identity())
     assert not torch.allclose(network(images), before)
+
+
+@pytest.mark.parametrize("build", [lambda: MLP(8, 16), GLU, lambda: Halves(True)])
+def test_under_autocast_the_search_sees_the_weights_as_they_are(build):
+    """And leaves autocast no copies of weights that were made without gradient."""
+    model, seen = nn.Sequential(build()), []
+    linear = next(layer for layer in model.modules() if isinstance(layer, nn.Linear))
+    hook = linear.register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(find_feed_forwards(model)) == 1
+        assert set(seen) == {torch.float32}
+        hook.remove()
+        model(torch.randn(3, 8)).float().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

@@ -3,8 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_ac.efficiency.gates import Gate, cumulative_rule, top_k_rule
+from cl_ac.efficiency.gates import Gate, cumulative_rule, highest_threshold, top_k_rule
 from cl_ac.errors import ConfigurationError
+from cl_ac.kernels.gate import max_rule
 
 rows = st.lists(st.integers(-3, 9), min_size=1, max_size=8)
 
@@ -62,3 +63,12 @@ def test_rules_of_a_gate():
 def test_wrong_settings_are_one_sentence(rule, threshold):
     with pytest.raises(ConfigurationError, match=r"gate\.(rule|threshold) is"):
         Gate(rule, threshold)
+
+
+values = st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0, 4.0, torch.inf, -torch.inf, torch.nan]), min_size=1)
+
+
+@given(values, st.sampled_from([0.0, 0.25, 0.3, 0.5, 1.0]))
+def test_the_highest_threshold_tells_the_max_rule_at_every_threshold(row, threshold):
+    predictions = torch.tensor([row])
+    assert torch.equal(highest_threshold(predictions) >= threshold, max_rule(predictions, threshold))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_ac.backbones.vit import MLP
-from cl_ac.efficiency.router_free import sparsified, watched
+from cl_ac.efficiency.router_free import masked, watched
 from cl_ac.efficiency.sparsity_rules import MaxP, Rule, Threshold, TopK, TopP
 from cl_ac.errors import ConfigurationError
 
@@ -62,17 +62,17 @@ def tokens() -> Tensor:
 def by_hand(mlp: nn.Module, hidden: Tensor, rules: dict[str, Rule]) -> Tensor:
     """The FFN with each tensor multiplied by its mask, in float64; the rules see float32, as in the model."""
 
-    def masked(place: str, values: Tensor) -> Tensor:
+    def zeroed(place: str, values: Tensor) -> Tensor:
         return values * rules[place](values.float()) if place in rules else values
 
     def linear(layer: nn.Linear, values: Tensor) -> Tensor:
         return F.linear(values, layer.weight.double(), layer.bias.double())
 
-    hidden = masked("input", hidden)
+    hidden = zeroed("input", hidden)
     if isinstance(mlp, MLP):
-        return linear(mlp.down, masked("intermediate", F.gelu(masked("up", linear(mlp.up, hidden)))))
-    gate = masked("gate", F.silu(linear(mlp.gate_proj, hidden)))
-    return linear(mlp.down_proj, masked("intermediate", gate * masked("up", linear(mlp.up_proj, hidden))))
+        return linear(mlp.down, zeroed("intermediate", F.gelu(zeroed("up", linear(mlp.up, hidden)))))
+    gate = zeroed("gate", F.silu(linear(mlp.gate_proj, hidden)))
+    return linear(mlp.down_proj, zeroed("intermediate", gate * zeroed("up", linear(mlp.up_proj, hidden))))
 
 
 RULES = [
@@ -94,7 +94,7 @@ def test_equals_masking_by_hand(model, tokens, rules, backend):
     hidden = F.linear(tokens.double(), embed.weight.double(), embed.bias.double())
     for block in model.blocks:
         hidden = hidden + by_hand(block["mlp"], hidden, rules)
-    with sparsified(model, rules, backend=backend):
+    with masked(model, rules, backend=backend):
         output = model(tokens)
     torch.testing.assert_close(output.double(), hidden, rtol=1e-4, atol=1e-5)
 
@@ -102,11 +102,11 @@ def test_equals_masking_by_hand(model, tokens, rules, backend):
 def test_keeping_everything_keeps_the_output_and_the_context_leaves_no_trace(model, tokens):
     before, modules = model(tokens), list(model.named_modules())
     state = list(model.state_dict())
-    with sparsified(model, {"input": TopP(1.0), "intermediate": TopP(1.0)}) as induced:
+    with masked(model, {"input": TopP(1.0), "intermediate": TopP(1.0)}) as induced:
         torch.testing.assert_close(model(tokens), before)
         assert list(model.state_dict()) != state
     assert induced.total() == 0
-    with pytest.raises(RuntimeError), sparsified(model, {"input": TopP(0.1)}):
+    with pytest.raises(RuntimeError), masked(model, {"input": TopP(0.1)}):
         model(tokens[..., 1:])
     assert list(model.named_modules()) == modules
     assert torch.equal(model(tokens), before)
@@ -115,7 +115,7 @@ def test_keeping_everything_keeps_the_output_and_the_context_leaves_no_trace(mod
 
 def test_sparsity_is_weighted_by_width(model, tokens):
     """Half of 12 inputs and a tenth of 40 neurons stay, so (6 + 36) of 52 entries are dropped."""
-    with sparsified(model, {"input": TopK(0.5), "intermediate": TopK(0.1)}) as induced:
+    with masked(model, {"input": TopK(0.5), "intermediate": TopK(0.1)}) as induced:
         model(tokens)
         model(tokens[:1])
     assert induced.shares() == {f"blocks.{index}.mlp": {"input": 0.5, "intermediate": 0.9} for index in range(2)}
@@ -123,13 +123,13 @@ def test_sparsity_is_weighted_by_width(model, tokens):
 
 
 def test_rules_by_path(model, tokens):
-    with sparsified(model, {"blocks.1.mlp": {"input": TopK(0.25)}}) as induced:
+    with masked(model, {"blocks.1.mlp": {"input": TopK(0.25)}}) as induced:
         model(tokens)
     assert induced.shares() == {"blocks.1.mlp": {"input": 0.75}}
 
 
 def test_nothing_called_is_nan(model):
-    with sparsified(model, {"input": TopK(0.5)}) as induced:
+    with masked(model, {"input": TopK(0.5)}) as induced:
         pass
     assert induced.total() != induced.total()
 
@@ -144,13 +144,13 @@ def test_padding_does_not_count(model):
     nn.init.zeros_(model.embed.bias)
     padding = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
     rules = {"blocks.0.mlp": {"input": MaxP(0.5)}}
-    with sparsified(model, rules) as induced:
+    with masked(model, rules) as induced:
         model(tokens, attention_mask=padding)
     assert induced.total() == pytest.approx(1 / 12)
-    with sparsified(model, rules) as induced:
+    with masked(model, rules) as induced:
         model(tokens[:, -1:], attention_mask=padding)
     assert induced.total() != induced.total(), "the newest tokens of both texts are padding"
-    with sparsified(model, rules) as induced:
+    with masked(model, rules) as induced:
         model(tokens)
     assert induced.total() == pytest.approx((4 * 1 + 4 * 11) / (8 * 12))
 
@@ -161,7 +161,7 @@ def test_linear_layers_by_path(model, tokens):
     expected = embedded
     for block in model.blocks:
         expected = expected + block["mlp"](expected)
-    with sparsified(model, linears={"embed": rule}) as induced:
+    with masked(model, linears={"embed": rule}) as induced:
         torch.testing.assert_close(model(tokens), expected)
     assert induced.shares() == {"embed": {"input": pytest.approx(float((~rule(tokens)).double().mean()))}}
 
@@ -199,11 +199,27 @@ def test_watched_tokens_are_no_padding(gated, tokens):
     ],
 )
 def test_what_does_not_fit_is_one_sentence(arguments, sentence):
-    with pytest.raises(ConfigurationError, match=sentence), sparsified(Model(plain), **arguments):
+    with pytest.raises(ConfigurationError, match=sentence), masked(Model(plain), **arguments):
         pass
 
 
 def test_a_model_without_ffn_is_refused():
     refusal = pytest.raises(ConfigurationError, match="the model Linear has no feed-forward network")
-    with refusal, sparsified(nn.Linear(2, 2), {"input": TopK(0.5)}):
+    with refusal, masked(nn.Linear(2, 2), {"input": TopK(0.5)}):
         pass
+
+
+def test_under_autocast_masked_layers_keep_the_precision_of_their_weights(model, tokens):
+    rules = {"input": TopP(0.9), "intermediate": TopP(0.9)}
+    with masked(model, rules):
+        expected = model(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        for backend in ("torch", "dense"):
+            with masked(model, rules, backend=backend):
+                torch.testing.assert_close(model(tokens).float(), expected, atol=0.05, rtol=0.05)
+
+
+def test_no_rules_induce_no_sparsity(model, tokens):
+    with masked(model) as induced:
+        model(tokens)
+    assert induced.total() != induced.total()

@@ -119,3 +119,11 @@ def test_wrong_settings_are_one_sentence():
         NormRouter(2, 2, 0, 2, stream())
     with pytest.raises(ConfigurationError, match=r"experts\.router_training has epochs 0"):
         RouterTraining(epochs=0)
+
+
+@pytest.mark.parametrize("kind", ["norm", "moefication", "similarity", "oracle"])
+def test_no_tokens_have_no_predictions(kind):
+    experts = some_experts(dtype=torch.float32)
+    router = empty_router({"kind": kind, "hidden": 3, "depth": 2}, experts)
+    assert router(torch.empty(2, 0, 5)).shape == (2, 0, 4)
+    assert activation_sums(torch.empty(0, 5), experts).shape == (0, 4)

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from cl_ac.approach import TrainingSet
+from cl_ac.approach import Approach, TrainingSet
+from cl_ac.approaches.finetuning import FineTuning
 from cl_ac.backbones.vit import MLP, ViT
 from cl_ac.efficiency.feed_forward import find_feed_forwards
 from cl_ac.efficiency.sparsify import SparsifiedLoss, Sparsify, Sparsity, count_sparsity, sparsified, square_hoyer
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import ExitNetwork, Exits
+from cl_ac.training import Training
 
 
 class Model(nn.Module):
@@ -122,6 +124,46 @@ def test_in_a_run_the_weight_rises_during_the_first_task_only(toy_benchmark, toy
     made = [sparsified(plain, settings, TrainingSet(task.train, task), training, step=3) for task in (first, second)]
     steps = 2 * -(-len(first.train) // 8)
     assert [settings.weight_at(each.step, each.steps) for each in made] == pytest.approx([2 * 3 / steps, 2])
+
+
+def test_a_resumed_run_goes_on_with_the_weight_it_would_have_had(toy_run):
+    class Interrupted(FineTuning):
+        left = 7
+
+        def end_step(self, network):
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+
+    torch.manual_seed(0)
+    backbone = ViT((1, 6, 6), patch=3, width=8, depth=2, heads=2)
+    settings = {"sparsify": Sparsify("hoyer", 0.1), "training": Training(3, 8, "adamw", 0.01, schedule="constant")}
+
+    def start(name: str, approach: Approach, **options):
+        return toy_run(approach, name, "ln", backbone=copy.deepcopy(backbone), **settings, **options)
+
+    whole = start("whole", FineTuning())
+    with pytest.raises(KeyboardInterrupt):
+        start("stopped", Interrupted())
+    resumed = start("stopped", FineTuning(), resume=True)
+    for task in range(3):
+        assert torch.equal(resumed.outputs(task).logits, whole.outputs(task).logits)
+
+
+def test_preparing_again_changes_nothing():
+    model = Model()
+    Sparsify("hoyer").prepare(model)
+    modules = list(model.modules())
+    Sparsify("l1").prepare(model)
+    assert list(model.modules()) == modules
+
+
+def test_without_a_loss_nothing_is_recorded_or_added():
+    model = Model()
+    with Sparsity(model, Sparsify(weight=1.0)) as sparsity:
+        assert not any(layer._forward_hooks for layer in model.modules())
+        model(torch.randn(3, 4))
+        assert sparsity.loss(0, 1) == 0.0
 
 
 def test_training_with_the_loss_makes_neurons_silent():

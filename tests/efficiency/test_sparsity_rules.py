@@ -67,3 +67,9 @@ def test_nan_stays_visible():
 def test_shares_outside_0_and_1_are_refused(rule):
     with pytest.raises(ConfigurationError, match=r"is 1\.5; it must be a share from 0 to 1"):
         rule(1.5)
+
+
+def test_float64_is_masked_like_float32():
+    values = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    for rule in (TopP(0.8), TopK(0.3), MaxP(0.2), Threshold(0.5)):
+        assert torch.equal(rule(values.double()), rule(values))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cl_ac.backbones.vit import MLP
-from cl_ac.efficiency.router_free import sparsified
+from cl_ac.efficiency.router_free import masked
 from cl_ac.efficiency.sparsity_rules import Threshold
 from cl_ac.efficiency.teal import MagnitudeHistogram, allocate, calibrate, find_blocks, layer_thresholds, thresholds
 from cl_ac.errors import ConfigurationError
@@ -86,7 +86,7 @@ def test_calibrated_thresholds_induce_the_sparsity(model, batches):
     run = run_on(batches)
     rules = thresholds(calibrate(model, run), 0.4, ["input"])
     assert list(rules) == ["blocks.0.mlp", "blocks.1.mlp"]
-    with sparsified(model, {"blocks.0.mlp": rules["blocks.0.mlp"]}) as induced:
+    with masked(model, {"blocks.0.mlp": rules["blocks.0.mlp"]}) as induced:
         run(model)
     assert induced.total() == pytest.approx(0.4, abs=0.005)
 
@@ -97,7 +97,7 @@ def test_blocks_and_their_layers(model, batches):
     layers = [f"blocks.{index}.{name}" for index in range(2) for name in ("mix", "mlp.up", "mlp.down")]
     assert list(rules) == layers, "without the layer that nothing calls"
     first = {path: rule for path, rule in rules.items() if path == "blocks.0.mix"}
-    with sparsified(model, linears=first) as induced:
+    with masked(model, linears=first) as induced:
         run_on(batches)(model)
     assert induced.total() == pytest.approx(0.3, abs=0.005)
 
@@ -147,7 +147,7 @@ def test_allocation_beats_equal_sparsity(model, batches):
     dense = torch.stack(run(model))
 
     def error(linears: dict[str, Threshold]) -> float:
-        with sparsified(model, linears=linears):
+        with masked(model, linears=linears):
             return float((torch.stack(run(model)) - dense).norm())
 
     chosen = allocation.thresholds(0.5)

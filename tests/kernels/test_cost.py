@@ -58,7 +58,7 @@ def test_random_masks_over_a_tile_do_not_pay_where_clustered_ones_do():
 
 
 @pytest.mark.parametrize("token_major", [True, False])
-@pytest.mark.parametrize("work", [VIT, LLM])
+@pytest.mark.parametrize("work", [VIT, LLM, LLM._replace(tokens=4)])
 def test_running_everything_never_pays(work: Workload, token_major: bool):
     machine = HOPPER_16_BIT if token_major else CPU
     assert not predicted_cost(work, Usage(1.0, 1.0, 1.0), machine, single_launch=False, token_major=token_major).pays
@@ -76,3 +76,21 @@ def test_machines_by_device():
     assert machine_for("cpu", torch.bfloat16) is CPU
     assert machine_for("cuda", torch.bfloat16) is HOPPER_16_BIT
     assert machine_for("cuda", torch.float32).flops < HOPPER_16_BIT.flops
+
+
+def test_a_few_tokens_on_a_cpu_pay_for_the_copies_of_large_matrices_only():
+    """At D=4096, dense products of 4 rows copy matrices that no cache holds; sparse ones copy expert by expert."""
+    usage = independent_usage(0.5, 4)
+    large = predicted_cost(
+        LLM._replace(tokens=4, matrices=2, itemsize=4), usage, CPU, single_launch=False, token_major=False
+    )
+    small = predicted_cost(VIT._replace(tokens=4, itemsize=4), usage, CPU, single_launch=False, token_major=False)
+    assert large.pays
+    assert not small.pays
+
+
+def test_one_row_reads_its_matrix_once_and_two_rows_copy_it():
+    machine = CPU._replace(flops=1e30, bandwidth=1.0, packing_cache=100.0)
+    assert machine.product_seconds(0.0, weights=50.0, matrix=50.0, rows=1) == 50
+    assert machine.product_seconds(0.0, weights=50.0, matrix=50.0, rows=2) == 100
+    assert machine.product_seconds(0.0, weights=200.0, matrix=200.0, rows=7) == 600

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from cl_ac.kernels.cost import Usage
 from cl_ac.kernels.experts import Experts
@@ -212,6 +214,70 @@ def test_compiled_whole_with_gradients():
         (ours,) = torch.autograd.grad(compiled(x, mask).sum(), [experts.up])
         (eager,) = torch.autograd.grad(layer(x, mask).sum(), [experts.up])
         torch.testing.assert_close(ours, eager)
+
+
+def executed_operators(call) -> set[str]:
+    """Names of the operators that ran."""
+    with torch.profiler.profile() as profile:
+        call()
+    return {event.key for event in profile.key_averages()}
+
+
+def test_plain_inference_goes_without_the_custom_op():
+    experts = make_experts(3, 4, 6, "gelu", True, True, torch.float32, 2)
+    experts.up.requires_grad_()
+    x, mask = torch.randn(1, 6), make_mask("random", 1, 3, 1)
+    with torch.no_grad():
+        names = executed_operators(lambda: sparse_ffn(x, mask, experts, "torch"))
+    assert "aten::mm" in names or "aten::addmm" in names
+    assert "cl_ac::sparse_ffn" not in names
+    assert "cl_ac::sparse_ffn" in executed_operators(lambda: sparse_ffn(x, mask, experts, "torch"))
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_tracers_see_one_operator(tokens: int):
+    experts = make_experts(3, 4, 6, "gelu", True, True, torch.float32, 2)
+    x, mask = torch.randn(tokens, 6), make_mask("all", tokens, 3, 1)
+    graph = make_fx(lambda x, mask: sparse_ffn(x, mask, experts, "torch"))(x, mask)
+    assert torch.ops.cl_ac.sparse_ffn.default in {node.target for node in graph.graph.nodes}
+    other = make_mask("one expert", tokens, 3, 1)
+    torch.testing.assert_close(graph(x, other), sparse_ffn(x, other, experts, "torch"))
+
+
+def test_fake_tensors_have_the_shape_and_no_data():
+    experts = make_experts(3, 4, 6, "gelu", True, True, torch.float32, 2)
+    x, mask = torch.randn(1, 6), make_mask("random", 1, 3, 1)
+    mode = FakeTensorMode()
+    fake = Experts(*(mode.from_tensor(part) if isinstance(part, Tensor) else part for part in experts))
+    out = sparse_ffn(mode.from_tensor(x), mode.from_tensor(mask), fake, "torch")
+    assert isinstance(out, FakeTensor)
+    assert out.shape == x.shape
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap():
+    experts = make_experts(3, 4, 6, "gelu", True, True, torch.float32, 2)
+    x, mask = torch.randn(5, 1, 6), make_mask("random", 5, 3, 1).unsqueeze(1)
+    mapped = torch.vmap(lambda x, mask: sparse_ffn(x, mask, experts, "torch"))(x, mask)
+    torch.testing.assert_close(mapped, sparse_ffn(x, mask, experts, "torch"))
+
+
+@pytest.mark.parametrize("backend", ["dense", "torch"])
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("trained", [False, True])
+def test_autocast_leaves_dtypes_alone(backend: str, tokens: int, trained: bool):
+    experts = make_experts(3, 4, 6, "gelu", True, True, torch.float32, 2)
+    x, mask = torch.randn(tokens, 6, requires_grad=trained), make_mask("random", tokens, 3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = sparse_ffn(x, mask, experts, backend)
+    assert out.dtype == torch.float32
+    assert torch.equal(out, sparse_ffn(x, mask, experts, backend))
+
+
+def test_one_token_with_scattered_and_neighbouring_experts():
+    experts = make_experts(7, 4, 6, "silu", True, False, torch.float32, 2)
+    x, mask = torch.randn(1, 6), torch.tensor([[True, False, True, True, False, False, True]])
+    assert relative_error(sparse_ffn(x, mask, experts, "torch"), slow_twin(x, mask, experts)) < 2e-6
 
 
 def test_custom_op_contract():

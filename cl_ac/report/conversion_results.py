@@ -1,0 +1,122 @@
+"""What a conversion comes to, as a table, as numbers and figures in files, and as a saved model."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from cl_ac.checkpoint import write_atomically
+from cl_ac.early_exit_model import EarlyExitModel
+from cl_ac.efficiency.dynamic import set_gate
+from cl_ac.efficiency.gates import Gate
+from cl_ac.exit_rules import Confidence
+from cl_ac.report.conversion import Converted
+from cl_ac.report.conversion_figures import cost_figure, load_figure, map_figure, time_figure
+from cl_ac.report.conversion_timing import Seconds
+from cl_ac.report.operating_points import Point
+from cl_ac.report.tables import percent
+from cl_ac.rundir import RunDirectory, provenance
+from cl_ac.serving import save
+
+# By batch size.
+Measured = Mapping[int, Seconds]
+NOT_MEASURED: Measured = MappingProxyType({})
+
+
+def rows(converted: Converted) -> list[tuple[str, Point]]:
+    """Every way of running the network with its name."""
+    named = [("original", converted.original), ("sparse, still dense", converted.dense)]
+    named += [(f"D2DMoE tau {point.gate.threshold:.3g}", point) for point in converted.points]
+    return named + [(f"MoEfication k {point.gate.threshold:g}", point) for point in converted.baseline]
+
+
+def table(converted: Converted, measured: Measured = NOT_MEASURED) -> Table:
+    """One row for each way of running the network, in per cent."""
+    made = Table(title="costs in % of the original: of its FFNs, and of its network without ACs")
+    made.add_column("")
+    columns = ["FFN cost", "cost, whole network", "accuracy, final exit", "best with early exits", "at cost"]
+    for name in [*columns, *(f"time, batch {batch}" for batch in measured)]:
+        made.add_column(name, justify="right")
+    families = [2, len(converted.points), len(converted.baseline)]
+    last_of_family = {sum(families[:count]) - 1 for count in (1, 2, 3)}
+    for index, (name, point) in enumerate(rows(converted)):
+        best = point.curve.accuracy.argmax()
+        cells = [point.ffn_cost, *point.whole]
+        cells += [point.curve.accuracy[best].item(), point.curve.cost[best].item()]
+        timed = point.gate is not None and point.gate.rule == "max"
+        times = [each.whole[point.gate.threshold] if timed else None for each in measured.values()]
+        made.add_row(name, *map(percent, cells), *map(_rounded, times), end_section=index in last_of_family)
+    if choice := converted.choice:
+        name = f"chosen: tau {choice.tau:.3g}, exits at {choice.confidence:.3f}"
+        times = [_rounded(each.chosen) for each in measured.values()]
+        made.add_row(name, "–", "–", "–", percent(choice.accuracy), percent(choice.cost), *times)
+    return made
+
+
+def _rounded(share: float | None) -> str:
+    return "–" if share is None else percent(share, 0)
+
+
+def numbers(converted: Converted, measured: Measured = NOT_MEASURED) -> dict[str, Any]:
+    """All results as plain values."""
+    points = {
+        name: {
+            "gate": None if point.gate is None else asdict(point.gate),
+            "ffn_cost": point.ffn_cost,
+            "exit_costs": point.costs.mean(1).tolist(),
+            "exit_accuracies": point.outputs.correct.double().mean(1).tolist(),
+            "curve": {"cost": point.curve.cost.tolist(), "accuracy": point.curve.accuracy.tolist()},
+        }
+        for name, point in rows(converted)
+    }
+    return {
+        "points": points,
+        "chosen": None if converted.choice is None else asdict(converted.choice),
+        "chosen_on": "test samples" if converted.original.held_out is None else "held-out training samples",
+        "sparsity": {name: asdict(counts) for name, counts in converted.sparsity.items()},
+        "expert_load": {name: load.tolist() for name, load in converted.usage.load.items()},
+        "measured": {str(batch): asdict(each) for batch, each in measured.items()},
+    }
+
+
+def figures(converted: Converted, measured: Measured = NOT_MEASURED) -> dict[str, Figure]:
+    """All figures by name; maps only where tokens are patches of an image, times only where they were measured."""
+    whole = {point.gate.threshold: point.whole for point in converted.points}
+    curves = {point.gate.threshold: point.curve for point in converted.points}
+    baseline = [point.whole for point in converted.baseline]
+    drawn = {
+        "cost_accuracy": cost_figure(converted.original.curve, curves, whole, baseline, converted.choice),
+        "expert_load": load_figure(converted.usage.load),
+        "expert_maps": map_figure(converted.usage.images, converted.usage.masks),
+        "time_accuracy": time_figure(whole, measured, converted.choice) if measured else None,
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def write(converted: Converted, directory: RunDirectory, measured: Measured = NOT_MEASURED) -> list[Path]:
+    """Writes numbers, figures and the chosen model to `convert/` in the run's folder, and returns their paths.
+
+    The model, a file that `serving.load` reads, is left out if no tau is within the tolerance.
+    """
+    folder = directory.path / "convert"
+    folder.mkdir(exist_ok=True)
+    for sometimes in ("expert_maps.png", "time_accuracy.png", "model.pt"):
+        # Those of an earlier conversion do not belong to these numbers.
+        (folder / sometimes).unlink(missing_ok=True)
+    text = json.dumps({**numbers(converted, measured), "provenance": provenance()}, indent=1)
+    paths = [folder / "numbers.json"]
+    write_atomically(paths[0], lambda path: path.write_text(text))
+    for name, figure in figures(converted, measured).items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=150)
+    if choice := converted.choice:
+        set_gate(converted.dynamic, Gate("max", choice.tau))
+        rule = Confidence(choice.confidence)
+        paths.append(folder / "model.pt")
+        save(EarlyExitModel(converted.dynamic, converted.run.objects.approach, rule), paths[-1], directory.config)
+    return paths
