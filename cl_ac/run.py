@@ -127,7 +127,7 @@ def assemble(
     return network.to(memory_format=torch.channels_last) if channels_last else network
 
 
-def check(approach: Approach, benchmark: Benchmark, training: Training, memory: Memory, watch: Watch) -> None:
+def check(approach: Approach, benchmark: Benchmark, training: Training, memory: Memory, watch: Watch = Watch()) -> None:
     """Raises one `ConfigurationError` that names every pair of settings that do not fit together."""
     benchmark.check()
     problems, name = [], type(approach).__name__

@@ -115,6 +115,8 @@ def test_what_is_not_finished_is_one_sentence(run_of, tmp_path):
         finished(RunDirectory(tmp_path))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("fold", [False, True])
 @pytest.mark.parametrize("cascade", [False, True])
 @pytest.mark.parametrize("how", ["export", "script"])

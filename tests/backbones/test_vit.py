@@ -145,6 +145,7 @@ def test_unknown_placement_is_one_sentence():
         ViT(DIGITS, width=8, heads=2).exits("sdn")
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("approach", [LwF, EWC])
 def test_runs_and_resumes_to_the_same_bits(approach, tmp_path):
     """A run that is stopped after its first task and one that is not end alike."""
