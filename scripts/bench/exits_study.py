@@ -21,7 +21,7 @@ from cl_ac.evaluation import average
 from cl_ac.exit_quality import calibration_errors, eefp
 from cl_ac.report.exits import RULES
 from cl_ac.report.tables import percent
-from cl_ac.rundir import RunDirectory, flatten
+from cl_ac.rundir import RunDirectory, flatten, provenance
 
 BUDGETS = (0.5, 0.75, 1.0)
 
@@ -119,7 +119,9 @@ def main() -> None:
     for key, title in (("accuracy", "accuracy"), ("eefp", "EEFP"), ("ece", "ECE")):
         console.print(exit_table(found, key, f"{title} of each exit, %"))
     if arguments.results:
-        arguments.results.write_text(json.dumps({"budgets": BUDGETS, "runs": found}, indent=1) + "\n")
+        arguments.results.write_text(
+            json.dumps({"provenance": provenance(), "budgets": BUDGETS, "runs": found}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":
