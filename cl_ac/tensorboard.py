@@ -16,11 +16,15 @@ Steps are training steps over the whole run. <exit> is `exit_0`, …, `final`; <
                                             the final and the most confident one on the others
     watch/accuracy/earlier_tasks/<answer>   mean over the earlier tasks
     watch/recency_bias/<answer>             share of the earlier tasks' samples that are taken for the newest task
+    drift/cka_with_previous/task_<u>/<exit> features on task u: CKA with those before the newest task was learned,
+    drift/cka_with_learned/task_<u>/<exit>  and with those when task u had just been learned
+    drift/weight_norm/task_<u>/<exit>       mean norm of the weight rows of task u's classes; `bias_size` of the biases
     watch/tasks_begun                       as a share of all tasks: a step up wherever a task begins
 
 Images after each task: accuracy_matrix/<exit>, confusion_by_task/<exit>, cost_accuracy.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -54,6 +58,8 @@ DASHBOARD = {
         "accuracy on each task, final exit": [r"accuracy/task_\d+/final$"],
         "accuracy on the first task, each exit": [r"accuracy/task_0/"],
         "forgetting, mean over the earlier tasks": [r"forgetting/"],
+        "features of the first task, CKA with those first learned": [r"drift/cka_with_learned/task_0/"],
+        "weight norms by task, final exit": [r"drift/weight_norm/task_\d+/final$"],
     },
     "While a task is learned": {
         "accuracy on each task, most confident exit": [r"watch/accuracy/task_\d+/most_confident$", _BEGUN],
@@ -139,6 +145,7 @@ class EventLog:
                 ),
                 **({} if task.is_first else self._forgetting(directory)),
                 **_summary(directory, directory.outputs(task.index)),
+                **self._drift(directory),
             },
             step,
         )
@@ -157,6 +164,24 @@ class EventLog:
         lost = torch.cat([forgetting(directory.accuracies()), forgetting(directory.ac_accuracies())[:, None]], 1)
         names = [*self.names, "most_confident"]
         return {f"forgetting/{name}": value for name, value in zip(names, lost.mean(0).tolist(), strict=True)}
+
+    def _drift(self, directory: RunDirectory) -> dict[str, float]:
+        drift = directory.drift()
+        if drift is None:
+            return {}
+        kinds = {
+            "cka_with_previous": drift.since_previous[-1],
+            "cka_with_learned": drift.since_learned[-1],
+            "weight_norm": drift.weights[-1].T,
+            "bias_size": drift.biases[-1].T,
+        }
+        return {
+            f"drift/{kind}/task_{task}/{name}": value
+            for kind, values in kinds.items()
+            for task, row in enumerate(values.tolist())
+            for name, value in zip(self.names, row, strict=True)
+            if math.isfinite(value)
+        }
 
     def _figures(self, directory: RunDirectory, outputs: Outputs, step: int) -> None:
         from cl_ac.early_exit import cost_accuracy

@@ -35,7 +35,9 @@ def layout(events: EventAccumulator) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("watching", [False, True])
 def test_every_chart_of_a_finished_run_has_data(toy_run, watching):
-    directory = toy_run(Plain(), exits="sdn", watch=Watch(every=2, nearest_mean="oracle") if watching else Watch())
+    directory = toy_run(
+        Plain(), exits="sdn", watch=Watch(every=2, nearest_mean="oracle", drift=True) if watching else Watch()
+    )
     events = read(directory)
     tags = events.Tags()["scalars"]
     charts = layout(events)
@@ -46,11 +48,23 @@ def test_every_chart_of_a_finished_run_has_data(toy_run, watching):
     left_out = {"Training: validation accuracy"}
     if not watching:
         left_out |= {question for question in questions if question.startswith("While")}
+        titles = DASHBOARD["After each task"].items()
+        left_out |= {f"After each task: {title}" for title, tags in titles if "drift/" in tags[0]}
     assert list(charts) == [question for question in questions if question not in left_out]
     assert set(METRICS) <= set(tags)
     for tag in tags:
         steps = [event.step for event in events.Scalars(tag)]
         assert steps == sorted(set(steps)), tag
+
+
+def test_drift_is_told_after_each_task(toy_run):
+    directory = toy_run(Plain(), exits="sdn", watch=Watch(drift=True))
+    events, drift = read(directory), directory.drift()
+    learned = [event.value for event in events.Scalars("drift/cka_with_learned/task_0/exit_0")]
+    assert learned == pytest.approx(drift.since_learned[:, 0, 0].tolist())
+    norms = [event.value for event in events.Scalars("drift/weight_norm/task_1/final")]
+    assert norms == pytest.approx(drift.weights[1:, -1, 1].tolist())
+    assert "drift/cka_with_previous/task_2/final" not in events.Tags()["scalars"], "the newest task has no before"
 
 
 def test_images_after_each_task(toy_run):
