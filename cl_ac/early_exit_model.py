@@ -4,7 +4,10 @@ Shapes: E exits, B batch, C classes seen.
 """
 
 import copy
-from dataclasses import dataclass
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -32,6 +35,21 @@ class Answers:
     exits: Tensor
 
 
+# Values of the feature maps of a batch, 1.6 MB in float32, that stay in a CPU core's caches from layer to layer.
+CACHED_VALUES = 400_000
+
+
+def images_in_cache(shapes: Sequence[Sequence[int]]) -> int:
+    """How many images a CPU should run at a time through convolutional stages; all of them if there are none.
+
+    Args:
+        shapes: of what each stage gives for one image; vectors and token sequences do not count.
+    """
+    values = [math.prod(shape) for shape in shapes if len(shape) == 3]
+    # With fewer than 8 images the weights would be read too often.
+    return max(8, CACHED_VALUES // max(values)) if values else sys.maxsize
+
+
 class Segment(nn.Module):
     """The part of a network from one exit to the next, for inference.
 
@@ -45,6 +63,7 @@ class Segment(nn.Module):
         super().__init__()
         stages = nn.Sequential(*network.backbone.stages[slice(*network.bounds[index])])
         self.stages = fold_batch_norm(stages) if fold else stages
+        self.images_in_cache = images_in_cache(network.stage_shapes[slice(*network.bounds[index])])
         self.head = network.heads[index].for_inference()
 
     def forward(self, hidden: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -57,10 +76,48 @@ class Segment(nn.Module):
         return hidden, self.head(hidden, previous)
 
 
-def plain_model(network: ExitNetwork, fold: bool = False) -> nn.Module:
+class PlainModel(nn.Module):
     """The network without ACs in the form in which an early-exit model runs: images to logits [B, C]."""
-    stages = nn.Sequential(*network.backbone.stages)
-    return nn.Sequential(fold_batch_norm(stages) if fold else stages, network.heads[-1].for_inference()).eval()
+
+    def __init__(self, network: ExitNetwork, fold: bool = False):
+        super().__init__()
+        stages = nn.Sequential(*network.backbone.stages)
+        self.stages = fold_batch_norm(stages) if fold else stages
+        self.images_in_cache = images_in_cache(network.stage_shapes)
+        self.head = network.heads[-1].for_inference()
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        parts = images.split(self.images_in_cache if images.device.type == "cpu" else sys.maxsize)
+        return self.head(torch.cat([self.stages(part) for part in parts]))
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What one exit passes to the next, of samples [B].
+
+    Args:
+        hidden: the feature map [B, ...].
+        logits: of the exit's head [B, C]; None before the first exit, or if nothing reads them.
+        known: log-probabilities of all exits so far, for an inference classifier [exits, B, C].
+    """
+
+    hidden: Tensor
+    logits: Tensor | None = None
+    known: Tensor | None = None
+
+    def select(self, samples: Tensor | slice) -> "Passed":
+        """The same of some samples."""
+        logits = None if self.logits is None else self.logits[samples]
+        return Passed(self.hidden[samples], logits, None if self.known is None else self.known[:, samples])
+
+    @staticmethod
+    def joined(parts: Sequence["Passed"]) -> "Passed":
+        """The same of the samples of all parts."""
+        first = parts[0]
+        logits = None if first.logits is None else torch.cat([part.logits for part in parts])
+        known = None if first.known is None else torch.cat([part.known for part in parts], 1)
+        return Passed(torch.cat([part.hidden for part in parts]), logits, known)
 
 
 class EarlyExitModel(nn.Module):
@@ -119,20 +176,28 @@ class EarlyExitModel(nn.Module):
             return logits
         return self.approach.correct(logits.expand(len(self.network), *logits.shape))[index]
 
-    def _answer(
-        self, index: int, hidden: Tensor, previous: Tensor | None, known: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Logits [B, C] of exit `index`, and what deeper exits build on: the head's own logits [B, C], and the
-        log-probabilities [index + 1, B, C] of all exits so far if there is an inference classifier."""
+    def _advance(self, index: int, passed: Passed) -> tuple[Tensor, Passed]:
+        """Logits [B, C] of exit `index`, and what the next segment builds on."""
+        segment, count = self.segments[index], len(passed.hidden)
+        if passed.hidden.device.type != "cpu" or count <= segment.images_in_cache:
+            return self._answer(index, replace(passed, hidden=segment.stages(passed.hidden)))
+        # A head reads each part's feature map while it is still in the cache.
+        size = segment.images_in_cache
+        parts = [passed.select(slice(start, start + size)) for start in range(0, count, size)]
+        logits, parts = zip(*(self._advance(index, part) for part in parts), strict=True)
+        return torch.cat(logits), Passed.joined(parts)
+
+    def _answer(self, index: int, passed: Passed) -> tuple[Tensor, Passed]:
+        """As `_advance`, of what the segment's stages gave."""
         classifier = self.approach.inference if self.approach else None
         if classifier is None or classifier.reads_logits:
-            previous = self.segments[index].head(hidden, previous)
+            passed = replace(passed, logits=self.segments[index].head(passed.hidden, passed.logits))
         if classifier is None:
-            return self._correct(index, previous.float()).float(), previous, None
-        features = previous if classifier.reads_logits else classifier.vector(hidden)
+            return self._correct(index, passed.logits.float()).float(), passed
+        features = passed.logits if classifier.reads_logits else classifier.vector(passed.hidden)
         own = classifier.score(index, features.float()).log_softmax(-1)[None]
-        known = own if known is None else torch.cat([known, own])
-        return classifier.logits_at(index, known).float(), previous, known
+        known = own if passed.known is None else torch.cat([passed.known, own])
+        return classifier.logits_at(index, known).float(), replace(passed, known=known)
 
     @torch.inference_mode()
     def forward(self, images: Tensor, tasks: Tensor | None = None) -> Answers:
@@ -149,13 +214,12 @@ class EarlyExitModel(nn.Module):
         inside = torch.arange(count, device=images.device)
         predictions, exits = torch.empty_like(inside), torch.full_like(inside, len(self.network))
         confidences = torch.empty(count, device=images.device)
-        hidden, previous, known, carried = images, None, None, Carried()
+        passed, carried = Passed(images), Carried()
         seen = []
         if not count:
             return Answers(predictions, confidences, exits)
         for index, threshold in enumerate(self.thresholds):
-            hidden = self.segments[index].stages(hidden)
-            logits, previous, known = self._answer(index, hidden, previous, known)
+            logits, passed = self._advance(index, passed)
             if tasks is not None:
                 logits = logits.masked_fill(self.task_of_class != tasks[inside, None], -torch.inf)
             taken = step(self.rule, threshold, index, logits, carried)
@@ -176,9 +240,7 @@ class EarlyExitModel(nn.Module):
             predictions[inside[leave]] = answer.predictions[leave]
             confidences[inside[leave]] = answer.confidences[leave]
             exits[inside[leave]] = index
-            inside, hidden, carried = inside[stay], hidden[stay], carried.select(stay)
-            previous = None if previous is None else previous[stay]
-            known = None if known is None else known[:, stay]
+            inside, passed, carried = inside[stay], passed.select(stay), carried.select(stay)
         else:
             _, predictions[inside], confidences[inside] = carried.fallback(self.rule)
         check_numbers(torch.cat(seen))

@@ -6,6 +6,7 @@ Shapes: B batch, C classes seen so far, D features.
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -305,6 +306,9 @@ class PooledHead(Growing, Head):
 class InferencePooledHead(nn.Module):
     """A `PooledHead` for inference: weights in the channels-last order in which convolutions give their maps.
 
+    Maps are pooled by comparing and adding neighbouring rows, then columns, which reads whole vectors of channels where
+    pooling layers go through one window at a time.
+
     Where all tasks share one mix, as after one task, the poolings are mixed before the product: one instead of two.
     """
 
@@ -320,14 +324,24 @@ class InferencePooledHead(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, hidden: Tensor, previous: Tensor | None = None) -> Tensor:
-        maximum, average = (part.permute(0, 2, 3, 1).flatten(1) for part in self.pooling.maps(hidden))
+        maximum, average = (part.permute(0, 2, 3, 1).flatten(1) for part in self._maps(hidden))
         if self.one_mix:
             logits = F.linear(torch.lerp(average, maximum, self.mix), self.weight, self.bias)
         else:
-            # Two products with one weight, which for single images is read from memory once.
-            products = (F.linear(part, self.weight, self.bias) for part in (average, maximum))
-            logits = torch.lerp(*products, self.mix)
+            # One product for both, which reads the weights once: they are what a small batch waits for.
+            products = F.linear(torch.stack([average, maximum]), self.weight, self.bias)
+            logits = torch.lerp(products[0], products[1], self.mix)
         return logits if self.cascade is None else logits + self.cascade(previous)
+
+    def _maps(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The maximum and the average map."""
+        pooling, factor = self.pooling, self.pooling.factor
+        if pooling.keeps or not pooling.divides:
+            return pooling.maps(hidden)
+        rows = hidden.unflatten(2, (-1, factor)).unbind(3)
+        maximum = reduce(torch.maximum, rows).unflatten(3, (-1, factor)).unbind(4)
+        total = reduce(torch.add, rows).unflatten(3, (-1, factor)).unbind(4)
+        return reduce(torch.maximum, maximum), reduce(torch.add, total) / factor**2
 
 
 class MixedHead(Head):

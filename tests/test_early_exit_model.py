@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from cl_ac.approach import Approach
 from cl_ac.approaches.bic import BiC
 from cl_ac.calibration import fit_scorer
 from cl_ac.classifiers import NearestMean
-from cl_ac.early_exit_model import EarlyExitModel, plain_model
+from cl_ac.early_exit_model import EarlyExitModel, PlainModel, images_in_cache
 from cl_ac.ensemble import Ensemble
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.evaluation import Outputs
@@ -79,6 +80,13 @@ def stored(network: ExitNetwork, approach: Approach, images: torch.Tensor) -> Ou
     return Outputs(logits, nothing, nothing, SIZES, Cost([1.0] * len(network), 1.0))
 
 
+def in_parts(model: EarlyExitModel, images: int) -> EarlyExitModel:
+    """The model with every segment run on so many images at a time."""
+    for segment in model.segments:
+        segment.images_in_cache = images
+    return model
+
+
 def between(values: torch.Tensor, level: float) -> float:
     """A number between two scores that are apart, or below all of them."""
     ordered = torch.cat([torch.tensor([-1.0], dtype=torch.float64), values.flatten().sort().values])
@@ -101,9 +109,10 @@ def images_of(seed: int, batch: int) -> torch.Tensor:
     level=st.floats(0, 1),
     per_exit=st.booleans(),
     known=st.booleans(),
+    images_in_cache=st.sampled_from([3, 100]),
 )
 def test_answers_are_those_of_the_rule_on_stored_outputs(
-    toy_network, seed, batch, exits, which, kind, fallback, level, per_exit, known
+    toy_network, seed, batch, exits, which, kind, fallback, level, per_exit, known, images_in_cache
 ):
     # Thresholds lie between scores, for the model computes the same logits in another order of operations.
     network = cascaded(toy_network(exits, SIZES, seed % 7), seed).double()
@@ -120,7 +129,7 @@ def test_answers_are_those_of_the_rule_on_stored_outputs(
     threshold = tuple(between(each, level) for each in values) if per_exit else between(values, level)
     rule = replace(rule, threshold=threshold)
     expected = decide(rule, outputs)
-    answers = EarlyExitModel(network, approach, rule)(images, tasks if known else None)
+    answers = in_parts(EarlyExitModel(network, approach, rule), images_in_cache)(images, tasks if known else None)
     assert torch.equal(answers.exits, expected.exits)
     assert torch.equal(answers.predictions, expected.predictions)
     surest = outputs.confidences.gather(0, expected.answering[None])[0]
@@ -241,12 +250,26 @@ def test_answers_on_a_gpu(toy_network, batch):
         assert torch.equal(answers.predictions.cpu(), expected.predictions)
 
 
+def test_a_cpu_runs_as_many_images_at_a_time_as_its_caches_hold():
+    assert images_in_cache([(16, 32, 32), (32, 16, 16), (64,)]) == 24
+    assert images_in_cache([(256, 56, 56)]) == 8
+    assert images_in_cache([(197, 768), (768,)]) == sys.maxsize
+
+
+def test_plain_model_is_the_same_in_parts(toy_network):
+    network, images = toy_network(NO_EXITS, SIZES).double(), images_of(0, 10)
+    model = PlainModel(network)
+    whole = model(images)
+    model.images_in_cache = 3
+    torch.testing.assert_close(model(images), whole)
+
+
 def test_plain_model_is_the_final_exit(toy_network):
     network = toy_network("sdn", SIZES, 0).double().eval()
     network(images_of(1, 20))
     images = images_of(2, 6)
     for fold in (False, True):
-        torch.testing.assert_close(plain_model(network, fold)(images).float(), network(images)[-1])
+        torch.testing.assert_close(PlainModel(network, fold)(images).float(), network(images)[-1])
 
 
 def test_folded_answers_are_the_same(toy_network):

@@ -110,12 +110,15 @@ def test_a_pooled_head_mixes_poolings_with_one_mix_per_task(shape):
     torch.testing.assert_close(head.features(hidden), pooled)
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 7, 5), (3, 1, 1), (5, 6), (7,)])
+@pytest.mark.parametrize(
+    "shape, pool",
+    [((3, 8, 8), 2), ((3, 6, 9), 3), ((3, 7, 5), 2), ((3, 1, 1), 2), ((3, 4, 4), 1), ((5, 6), 2), ((7,), 2)],
+)
 @pytest.mark.parametrize("sizes", [(4,), (2, 3)])
 @pytest.mark.parametrize("build", [GrowingLinear, GrowingCosine])
 @pytest.mark.parametrize("cascade", [False, True])
-def test_the_inference_form_is_the_same_function(shape, sizes, build, cascade):
-    head = grown(build_head(shape, 2, build, Cascade() if cascade else None), *sizes).double()
+def test_the_inference_form_is_the_same_function(shape, pool, sizes, build, cascade):
+    head = grown(build_head(shape, pool, build, Cascade() if cascade else None), *sizes).double()
     previous = torch.randn(4, sum(sizes), generator=stream(6), dtype=torch.float64)
     if cascade:
         torch.nn.init.normal_(head.cascade.new_weight, generator=stream(7))

@@ -7,12 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from cl_ac.early_exit_model import EarlyExitModel, plain_model
+from cl_ac.early_exit_model import EarlyExitModel, PlainModel
 from cl_ac.efficiency.dynamic import measure_usage, set_gate
-from cl_ac.efficiency.gates import Gate
 from cl_ac.exit_rules import Confidence
 from cl_ac.report.conversion import Converted
 from cl_ac.report.exit_timing import BATCHES, interleaved_medians
+from cl_ac.report.operating_points import Gates
 from cl_ac.training import Trainer
 
 
@@ -39,25 +39,25 @@ def measure(converted: Converted, batches: Sequence[int] = BATCHES, repeats: int
     trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device)
     test, _ = run.objects.benchmark.seen(run.last_task)
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-    plain, whole, choice = plain_model(run.network), plain_model(dynamic), converted.choice
+    plain, whole, choice = PlainModel(run.network), PlainModel(dynamic), converted.choice
     found = {}
     for batch in batches:
         some = test.select(order[: min(max(4 * batch, 64), 1024)])
         images = torch.cat(list(trainer.loader(some).in_order(256)))
 
-        def relative(model: nn.Module, tau: float, parts: Sequence[Tensor] = images.split(batch)) -> float:
-            set_gate(dynamic, Gate("max", tau))
+        def relative(model: nn.Module, gates: Gates, parts: Sequence[Tensor] = images.split(batch)) -> float:
+            set_gate(dynamic, gates)
             measure_usage(dynamic, parts[0])
             # In pairs, so that the two turns of a pair are close in time.
             runs = {"plain": partial(_all, plain, parts), "dynamic": partial(_all, model, parts)}
             seconds = interleaved_medians(runs, repeats, run.device)
             return seconds["dynamic"] / seconds["plain"]
 
-        by_tau = {point.gate.threshold: relative(whole, point.gate.threshold) for point in converted.points}
+        by_tau = {point.gate.threshold: relative(whole, point.gates) for point in converted.points}
         early = None
         if choice is not None:
             rule = Confidence(choice.confidence)
-            early = relative(EarlyExitModel(dynamic, run.objects.approach, rule), choice.tau)
+            early = relative(EarlyExitModel(dynamic, run.objects.approach, rule), converted.chosen_gates)
         found[batch] = Seconds(by_tau, early)
     return found
 
