@@ -190,7 +190,8 @@ def random_outputs() -> Callable[..., Outputs]:
 
 @pytest.fixture(scope="session")
 def stored_run(random_outputs) -> Callable[..., Path]:
-    """Makes the directory of a run whose stored outputs, and watched points if any, are random; returns it."""
+    """Makes the directory of a run whose stored outputs, watched points and drift, if any, are random; returns it."""
+    from cl_ac.drift import Drift, Grams
     from cl_ac.rundir import Record, RunDirectory
     from cl_ac.stability import Watched, answer_names
 
@@ -201,8 +202,16 @@ def stored_run(random_outputs) -> Callable[..., Path]:
         shares /= shares.sum(-1, keepdim=True)
         return Watched(task, 10 * task, steps, answers, shares.diagonal(dim1=-2, dim2=-1) * 0.9, shares)
 
+    def moved(task: int, exits: int, seed: int) -> tuple[Drift, Grams]:
+        stream = torch.Generator().manual_seed(seed + task)
+        similarities, norms = (
+            torch.rand(2, *shape, generator=stream) for shape in ((task + 1, exits), (exits, task + 1))
+        )
+        grams = ([torch.rand(exits, 2, 2, generator=stream) for _ in range(task + 1)] for _ in range(2))
+        return Drift(*similarities, *norms), Grams(*grams)
+
     def make(
-        path: Path, config: dict | None = None, exits: int = 3, tasks: int = 3, watch: bool = False
+        path: Path, config: dict | None = None, exits: int = 3, tasks: int = 3, watch: bool = False, drift: bool = False
     ) -> RunDirectory:
         directory, config = RunDirectory(path), config or {"seed": 0}
         directory.open(config, resume=False)
@@ -211,6 +220,8 @@ def stored_run(random_outputs) -> Callable[..., Path]:
             directory.finish(Record.of(task, outputs, 1.0), outputs)
             if watch:
                 directory.keep_watched(watched(task, exits, config["seed"]))
+            if drift:
+                directory.keep_drift(task, *moved(task, exits, config["seed"]))
         return directory
 
     return make

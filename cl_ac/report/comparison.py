@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cl_ac.drift import Drift
 from cl_ac.early_exit import Curve, cost_accuracy
 from cl_ac.evaluation import average, forgetting
 from cl_ac.hyperparameters import Value, hyperparameters
@@ -83,6 +84,11 @@ class Group:
     def watched(self) -> list[list[Watched]]:
         """What was watched during training, of each seed that was watched: one for each task."""
         return [found for run in self.runs if (found := run.watched_all())]
+
+    @cached_property
+    def drifts(self) -> list[Drift]:
+        """How far features and classifiers moved, of each seed for which it was measured."""
+        return [drift for run in self.runs if (drift := run.drift()) is not None]
 
     @cached_property
     def all_samples(self) -> Tensor:

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cl_ac.drift import Drift
 from cl_ac.early_exit import cost_at_accuracy
 from cl_ac.report.comparison import Comparison, Group
 from cl_ac.report.figures import (
@@ -84,6 +86,9 @@ def sections(comparison: Comparison) -> Iterator[Section]:
             [gaps(watched)],
             dict(gap_figures(watched)),
         )
+    drifted = [group for group in comparison.groups if group.drifts and group.tasks > 1]
+    if drifted:
+        yield Section("Drift", DRIFT_TEXT, [drift_table(drifted)], dict(drift_figures(drifted)))
 
 
 LINES_TEXT = (
@@ -96,6 +101,12 @@ GAP_TEXT = (
     "WC-ACC as De Lange et al. (2023) define them, over all later tasks. Settling: steps until nine tenths of the "
     "accuracy at the task's end are reached for good. Recency bias: share of earlier tasks' samples that are taken for "
     "the newest task."
+)
+DRIFT_TEXT = (
+    "How similar the features of earlier tasks' images are to what they were when their task had just been learned: "
+    "linear CKA (Kornblith et al., 2019) in per cent, 100 for the same features up to rotation and scale; mean over "
+    "earlier tasks and seeds. Newest rows: mean norm of the newest task's classifier rows relative to that of the "
+    "earlier tasks' rows, after the last task; above 100 the classifier favours new classes."
 )
 
 
@@ -163,6 +174,34 @@ def gaps(groups: Sequence[Group]) -> ResultTable:
             rows.append([group.label, answer_text(answer), *cells])
     columns = ["run", "answer", *GAP_COLUMNS.values()]
     return ResultTable("stability_gap", "old tasks while new ones are learned, % but for steps", columns, rows)
+
+
+def drift_table(groups: Sequence[Group]) -> ResultTable:
+    """One row for each exit of each group, after the last task."""
+    rows: list[list[Cell]] = []
+    for group in groups:
+        kept = [_kept_features(drift)[-1] for drift in group.drifts]
+        newest = [drift.weights[-1, :, -1] / drift.weights[-1, :, :-1].mean(-1) for drift in group.drifts]
+        columns = [torch.stack(values, 1).tolist() for values in (kept, newest)]
+        for name, *shares in zip(exit_names(group.last.shape[-1]), *columns, strict=True):
+            rows.append([group.label, name, *(Spread(tuple(share)) for share in shares)])
+    return ResultTable("drift", "after the last task, %", ["run", "exit", "features (CKA)", "newest rows"], rows)
+
+
+def drift_figures(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
+    """What each exit keeps of the features of earlier tasks, after each task but the first."""
+    for group in groups:
+        kept = torch.stack([_kept_features(drift) for drift in group.drifts])
+        names = exit_names(kept.shape[-1])
+        tasks = range(2, 2 + kept.shape[1])
+        lines = [Line(name, tasks, kept[..., place], place) for place, name in enumerate(names)]
+        figure = line_figure(lines, f"{group.label}: features of earlier tasks", "tasks learned", "CKA (%)")
+        yield _file_name("drift", group.label), figure
+
+
+def _kept_features(drift: Drift) -> Tensor:
+    """CKA with the features just learned, mean over earlier tasks, after each task but the first [T − 1, E]."""
+    return torch.stack([drift.since_learned[task, :task].mean(0) for task in range(1, len(drift.since_learned))])
 
 
 def _plain(value: Cell | None) -> Cell:

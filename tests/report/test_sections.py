@@ -11,13 +11,13 @@ from cl_ac.stability import summarise as summarise_watched
 def make_comparison(stored_run, tmp_path):
     """Compares two seeds of some approaches with and without ACs."""
 
-    def make(*approaches: str, watch: bool = False):
+    def make(*approaches: str, **kept: bool):
         runs = [
             stored_run(
                 tmp_path / "".join(approaches) / f"{name}{exits}{seed}",
                 {"approach": {"class_path": name}, "exits": exits, "seed": seed},
                 exits=3 if exits else 1,
-                watch=watch,
+                **kept,
             )
             for name in approaches
             for exits in (None, "sdn")
@@ -73,6 +73,22 @@ def test_gaps_are_those_of_the_watched_points(make_comparison):
     assert cells[0].values == tuple(each.gap[place].item() for each in expected)
     assert cells[-1].values == tuple(each.settling_steps[place].item() for each in expected)
     assert not cells[-1].percent
+
+
+def test_drift_is_told_for_every_exit(make_comparison):
+    comparison = make_comparison("LwF", drift=True)
+    *_, section = sections(comparison)
+    assert section.title == "Drift"
+    assert set(section.figures) == {"drift-LwF", "drift-LwF + sdn"}
+    rows = {(row[0], row[1]): row[2:] for row in section.tables[0].rows}
+    first, second = (run.drift() for run in comparison.groups[1].runs)
+    features, newest = rows["LwF + sdn", "exit_1"]
+    assert features.values == pytest.approx([each.since_learned[2, :2, 1].mean().item() for each in (first, second)])
+    weights = first.weights[2, 1]
+    assert newest.values[0] == pytest.approx((weights[2] / ((weights[0] + weights[1]) / 2)).item())
+    curve = next(line for line in section.figures["drift-LwF + sdn"].axes[0].lines if line.get_label() == "final")
+    after_second = [each.since_learned[1, 0, 2].item() for each in (first, second)]
+    assert curve.get_ydata()[0] == pytest.approx(100 * sum(after_second) / 2)
 
 
 def test_few_groups_share_a_panel_and_many_stand_before_the_others(make_comparison):
