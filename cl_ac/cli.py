@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cl_ac.errors import ConfigurationError, UserError, unknown
 from cl_ac.network import Exits
-from cl_ac.rundir import RunDirectory
+from cl_ac.rundir import RunDirectory, runs_in
 from cl_ac.settings import Objects, build, instantiate, parse, run_parser
 
 USAGE = """usage: cl-ac COMMAND [options]
@@ -122,7 +122,7 @@ def report_command(arguments: Sequence[str]) -> None:
         "(SVG, PNG, PDF) and tables/ (CSV, Markdown, LaTeX). Runs that differ in their seed alone are averaged.",
         exit_on_error=False,
     )
-    parser.add_argument("runs", type=str, nargs="+", help="run folders")
+    parser.add_argument("runs", type=str, nargs="+", help="run folders, or folders of them")
     parser.add_argument(
         "--out",
         type=str | None,
@@ -134,21 +134,14 @@ def report_command(arguments: Sequence[str]) -> None:
     from cl_ac.report.page import write_report
     from cl_ac.report.tables import summary_table
 
-    directories = [RunDirectory(path) for path in map(Path, settings.runs) if not is_report(path)]
+    directories = [directory for path in settings.runs for directory in runs_in(Path(path))]
     if not directories:
         raise ConfigurationError(f"{', '.join(settings.runs)} holds a report and no run")
-    for directory in directories:
-        _ = directory.config
     first = directories[0].path
     folder = Path(settings.out) if settings.out else (first if len(directories) == 1 else first.parent) / "report"
     if finished := [directory for directory in directories if directory.records]:
         show(summary_table(finished))
     print(write_report(directories, folder))
-
-
-def is_report(path: Path) -> bool:
-    """Whether this is the folder of an earlier report, which `runs/*` takes in."""
-    return (path / "report.html").exists() and not (path / "config.yaml").exists()
 
 
 def exits_command(arguments: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -237,10 +238,18 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
+        "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def cpu_name() -> str:
+    """Vendor's name of the processor where Linux tells it, else its architecture."""
+    details = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", details.read_text()) if details.exists() else None
+    return named[1] if named else platform.machine()
 
 
 def _commit() -> str | None:
@@ -256,3 +265,17 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return described.stdout.strip()
+
+
+def runs_in(path: Path) -> list[RunDirectory]:
+    """The run in a folder, or those in its subfolders by name; none in the folder of an earlier report.
+
+    Raises:
+        ConfigurationError: if there is neither.
+    """
+    if (path / "config.yaml").exists():
+        return [RunDirectory(path)]
+    found = sorted(config.parent for config in path.glob("*/config.yaml"))
+    if not found and not (path / "report.html").exists():
+        raise ConfigurationError(f"'{path}' holds no run (no config.yaml in it)")
+    return [RunDirectory(each) for each in found]

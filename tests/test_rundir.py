@@ -4,7 +4,7 @@ import torch
 from cl_ac.errors import ConfigurationError, ResumeError
 from cl_ac.evaluation import Outputs
 from cl_ac.network import Cost
-from cl_ac.rundir import Record, RunDirectory, flatten
+from cl_ac.rundir import Record, RunDirectory, flatten, runs_in
 
 SETTINGS = {"seed": 1, "training": {"epochs": 2, "workers": 4}, "device": "cpu"}
 
@@ -57,3 +57,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_flatten():
     assert flatten(SETTINGS) == {"seed": 1, "training.epochs": 2, "training.workers": 4, "device": "cpu"}
+
+
+def test_runs_are_found_in_a_folder_of_runs(tmp_path):
+    runs = [RunDirectory(tmp_path / name) for name in ("b", "a")]
+    for run in runs:
+        run.open(SETTINGS, resume=False)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").touch()
+    (tmp_path / "nothing").mkdir()
+    assert [run.path.name for run in runs_in(tmp_path)] == ["a", "b"]
+    assert [run.path for run in runs_in(tmp_path / "b")] == [tmp_path / "b"]
+    assert runs_in(tmp_path / "report") == []
+    with pytest.raises(ConfigurationError, match="holds no run"):
+        runs_in(tmp_path / "nothing")
