@@ -22,17 +22,17 @@ THRESHOLDS = torch.logspace(-6, 0, 2401, dtype=torch.float64)
 
 
 @torch.no_grad()
-def cost_by_threshold(model: nn.Module, inputs: Iterable[Any]) -> Tensor:
-    """Cost of all FFNs at each of `THRESHOLDS` relative to the dense FFNs, routers included: float64 [K].
+def costs_by_threshold(model: nn.Module, inputs: Iterable[Any]) -> dict[str, Tensor]:
+    """Cost of each FFN at each of `THRESHOLDS`, its router included, relative to all dense FFNs: float64 [K] by path.
 
-    Inputs run through the model at its present gate, so what deeper FFNs see is exact at that gate's threshold only.
+    Inputs run through the model at its present gates, so what deeper FFNs see is exact at those gates' thresholds only.
 
     Raises:
         ConfigurationError: if no token comes to a dynamic FFN.
     """
     ffns = dynamic_ffns(model)
     costs = {name: layer_cost(ffn) for name, ffn in ffns.items()}
-    spent, dense = torch.zeros_like(THRESHOLDS), 0.0
+    spent, dense = {name: torch.zeros_like(THRESHOLDS) for name in ffns}, 0.0
     for batch in inputs:
         with recording(model, with_thresholds=True) as recordings:
             call(model, batch)
@@ -40,11 +40,11 @@ def cost_by_threshold(model: nn.Module, inputs: Iterable[Any]) -> Tensor:
             cost = costs[name]
             for thresholds in recorded.thresholds:
                 tokens, together = thresholds[..., 0].numel(), len(ffns[name].up) // thresholds.shape[-1]
-                spent += cost.expert * together * _reaching(thresholds.flatten().cpu()) + cost.router * tokens
+                spent[name] += cost.expert * together * _reaching(thresholds.flatten().cpu()) + cost.router * tokens
                 dense += cost.dense * tokens
     if not dense:
         raise ConfigurationError("there are no inputs to find a threshold on, or no token reaches a dynamic FFN")
-    return spent / dense
+    return {name: each / dense for name, each in spent.items()}
 
 
 def _reaching(values: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def tau_for_budget(model: nn.Module, inputs: Iterable[Any], budget: float, round
     threshold = 0.0
     for _ in range(rounds):
         set_gate(model, Gate("max", threshold))
-        cost = cost_by_threshold(model, inputs)
+        cost = torch.stack(list(costs_by_threshold(model, inputs).values())).sum(0)
         affordable = (cost <= budget + 1e-9).nonzero()[:, 0]
         if not len(affordable):
             raise UserError(f"the budget is {budget:g}; the cheapest that these experts can do is {cost.min():.3g}")

@@ -177,6 +177,7 @@ def dynamic_ffn(
         settings.bundle,
         settings.union,
         hidden=feed_forward.hidden,
+        hidden_dropout=feed_forward.hidden_dropout,
     )
 
 

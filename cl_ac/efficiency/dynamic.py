@@ -61,12 +61,14 @@ class DynamicFFN(nn.Module):
         experts: the weights, copied into parameters.
         router: [..., D] to predictions [..., E].
         gate: may be exchanged at any time.
-        dropout: share of the output that training zeroes; dropout of hidden neurons is left out.
+        dropout: share of the output that training zeroes.
         bundle: so many neighbouring experts are executed together wherever one of them is asked for.
         union: whether members of a bundle that were not asked for count too, which every backend can do; otherwise
             they are zeroed inside, and the result is that of the single experts.
         backend: as of `kernels.sparse_ffn`.
         hidden: neurons of the dense FFN, if rounding up to equal experts added some.
+        hidden_dropout: share of the hidden neurons that training zeroes; it then computes all experts and leaves out
+            what the mask excludes.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class DynamicFFN(nn.Module):
         union: bool = False,
         backend: Backend = "auto",
         hidden: int | None = None,
+        hidden_dropout: float = 0.0,
     ):
         super().__init__()
         up, down, self.activation, up_bias, down_bias, gate_weight, gate_bias = experts
@@ -86,7 +89,7 @@ class DynamicFFN(nn.Module):
         for name, weight in {**weights, "gate_weight": gate_weight, "gate_bias": gate_bias}.items():
             parameter = None if weight is None else nn.Parameter(weight.detach().clone().contiguous())
             self.register_parameter(name, parameter)
-        self.router, self.gate, self.dropout = router, gate, dropout
+        self.router, self.gate, self.dropout, self.hidden_dropout = router, gate, dropout, hidden_dropout
         self.bundle, self.union, self.backend = bundle, union, backend
         self.hidden = hidden or up.shape[0] * up.shape[1]
         self.usage: Usage | None = None
@@ -113,12 +116,14 @@ class DynamicFFN(nn.Module):
         executed = bundle_mask(mask, self.bundle) if bundled else mask
         if self.recording is not None:
             self.recording.add(predictions, mask, executed)
+        drops = self.training and self.hidden_dropout > 0
+        if x.dtype == torch.float64 or drops:
+            # The kernels stop at fp32, and know no dropout.
+            counts = executed.repeat_interleave(self.bundle, -1) if bundled and self.union else mask
+            return self.dense(x, counts)
         if bundled and not self.union:
             flat_mask = mask.reshape(-1, mask.shape[-1])
             return bundled_ffn(x.reshape(-1, x.shape[-1]), flat_mask, self.experts, self.bundle).view(x.shape)
-        if x.dtype == torch.float64:
-            # The kernels stop at fp32.
-            return self.dense(x, executed.repeat_interleave(self.bundle, -1) if bundled else mask)
         experts = bundled_weights(self.experts, self.bundle) if bundled else self.experts
         return sparse_ffn(x, executed, experts, self.backend, self.usage)
 
@@ -132,6 +137,7 @@ class DynamicFFN(nn.Module):
             hidden = activate(F.linear(x, flat.gate, flat.gate_bias), flat.activation) * hidden
         if mask is not None:
             hidden = hidden.unflatten(-1, self.up.shape[:2]).masked_fill(~mask[..., None], 0).flatten(-2)
+        hidden = F.dropout(hidden, self.hidden_dropout, self.training)
         return F.linear(hidden, flat.down.t(), flat.down_bias)
 
     def description(self) -> dict[str, Any]:
@@ -144,6 +150,7 @@ class DynamicFFN(nn.Module):
             "router": router_description(self.router),
             "gate": asdict(self.gate),
             "dropout": self.dropout,
+            "hidden_dropout": self.hidden_dropout,
             "bundle": self.bundle,
             "union": self.union,
             "hidden": self.hidden,
@@ -163,6 +170,8 @@ class DynamicFFN(nn.Module):
         weights = torch.zeros(experts, neurons, width), torch.zeros(experts, neurons, width)
         made = Experts(*weights, description["activation"], *optional)
         options = {name: description[name] for name in ("dropout", "bundle", "union", "hidden")}
+        # Files from before it was kept have none.
+        options["hidden_dropout"] = description.get("hidden_dropout", 0.0)
         return cls(made, empty_router(description["router"], made), Gate(**description["gate"]), **options)
 
 
@@ -171,10 +180,10 @@ def dynamic_ffns(model: nn.Module) -> dict[str, DynamicFFN]:
     return {name: module for name, module in model.named_modules() if isinstance(module, DynamicFFN)}
 
 
-def set_gate(model: nn.Module, gate: Gate) -> None:
-    """Gives every dynamic FFN of `model` the same gate."""
-    for ffn in dynamic_ffns(model).values():
-        ffn.gate, ffn.usage = gate, None
+def set_gate(model: nn.Module, gate: Gate | Mapping[str, Gate]) -> None:
+    """Gives every dynamic FFN of `model` the same gate, or the one at its path."""
+    for name, ffn in dynamic_ffns(model).items():
+        ffn.gate, ffn.usage = gate if isinstance(gate, Gate) else gate[name], None
 
 
 @contextmanager

@@ -4,8 +4,9 @@ Legend: D model width, F hidden neurons.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,8 @@ class FeedForward:
         down_bias: [D] or None.
         gate: [F, D], or None for a plain FFN.
         gate_bias: [F] or None.
-        dropout: probability of dropping an output.
+        dropout: probability of dropping an output; set where it is found.
+        hidden_dropout: probability of dropping a hidden neuron; set where it is found.
         activation: one of `kernels.experts.ACTIVATIONS`, or None if it is another function; set where it is found.
         name: path of `module` in the model; set where it is found.
     """
@@ -45,6 +47,7 @@ class FeedForward:
     gate: Tensor | None = None
     gate_bias: Tensor | None = None
     dropout: float = 0.0
+    hidden_dropout: float = 0.0
     activation: str | None = None
     name: str = ""
 
@@ -141,7 +144,7 @@ def split_over_layer(module: nn.Module) -> Sequence[FeedForward]:
     activation = "intermediate.intermediate_act_fn"
     if up and down and _child(module, activation) is not None and _fits(up, down):
         described = _described(module, activation, up, down)
-        return [replace(described, parts=("intermediate", "output.dense"), dropout=0.0)]
+        return [replace(described, parts=("intermediate", "output.dense"))]
     return []
 
 
@@ -180,7 +183,14 @@ def find_feed_forwards(model: nn.Module, adapters: Sequence[Adapter] = ADAPTERS)
         candidates = (candidate for adapter in adapters for candidate in adapter(module))
         described = next(filter(computes_the_same, candidates), None)
         if described is not None:
-            found[name] = replace(described, name=name, activation=activation_name(described.activation_module))
+            dropout, hidden_dropout = dropouts(described)
+            found[name] = replace(
+                described,
+                name=name,
+                activation=activation_name(described.activation_module),
+                dropout=dropout,
+                hidden_dropout=hidden_dropout,
+            )
     return found
 
 
@@ -213,6 +223,32 @@ def computes_the_same(described: FeedForward) -> bool:
     return bool((output - expected).abs().max() <= tolerance * expected.abs().max())
 
 
+@torch.no_grad()
+def dropouts(described: FeedForward) -> tuple[float, float]:
+    """Probabilities of dropping an output and a hidden neuron, by the order in which the modules of an FFN are called:
+    dropouts after the last linear layer, and those between the activation and that layer. 0 on the meta device."""
+    if described.up.is_meta:
+        return 0.0, 0.0
+    calls: list[nn.Module] = []
+    parts = [described.module.get_submodule(part) for part in described.parts]
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(described.module))
+        stack.enter_context(torch.autocast(described.up.device.type, enabled=False))
+        for module in {inner for part in parts for inner in part.modules()}:
+            stack.enter_context(module.register_forward_hook(lambda module, inputs, output: calls.append(module)))
+        output = described.up.new_zeros(1, 1, described.width)
+        for part in parts:
+            output = part(output)
+    last = max((index for index, module in enumerate(calls) if linear_weights(module) is not None), default=0)
+    activation = next((index for index, module in enumerate(calls) if module is described.activation_module), last)
+
+    def dropped(modules: Sequence[nn.Module]) -> float:
+        shares = (module.p for module in modules if isinstance(module, nn.Dropout))
+        return reduce(lambda one, other: one + other - one * other, shares, 0.0)
+
+    return dropped(calls[last:]), dropped(calls[activation:last])
+
+
 def activation_name(module: nn.Module) -> str | None:
     """Which of `kernels.experts.ACTIVATIONS` the module computes, judged by its values; None if it is another."""
     parameter = next(module.parameters(), None)
@@ -223,10 +259,8 @@ def activation_name(module: nn.Module) -> str | None:
 
 
 def _described(module: nn.Module, activation: str, up, down, gate=(None, None)) -> FeedForward:
-    """The description of a module that is one FFN as a whole; its last dropout is taken for that of the output."""
-    drops = [child.p for child in module.children() if isinstance(child, nn.Dropout)]
-    dropout = drops[-1] if drops else 0.0
-    return FeedForward(module, ("",), activation, up[0], down[0], up[1], down[1], *gate, dropout)
+    """The description of a module that is one FFN as a whole."""
+    return FeedForward(module, ("",), activation, up[0], down[0], up[1], down[1], *gate)
 
 
 def _sequential_names(module: nn.Sequential) -> tuple[str, str, str]:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from cl_ac.efficiency.feed_forward import find_feed_forwards, linear_weights
+from cl_ac.efficiency.greedy import greedy
 from cl_ac.efficiency.observation import observed
-from cl_ac.efficiency.router_free import InducedSparsity, Place, masked, watched
+from cl_ac.efficiency.router_free import Place, masked, watched
 from cl_ac.efficiency.sparsity_rules import Threshold
 from cl_ac.errors import ConfigurationError
 
@@ -175,32 +176,23 @@ def allocate(
     mean = sum(weights.values()) / len(weights)
     expected = [_tail(output, tail) for output in expected]
     norm = torch.stack([output.float().square().sum() for output in expected]).sum()
-    shares, steps = dict.fromkeys(weights, 0.0), [Step(0.0, 0.0, {prefix + path: 0.0 for path in weights})]
+    steps = []
     with masked(module, linears=dict.fromkeys(weights, Threshold(0.0)), backend="dense") as induced:
 
-        def error_with(path: str, share: float) -> float:
-            before = _set(induced, path, Threshold(histograms[path].quantile(share)))
+        def raised(path: str, share: float) -> float | None:
+            return min(most, share + step * mean / weights[path]) if share < most else None
+
+        def error(shares: Mapping[str, float]) -> float:
+            for path, share in shares.items():
+                induced.maskings[path].rules["input"] = Threshold(histograms[path].quantile(share))
             pairs = zip(outputs(), expected, strict=True)
             distance = torch.stack([(output - dense).float().square().sum() for output, dense in pairs]).sum()
-            _set(induced, path, before)
             return float((distance / norm).sqrt())
 
-        while open_layers := [path for path in shares if shares[path] < most]:
-            raised = {path: min(most, shares[path] + step * mean / weights[path]) for path in open_layers}
-            errors = {path: error_with(path, share) for path, share in raised.items()}
-            best = min(errors, key=errors.get)
-            shares[best] = raised[best]
-            _set(induced, best, Threshold(histograms[best].quantile(shares[best])))
+        for shares, left in greedy(dict.fromkeys(weights, 0.0), raised, error, lambda now, then: then):
             sparsity = sum(shares[path] * weights[path] for path in weights) / sum(weights.values())
-            steps.append(Step(sparsity, errors[best], {prefix + path: share for path, share in shares.items()}))
+            steps.append(Step(sparsity, left, {prefix + path: share for path, share in shares.items()}))
     return Allocation(steps, {prefix + path: histogram for path, histogram in histograms.items()})
-
-
-def _set(induced: InducedSparsity, path: str, rule: Threshold) -> Threshold:
-    """Puts a rule on a layer's input and gives the one that was there."""
-    rules = induced.maskings[path].rules
-    before, rules["input"] = rules["input"], rule
-    return before
 
 
 def _linears(model: nn.Module, block: str) -> list[str]:

@@ -19,6 +19,7 @@ from cl_ac.report.conversion import Converted
 from cl_ac.report.conversion_figures import cost_figure, load_figure, map_figure, time_figure
 from cl_ac.report.conversion_timing import Seconds
 from cl_ac.report.operating_points import Point
+from cl_ac.report.paired_loss import LEVEL, samples_needed
 from cl_ac.report.tables import percent
 from cl_ac.rundir import RunDirectory, provenance
 from cl_ac.serving import save
@@ -37,7 +38,8 @@ def rows(converted: Converted) -> list[tuple[str, Point]]:
 
 def table(converted: Converted, measured: Measured = NOT_MEASURED) -> Table:
     """One row for each way of running the network, in per cent."""
-    made = Table(title="costs in % of the original: of its FFNs, and of its network without ACs")
+    title = "costs in % of the original: of its FFNs, and of its network without ACs"
+    made = Table(title=title, caption=decision(converted))
     made.add_column("")
     columns = ["FFN cost", "cost, whole network", "accuracy, final exit", "best with early exits", "at cost"]
     for name in [*columns, *(f"time, batch {batch}" for batch in measured)]:
@@ -58,6 +60,33 @@ def table(converted: Converted, measured: Measured = NOT_MEASURED) -> Table:
     return made
 
 
+def decision(converted: Converted) -> str:
+    """One sentence on how the model to save was chosen, or why there is none."""
+    choice, tolerance = converted.choice, converted.settings.tolerance
+    whole = converted.settings.budget is not None
+    tried, allowed = choice or converted.chosen.refused, f"{percent(tolerance)} %"
+    if whole and not choice.samples:
+        return "The chosen model keeps to the budget without early exits, of which none is shown to do as well."
+    samples, sure = f"{tried.samples} {decided_on(converted)}", f"with {percent(LEVEL, 0)} % confidence"
+    if choice is None and tried.samples < samples_needed(tolerance):
+        return (
+            f"Nothing is chosen: {samples} are too few to show {sure} that a model loses at most {allowed}; that takes "
+            f"{samples_needed(tolerance)}. Raise --tolerance, or hold out more in the run (--benchmark.validation)."
+        )
+    reference = "its network without early exits" if whole else "the original"
+    bound = f"it loses at most {percent(tried.bound)} % against {reference} {sure}"
+    found = f"{bound} ({tried.lost} lost and {tried.won} won of {samples})"
+    if choice is None:
+        return f"Nothing is chosen: of the surest candidate is only known that {found}; {allowed} is allowed."
+    return f"Of the chosen model is known that {found}; {allowed} is allowed."
+
+
+def decided_on(converted: Converted) -> str:
+    """The samples that choices are made on."""
+    none_held_out = converted.original.held_out is None
+    return "test samples instead of held-out ones" if none_held_out else "held-out training samples"
+
+
 def _rounded(share: float | None) -> str:
     return "–" if share is None else percent(share, 0)
 
@@ -67,9 +96,10 @@ def numbers(converted: Converted, measured: Measured = NOT_MEASURED) -> dict[str
     points = {
         name: {
             "gate": None if point.gate is None else asdict(point.gate),
+            "thresholds": thresholds(point),
             "ffn_cost": point.ffn_cost,
-            "exit_costs": point.costs.mean(1).tolist(),
-            "exit_accuracies": point.outputs.correct.double().mean(1).tolist(),
+            "exit_costs": point.test.costs.mean(1).tolist(),
+            "exit_accuracies": point.test.outputs.correct.double().mean(1).tolist(),
             "curve": {"cost": point.curve.cost.tolist(), "accuracy": point.curve.accuracy.tolist()},
         }
         for name, point in rows(converted)
@@ -77,11 +107,20 @@ def numbers(converted: Converted, measured: Measured = NOT_MEASURED) -> dict[str
     return {
         "points": points,
         "chosen": None if converted.choice is None else asdict(converted.choice),
-        "chosen_on": "test samples" if converted.original.held_out is None else "held-out training samples",
+        "refused": None if converted.chosen.refused is None else asdict(converted.chosen.refused),
+        "chosen_on": decided_on(converted),
+        "decision": decision(converted),
         "sparsity": {name: asdict(counts) for name, counts in converted.sparsity.items()},
         "expert_load": {name: load.tolist() for name, load in converted.usage.load.items()},
         "measured": {str(batch): asdict(each) for batch, each in measured.items()},
     }
+
+
+def thresholds(point: Point) -> dict[str, float] | None:
+    """Those of single layers by path, where they differ."""
+    if point.gates is None or isinstance(point.gates, Gate):
+        return None
+    return {name: gate.threshold for name, gate in point.gates.items()}
 
 
 def figures(converted: Converted, measured: Measured = NOT_MEASURED) -> dict[str, Figure]:
@@ -101,7 +140,7 @@ def figures(converted: Converted, measured: Measured = NOT_MEASURED) -> dict[str
 def write(converted: Converted, directory: RunDirectory, measured: Measured = NOT_MEASURED) -> list[Path]:
     """Writes numbers, figures and the chosen model to `convert/` in the run's folder, and returns their paths.
 
-    The model, a file that `serving.load` reads, is left out if no tau is within the tolerance.
+    The model, a file that `serving.load` reads, is left out if nothing is within the tolerance.
     """
     folder = directory.path / "convert"
     folder.mkdir(exist_ok=True)
@@ -115,7 +154,7 @@ def write(converted: Converted, directory: RunDirectory, measured: Measured = NO
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=150)
     if choice := converted.choice:
-        set_gate(converted.dynamic, Gate("max", choice.tau))
+        set_gate(converted.dynamic, converted.chosen_gates)
         rule = Confidence(choice.confidence)
         paths.append(folder / "model.pt")
         save(EarlyExitModel(converted.dynamic, converted.run.objects.approach, rule), paths[-1], directory.config)

@@ -11,8 +11,6 @@ neither side is served from a cache that a whole model would not fit.
 import argparse
 import json
 import math
-import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +25,7 @@ from cl_ac.checkpoint import write_atomically
 from cl_ac.kernels.cost import Usage, machine_for, measured_usage
 from cl_ac.kernels.experts import Experts
 from cl_ac.kernels.sparse_ffn import chosen_backend, expected_cost, sparse_ffn
-from cl_ac.rundir import provenance
+from cl_ac.rundir import cpu_name, provenance
 
 
 class Shape(NamedTuple):
@@ -246,13 +244,6 @@ def timed(
             weights * usage.union / sparse_ms / 1e6,
             ideal_seconds(layers[0], usage) * 1e3 / sparse_ms,
         )
-
-
-def cpu_name() -> str:
-    """Vendor's name of the processor where Linux tells it, else its architecture."""
-    details = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.+)", details.read_text()) if details.exists() else None
-    return named[1] if named else platform.machine()
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cl_ac.backbones.vit import MLP, ViT
-from cl_ac.efficiency.budget import THRESHOLDS, cost_by_threshold, tau_for_budget
+from cl_ac.efficiency.budget import THRESHOLDS, costs_by_threshold, tau_for_budget
 from cl_ac.efficiency.convert import Conversion, convert
 from cl_ac.efficiency.dynamic import dynamic_ffns, recording, set_gate
 from cl_ac.efficiency.flops import relative_ffn_cost
@@ -41,11 +41,19 @@ def cost_at(network: ExitNetwork, tau: float) -> float:
 def test_one_histogram_tells_the_cost_at_every_threshold(networks):
     network = copy.deepcopy(networks[1])
     set_gate(network, Gate("max", 0.0))
-    costs = cost_by_threshold(network, IMAGES.split(10))
+    (costs,) = costs_by_threshold(network, IMAGES.split(10)).values()
     for index in (0, 1200, 2000, 2300, 2400):
         # A ratio and a product of fp32 numbers may round to different sides of a threshold.
         assert costs[index].item() == pytest.approx(cost_at(network, THRESHOLDS[index].item()), abs=2e-3)
     assert (costs.diff() <= 0).all()
+
+
+def test_costs_of_ffns_add_up_to_that_of_the_model(networks):
+    network = copy.deepcopy(networks[3])
+    set_gate(network, Gate("max", 0.0))
+    costs = costs_by_threshold(network, IMAGES.split(10))
+    assert list(costs) == list(dynamic_ffns(network))
+    assert sum(each[0] for each in costs.values()).item() == pytest.approx(cost_at(network, 0.0), abs=2e-3)
 
 
 @pytest.mark.parametrize("options", [{"bundle": 4}, {"router": "similarity"}, {"router": "moefication"}])
@@ -57,7 +65,7 @@ def test_bundles_and_predictions_of_any_sign_are_counted_as_they_run(options):
     settings = Conversion(**quick, **options)
     made = convert(model, [tokens], settings)
     set_gate(made, Gate("max", 0.0))
-    costs = cost_by_threshold(made, [tokens])
+    (costs,) = costs_by_threshold(made, [tokens]).values()
     for index in (0, 1600, 2200, 2350, 2400):
         set_gate(made, Gate("max", THRESHOLDS[index].item()))
         with recording(made) as recordings, torch.no_grad():

@@ -41,7 +41,8 @@ def converted(dense: nn.Module, experts: int = 8, **options) -> nn.Module:
     for ffn in find_feed_forwards(model).values():
         weights = expert_weights(ffn, random_split(ffn.hidden, experts, stream()))
         router = NormRouter(6, experts, 4, 2, stream(1)).to(ffn.up.dtype)
-        ffn.replace(model, DynamicFFN(weights, router, dropout=ffn.dropout, hidden=ffn.hidden, **options))
+        dropouts = {"dropout": ffn.dropout, "hidden_dropout": ffn.hidden_dropout}
+        ffn.replace(model, DynamicFFN(weights, router, hidden=ffn.hidden, **dropouts, **options))
     return model
 
 
@@ -119,6 +120,44 @@ def test_dropout_of_the_output_is_kept(dense):
     assert not (model.eval().first(X) == 0).any()
 
 
+@pytest.mark.parametrize("gate", [Gate("all"), Gate("top_k", 8), Gate("top_k", 3)])
+@pytest.mark.parametrize("options", [{}, {"bundle": 4}, {"bundle": 4, "union": True}])
+def test_hidden_neurons_are_dropped_in_training_as_in_the_dense_ffn(gate, options):
+    """Neuron by neuron, since both draw the same mask when the experts keep the order of the neurons."""
+    torch.manual_seed(0)
+    mlp = MLP(6, 16, "relu", dropout=0.5).train()
+    (ffn,) = find_feed_forwards(nn.Sequential(mlp)).values()
+    weights = expert_weights(ffn, torch.arange(16).view(8, 2))
+    router = NormRouter(6, 8, 4, 2, stream(1))
+    made = DynamicFFN(weights, router, gate, ffn.dropout, hidden_dropout=ffn.hidden_dropout, **options).train()
+    x = torch.randn(40, 6, generator=stream(2))
+    mask = gate.mask(router(x))
+    if options.get("union"):
+        mask = mask.view(-1, 2, 4).any(-1).repeat_interleave(4, -1)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        dropped = mlp.drop(torch.relu(mlp.up(x)))
+        expected = mlp.drop(mlp.down(dropped * mask.repeat_interleave(2, -1)))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        torch.testing.assert_close(made(x), expected)
+    made.eval()
+    kept = torch.relu(mlp.up(x)) * mask.repeat_interleave(2, -1)
+    torch.testing.assert_close(made(x), mlp.down(kept))
+
+
+def test_files_without_hidden_dropout_are_read(dense):
+    description = converted(dense).first.description()
+    del description["hidden_dropout"]
+    assert DynamicFFN.described(description).hidden_dropout == 0
+
+
+def test_each_ffn_may_have_its_own_gate(dense):
+    model = converted(dense)
+    set_gate(model, {"first": Gate("top_k", 2), "second": Gate("max", 0.5)})
+    assert (model.first.gate, model.second.gate) == (Gate("top_k", 2), Gate("max", 0.5))
+
+
 def test_gradients_reach_inputs_and_chosen_experts(dense):
     model = converted(dense)
     set_gate(model, Gate("top_k", 3))
@@ -158,7 +197,7 @@ def test_a_dense_copy_becomes_the_converted_model_by_its_description(dense):
     insert_described(fresh, descriptions(model))
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(X), model(X))
-    assert dynamic_ffns(fresh)["first"].dropout == 0.2
+    assert dynamic_ffns(fresh)["first"].dropout == dynamic_ffns(fresh)["first"].hidden_dropout == 0.2
     with pytest.raises(DataError, match="an FFN at 'first', which Linear lacks"):
         insert_described(nn.Linear(2, 2), descriptions(model))
 

@@ -66,6 +66,18 @@ class Transposed(nn.Module):
         return self.dropout(self.c_proj(self.act(self.c_fc(x))))
 
 
+class DropsHidden(nn.Module):
+    """As T5: the only dropout stands last among the modules and is called before the last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.wi, self.wo = nn.Linear(8, 12, bias=False), nn.Linear(12, 8, bias=False)
+        self.dropout, self.act = nn.Dropout(0.4), nn.GELU("tanh")
+
+    def forward(self, x):
+        return self.wo(self.dropout(self.act(self.wi(x))))
+
+
 class Spread(nn.Module):
     """A layer whose FFN is spread over two submodules, as in BERT."""
 
@@ -89,6 +101,7 @@ MODULES = {
     "gate first": lambda: Halves(False),
     "gate last": lambda: Halves(True),
     "transposed": Transposed,
+    "before down": DropsHidden,
 }
 
 
@@ -109,6 +122,7 @@ def test_a_description_computes_the_module(kind):
     torch.testing.assert_close(computed(ffn, x), model.mlp(x))
     assert (ffn.name, ffn.width, ffn.hidden) == ("mlp", 8, 12)
     assert ffn.dropout == {"sequential": 0.2, "own": 0.2, "transposed": 0.3}.get(kind, 0)
+    assert ffn.hidden_dropout == {"sequential": 0.1, "own": 0.2, "before down": 0.4}.get(kind, 0)
     assert ffn.activation == {"glu": "silu", "sequential": "gelu", "own": "gelu"}.get(kind, "gelu_tanh")
 
 

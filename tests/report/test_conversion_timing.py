@@ -2,6 +2,7 @@ from dataclasses import replace
 
 from cl_ac.efficiency.dynamic import dynamic_ffns
 from cl_ac.report.conversion_timing import measure
+from cl_ac.report.operating_points import Chosen
 
 
 def test_every_tau_and_the_choice_are_measured(converted):
@@ -14,6 +15,8 @@ def test_every_tau_and_the_choice_are_measured(converted):
 
 
 def test_without_a_choice_only_taus_are_measured(converted):
-    measured = measure(replace(converted, choice=None, points=converted.points[:1]), batches=(1,), repeats=1)
+    measured = measure(
+        replace(converted, chosen=Chosen(None, converted.choice), points=converted.points[:1]), batches=(1,), repeats=1
+    )
     assert set(measured[1].whole) == {0.01}
     assert measured[1].chosen is None
