@@ -7,7 +7,7 @@ import copy
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cl_ac.approach import Approach
 from cl_ac.errors import ConfigurationError
 from cl_ac.exit_rules import Carried, Rule, check_numbers, step
-from cl_ac.folding import fold_batch_norm
+from cl_ac.folding import direct_convolutions, fold_batch_norm
 from cl_ac.network import ExitNetwork
 
 
@@ -82,7 +82,10 @@ class PlainModel(nn.Module):
     def __init__(self, network: ExitNetwork, fold: bool = False):
         super().__init__()
         stages = nn.Sequential(*network.backbone.stages)
-        self.stages = fold_batch_norm(stages) if fold else stages
+        self.stages = stages
+        if fold:
+            self.stages = fold_batch_norm(stages)
+            direct_convolutions(self.stages)
         self.images_in_cache = images_in_cache(network.stage_shapes)
         self.head = network.heads[-1].for_inference()
         self.eval()
@@ -132,19 +135,23 @@ class EarlyExitModel(nn.Module):
         network: has seen at least one task.
         approach: corrects the logits or brings a classifier of its own; None takes the linear heads as they are.
         rule: when an exit's answer stands.
-        fold: whether convolutions absorb batch norm.
+        fold: whether convolutions take their form for inference: with batch norm absorbed, and direct on CPUs.
     Raises:
         ConfigurationError: if the rule is for another number of exits, or the approach needs all exits at once.
     """
 
     def __init__(self, network: ExitNetwork, approach: Approach | None, rule: Rule, fold: bool = False):
         super().__init__()
-        self.network, self.approach, self.rule = network, approach, rule
+        self.network, self.approach = network, approach
         self.thresholds = rule.thresholds(len(network))
         if not network.num_classes:
             raise ConfigurationError("the network has no classes yet; an early-exit model needs one that has learned")
         self.segments = nn.ModuleList([Segment(network, index, fold) for index in range(len(network))])
+        if fold:
+            for segment in self.segments:
+                direct_convolutions(segment.stages)
         device = network.heads[-1].classifier.new_weight.device
+        self.rule = rule.on(device)
         tasks = torch.arange(len(network.sizes)).repeat_interleave(torch.tensor(network.sizes))
         self.register_buffer("task_of_class", tasks.to(device), persistent=False)
         self.corrects = approach is not None and type(approach).correct is not Approach.correct
@@ -154,7 +161,7 @@ class EarlyExitModel(nn.Module):
     def with_rule(self, rule: Rule) -> Self:
         """A model that shares everything with this one but its rule."""
         model = copy.copy(self)
-        model.rule, model.thresholds = rule, rule.thresholds(len(self.network))
+        model.rule, model.thresholds = rule.on(self.task_of_class.device), rule.thresholds(len(self.network))
         return model
 
     def _check_correction(self, device: torch.device) -> None:
@@ -180,7 +187,7 @@ class EarlyExitModel(nn.Module):
         """Logits [B, C] of exit `index`, and what the next segment builds on."""
         segment, count = self.segments[index], len(passed.hidden)
         if passed.hidden.device.type != "cpu" or count <= segment.images_in_cache:
-            return self._answer(index, replace(passed, hidden=segment.stages(passed.hidden)))
+            return self._answer(index, Passed(segment.stages(passed.hidden), passed.logits, passed.known))
         # A head reads each part's feature map while it is still in the cache.
         size = segment.images_in_cache
         parts = [passed.select(slice(start, start + size)) for start in range(0, count, size)]
@@ -189,15 +196,16 @@ class EarlyExitModel(nn.Module):
 
     def _answer(self, index: int, passed: Passed) -> tuple[Tensor, Passed]:
         """As `_advance`, of what the segment's stages gave."""
+        hidden, logits, known = passed.hidden, passed.logits, passed.known
         classifier = self.approach.inference if self.approach else None
         if classifier is None or classifier.reads_logits:
-            passed = replace(passed, logits=self.segments[index].head(passed.hidden, passed.logits))
+            logits = self.segments[index].head(hidden, logits)
         if classifier is None:
-            return self._correct(index, passed.logits.float()).float(), passed
-        features = passed.logits if classifier.reads_logits else classifier.vector(passed.hidden)
+            return self._correct(index, logits.float()).float(), Passed(hidden, logits)
+        features = logits if classifier.reads_logits else classifier.vector(hidden)
         own = classifier.score(index, features.float()).log_softmax(-1)[None]
-        known = own if passed.known is None else torch.cat([passed.known, own])
-        return classifier.logits_at(index, known).float(), replace(passed, known=known)
+        known = own if known is None else torch.cat([known, own])
+        return classifier.logits_at(index, known).float(), Passed(hidden, logits, known)
 
     @torch.inference_mode()
     def forward(self, images: Tensor, tasks: Tensor | None = None) -> Answers:

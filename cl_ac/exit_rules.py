@@ -83,6 +83,10 @@ class Rule:
             raise ConfigurationError(f"{given} for {exits} exits; give one for each")
         return self.threshold
 
+    def on(self, device: torch.device) -> "Rule":
+        """The same rule with what it has learned on `device`."""
+        return self
+
     def score(self, index: int, answer: Answer, state: State) -> tuple[Tensor, State]:
         """The score [B] of exit `index`, and what the next exit must know of this one and those before.
 
@@ -146,6 +150,9 @@ class LearnedScorer(Rule):
         if len(self.weights) != exits:
             raise ConfigurationError(f"LearnedScorer was fitted to {len(self.weights)} exits and is used with {exits}")
         return super().thresholds(exits)
+
+    def on(self, device):
+        return replace(self, weights=self.weights.to(device))
 
     def score(self, index, answer, state):
         features, state = exit_features(answer, state)

@@ -1,9 +1,11 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cl_ac.folding import fold_batch_norm
+from cl_ac.folding import DirectConvolution, direct_convolutions, fold_batch_norm
 
 
 def normalised(features: int) -> nn.BatchNorm2d:
@@ -79,3 +81,27 @@ def test_a_module_in_training_mode_is_folded_for_evaluation():
     )  # fmt: skip
     torch.testing.assert_close(fold_batch_norm(module)(images), expected)
     assert module.training
+
+
+def test_direct_convolutions_are_the_same_function():
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Sequential(nn.Conv2d(16, 16, 3, 2, 1, groups=2, bias=False)),
+        nn.Conv2d(16, 8, 3, padding="same"), nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"),
+    ).eval()  # fmt: skip
+    direct = copy.deepcopy(layers)
+    direct_convolutions(direct)
+    assert [type(direct[0]), type(direct[2][0])] == 2 * [DirectConvolution]
+    assert [type(direct[3]), type(direct[4])] == 2 * [nn.Conv2d]
+    for images in (torch.randn(1, 3, 96, 96), torch.randn(2, 3, 5, 5), torch.randn(1, 3, 96, 96).double()):
+        layers.to(images.dtype), direct.to(images.dtype)
+        torch.testing.assert_close(direct(images), layers(images))
+
+
+@pytest.mark.parametrize(("side", "calls"), [(32, 1), (16, 0)])
+def test_only_a_large_image_is_convolved_directly(side, calls, monkeypatch):
+    called, plain = [], torch.mkldnn_convolution
+    monkeypatch.setattr(torch, "mkldnn_convolution", lambda *given: called.append(0) or plain(*given))
+    direct = DirectConvolution(nn.Conv2d(16, 16, 3, padding=1))
+    direct(torch.randn(1, 16, side, side))
+    assert len(called) == calls

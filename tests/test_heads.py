@@ -111,7 +111,7 @@ def test_a_pooled_head_mixes_poolings_with_one_mix_per_task(shape):
 
 
 @pytest.mark.parametrize(
-    "shape, pool",
+    ("shape", "pool"),
     [((3, 8, 8), 2), ((3, 6, 9), 3), ((3, 7, 5), 2), ((3, 1, 1), 2), ((3, 4, 4), 1), ((5, 6), 2), ((7,), 2)],
 )
 @pytest.mark.parametrize("sizes", [(4,), (2, 3)])
