@@ -5,7 +5,7 @@ worker processes. Both come out of the same interface. The order and the windows
 once, so that a step costs no random numbers and no copies from the host.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -89,15 +89,24 @@ class Loader:
 
     def in_order(self, batch_size: int) -> Iterator[Tensor]:
         """The evaluation inputs of all samples, in order."""
-        for images in self._images(torch.arange(len(self)).split(batch_size) if len(self) else ()):
+        if not len(self):
+            return
+        if self.samples.resident:
+            parts: Iterable[Tensor] = self.samples.images.split(batch_size)
+        else:
+            parts = self._decoded(torch.arange(len(self)).split(batch_size))
+        for images in parts:
             yield self.augmentation.apply(images)
 
     def _batches(self, order: Tensor, windows: Tensor | None, batch_size: int, task: Task) -> Iterator[Batch]:
-        parts = order.split(batch_size)
         on_device = order.to(self.device, non_blocking=True)
         windows = windows if windows is None else windows.to(self.device, non_blocking=True)
+        if self.samples.resident:
+            parts: Iterable[Tensor] = (self.samples.images[chosen] for chosen in on_device.split(batch_size))
+        else:
+            parts = self._decoded(order.split(batch_size))
         start = 0
-        for images in self._images(parts, on_device):
+        for images in parts:
             here = slice(start, start + len(images))
             start += len(images)
             chosen = on_device[here]
@@ -108,18 +117,11 @@ class Loader:
                 {name: value[chosen] for name, value in self.samples.extras.items()},
             )
 
-    def _images(self, parts, on_device: Tensor | None = None) -> Iterator[Tensor]:
-        if self.samples.resident:
-            start = 0
-            for part in parts:
-                here = part if on_device is None else on_device[start : start + len(part)]
-                start += len(part)
-                yield self.samples.images[here.to(self.device)]
-            return
-        batches = [part.tolist() for part in parts]
+    def _decoded(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The images at the indices in each part."""
         loader = DataLoader(
             _Decode(self.samples.images),
-            sampler=batches,
+            sampler=[part.tolist() for part in parts],
             batch_size=None,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",

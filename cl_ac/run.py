@@ -159,7 +159,7 @@ def check(approach: Approach, benchmark: Benchmark, training: Training, memory: 
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`.
+    """The device called `name`; a GPU that is named by its number becomes the current one.
 
     Raises:
         ConfigurationError: if there is none of that name here.
@@ -171,6 +171,9 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except Exception as error:
         raise ConfigurationError(f"device is '{name}', which this machine does not have; try auto or cpu") from error
+    if device.type == "cuda" and device.index is not None:
+        # Triton launches on the current GPU, wherever its operands are.
+        torch.cuda.set_device(device)
     return device
 
 

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -97,6 +98,8 @@ def run_name(cell: Mapping[str, Any]) -> str:
 def run_all(study: Study, out: Path, workers: int, console: Console) -> dict[str, RunDirectory]:
     """Runs what is not finished yet, `workers` at a time; a failed run is reported and the others go on.
 
+    Workers share the GPUs of the machine evenly, unless the study names devices.
+
     Returns:
         The finished runs by name.
     """
@@ -104,7 +107,12 @@ def run_all(study: Study, out: Path, workers: int, console: Console) -> dict[str
     threads = max(1, (os.cpu_count() or 1) // workers)
     finished: dict[str, RunDirectory] = {}
     # A worker imports everything once and then runs one combination after the other.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), begin_worker, (threads,))
+    context = get_context("spawn")
+    gpus = context.SimpleQueue()
+    if not any("device" in settings for settings in (study.set, *study.grids)):
+        for gpu in gpus_of_workers(workers, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")):
+            gpus.put(gpu)
+    pool = ProcessPoolExecutor(workers, context, begin_worker, (threads, gpus))
     with pool:
         started = [pool.submit(run_one, study.arguments(cell), str(out), run_name(cell)) for cell in cells]
         for count, (cell, future) in enumerate(zip(cells, started, strict=True), start=1):
@@ -122,9 +130,22 @@ def run_all(study: Study, out: Path, workers: int, console: Console) -> dict[str
     return finished
 
 
-def begin_worker(threads: int) -> None:
-    """Prepares a worker: how many threads it computes with, and that it ends with the process that started it."""
+def gpus_of_workers(workers: int, count: int, visible: str | None) -> list[str]:
+    """The GPU that each worker may see, as CUDA_VISIBLE_DEVICES names it; none if there is nothing to share.
+
+    Args:
+        count: GPUs that this process sees.
+        visible: CUDA_VISIBLE_DEVICES of this process, if set.
+    """
+    names = visible.split(",") if visible else [str(gpu) for gpu in range(count)]
+    return [names[worker % count] for worker in range(workers)] if count > 1 else []
+
+
+def begin_worker(threads: int, gpus: "SimpleQueue[str]") -> None:
+    """Prepares a worker: its threads, its GPU if `gpus` holds any, and that it ends with its parent."""
     torch.set_num_threads(threads)
+    if not gpus.empty():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -375,7 +375,8 @@ class Trainer:
             with self.autocast():
                 output = (read or network)(images)
             stacked = isinstance(output, Tensor)
-            batches.append([part.float().cpu() for part in output])
+            # A stacked output is one copy from the device, not one for each exit.
+            batches.append(output.float().cpu() if stacked else [part.float().cpu() for part in output])
         network.train(was_training)
         joined = [torch.cat(parts) for parts in zip(*batches, strict=True)]
         return torch.stack(joined) if stacked else joined

@@ -36,7 +36,8 @@ def max_rule_op(predictions: Tensor, threshold: float) -> Tensor:
         # imported here because Triton exists on Linux only
         from cl_ac.kernels.plan import gate
 
-        return gate(predictions, threshold)
+        with torch.cuda.device_of(predictions):
+            return gate(predictions, threshold)
     largest = predictions.amax(-1, keepdim=True)
     return (predictions >= threshold * largest) | (predictions == largest) | ~largest.isfinite()
 

@@ -56,7 +56,8 @@ def top_p_mask_op(values: Tensor, p: float, power: float) -> Tensor:
         # imported here because Triton exists on Linux only
         from cl_ac.kernels.channel_kernels import top_p
 
-        return top_p(values, p, int(power))
+        with torch.cuda.device_of(values):
+            return top_p(values, p, int(power))
     return _bisected_top_p(values.contiguous(), p, power)
 
 

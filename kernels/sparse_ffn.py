@@ -79,14 +79,14 @@ def expected_cost(x: Tensor, experts: Experts, usage: Usage) -> Cost:
 
 def chosen_backend(x: Tensor, mask: Tensor, experts: Experts, usage: Usage | None) -> Backend:
     """What `auto` runs for x [N, D] and mask [N, E]."""
-    on_cpu = x.device.type == "cpu"
+    on_gpu = x.device.type == "cuda"
     if usage is None:
-        if not on_cpu:
+        if on_gpu:
             return "dense"
         usage = measured_usage(mask)
     if not expected_cost(x, experts, usage).pays:
         return "dense"
-    return "torch" if on_cpu else "triton"
+    return "triton" if on_gpu else "torch"
 
 
 def _decodes(tokens: int, width: int) -> bool:
@@ -142,7 +142,9 @@ def _triton_ffn(x: Tensor, mask: Tensor, experts: Experts, backend: str) -> Tens
         raise ValueError(f"backend 'triton' needs a GPU, x is on {x.device}; use 'torch' or 'auto'")
     if backend == "interpreter" and (x.device.type != "cpu" or isinstance(decode, triton.JITFunction)):
         raise ValueError("backend 'interpreter' needs CPU tensors and a process started with TRITON_INTERPRET=1")
-    return decode_ffn(x, mask, experts) if _decodes(*x.shape) else grouped_ffn(x, mask, experts)
+    # Triton launches on the current GPU, wherever its operands are.
+    with torch.cuda.device_of(x):
+        return decode_ffn(x, mask, experts) if _decodes(*x.shape) else grouped_ffn(x, mask, experts)
 
 
 @sparse_ffn_op.register_fake

@@ -90,4 +90,5 @@ def _triton_linear(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None,
         raise ValueError("backend 'interpreter' needs CPU tensors and a process started with TRITON_INTERPRET=1")
     if len(x) > MAX_TOKENS:
         raise ValueError(f"backend {backend!r} takes at most {MAX_TOKENS} tokens, got {len(x)}; use 'dense' or 'auto'")
-    return masked_linear(x, mask, weight, bias)
+    with torch.cuda.device_of(x):
+        return masked_linear(x, mask, weight, bias)

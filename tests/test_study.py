@@ -1,13 +1,17 @@
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from cl_ac.cli import main
+from cl_ac.study import begin_worker, gpus_of_workers
 
 CONFIG = "approach: FineTuning\nbenchmark: Digits\nbackbone: SmallConvNet\ntraining: {epochs: 1, batch_size: 64}\n"
 
@@ -47,6 +51,30 @@ def test_a_file_that_is_no_study_is_one_sentence(tmp_path, capsys):
     assert "needs 'config'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("workers", "count", "visible", "expected"),
+    [
+        (3, 2, None, ["0", "1", "0"]),
+        (2, 2, "4,7", ["4", "7"]),
+        (1, 4, "3,GPU-5a,1,0", ["3"]),
+        (2, 1, "6", []),
+        (2, 0, None, []),
+    ],
+)
+def test_workers_share_the_gpus(workers, count, visible, expected):
+    assert gpus_of_workers(workers, count, visible) == expected
+
+
+def test_a_worker_sees_the_gpu_that_it_was_given(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    context = get_context("spawn")
+    gpus = context.SimpleQueue()
+    gpus.put("1")
+    with ProcessPoolExecutor(1, context, begin_worker, (1, gpus)) as pool:
+        assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "1"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
 def test_workers_end_with_the_process_that_started_them():
     program = (
         "import os\n"
@@ -55,7 +83,8 @@ def test_workers_end_with_the_process_that_started_them():
         "from multiprocessing import get_context\n"
         "from cl_ac.study import begin_worker\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, get_context('spawn'), begin_worker, (1,))\n"
+        "    context = get_context('spawn')\n"
+        "    pool = ProcessPoolExecutor(1, context, begin_worker, (1, context.SimpleQueue()))\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    pool.submit(time.sleep, 600).result()\n"
     )
