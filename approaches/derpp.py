@@ -16,8 +16,8 @@ class DER(Approach):
     As in the AC paper, logits are stored at the end of the task in which an image becomes an exemplar, in evaluation
     mode and without augmentation. (The original stores them during training, as the network gave them in passing.)
     Classes unseen at storage have no stored logit and do not count. So nothing keeps exemplars from being taken for a
-    new class, as it does in the original, whose network has the outputs of all tasks from the start: without tasks known
-    at test time, use DERpp.
+    new class, as it does in the original, whose network has the outputs of all tasks from the start: where the task is
+    not known at test time, use DERpp.
 
     New images and exemplars pass the network one after the other, as in both codes: batch normalisation takes the
     statistics of each batch alone.
