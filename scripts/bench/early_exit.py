@@ -113,11 +113,11 @@ def rules_of_exits(exits: int) -> dict[int, Rule]:
     return {i: Confidence(tuple(0.0 if j == i else math.inf for j in range(exits))) for i in range(exits)}
 
 
-def table(title: str, first: str) -> Table:
+def table(title: str, first: str, batches: Sequence[int]) -> Table:
     """An empty table with columns for each batch size."""
     made = Table(title=title)
     made.add_column(first)
-    for batch in BATCHES:
+    for batch in batches:
         for name in ("counted", "measured", "same form"):
             made.add_column(f"{name}\nbatch {batch}", justify="right")
     return made
@@ -135,6 +135,7 @@ def main_bench() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--samples-per-class", type=int, default=100)
     parser.add_argument("--images", type=int, default=512, help="images timed; a quarter of them at batch 1")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="if others than 1, 32 and 256")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--keep-batch-norm", action="store_true", help="do not fold batch norm into convolutions")
@@ -149,7 +150,7 @@ def main_bench() -> None:
     network, outputs = subject.network, subject.outputs
     exits, budgets = rules_of_exits(len(network)), rules_at(outputs)
     by_exit, by_budget = {}, {}
-    for batch in BATCHES:
+    for batch in options.batches:
         images = subject.images[: max(1, options.images // 4)] if batch == 1 else subject.images
         timed = partial(time_rules, network, subject.approach, images=images, batch=batch, cost=outputs.cost)
         timed = partial(timed, fold=not options.keep_batch_norm)
@@ -160,13 +161,13 @@ def main_bench() -> None:
     console = Console(width=160)
     device = torch.cuda.get_device_name() if subject.images.is_cuda else f"CPU, {torch.get_num_threads()} threads"
     console.print(f"{device}; torch {torch.__version__}; cost in % of the network without ACs")
-    each = table("all samples leave at one exit", "exit")
+    each = table("all samples leave at one exit", "exit", options.batches)
     for index, name in enumerate(exit_names(len(network))):
-        each.add_row(name, *cells([by_exit[batch][index] for batch in BATCHES]))
+        each.add_row(name, *cells([by_exit[batch][index] for batch in options.batches]))
     console.print(each)
-    within = table("confidence rule", "budget")
+    within = table("confidence rule", "budget", options.batches)
     for budget in budgets:
-        within.add_row(f"{100 * budget:.0f}", *cells([by_budget[batch][budget] for batch in BATCHES]))
+        within.add_row(f"{100 * budget:.0f}", *cells([by_budget[batch][budget] for batch in options.batches]))
     console.print(within)
 
 
