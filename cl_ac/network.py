@@ -7,15 +7,16 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.heads import Cascade, GrowingClassifier, GrowingLinear, Head, build_head
+from cl_ac.macs import counted
 from cl_ac.seeding import generator
 
 
@@ -265,27 +266,16 @@ class ExitNetwork(nn.Module):
         self.sizes = list(state)
 
     def cost(self) -> Cost:
-        """Counted cost of one image at each exit, with heads in the form that inference runs.
-
-        Element-wise work and normalisation are not counted.
-        """
-        device = self.heads[-1].classifier.new_weight.device
-        was_training, fast_attention = self.training, torch.backends.mha.get_fastpath_enabled()
-        # The fused inference kernel of attention modules is invisible to the counter.
-        torch.backends.mha.set_fastpath_enabled(False)
+        """Counted cost of one image at each exit, with heads in the form that inference runs."""
+        device, was_training = self.heads[-1].classifier.new_weight.device, self.training
         self.eval()
         hidden, logits, backbone, heads = torch.zeros(1, *self.backbone.image_shape, device=device), None, [], []
-        with torch.no_grad():
-            for index, head in enumerate(self.heads):
-                with FlopCounterMode(display=False) as counter:
-                    hidden = self.segment(index, hidden)
-                backbone.append(counter.get_total_flops() / 2)
-                head = head.for_inference()
-                with FlopCounterMode(display=False) as counter:
-                    logits = head(hidden, logits)
-                heads.append(counter.get_total_flops() / 2)
+        for index, head in enumerate(self.heads):
+            macs, hidden = counted(partial(self.segment, index, hidden))
+            backbone.append(macs)
+            macs, logits = counted(partial(head.for_inference(), hidden, logits))
+            heads.append(macs)
         self.train(was_training)
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
         exits = [sum(backbone[: index + 1]) + sum(heads[: index + 1]) for index in range(len(self))]
         return Cost(exits, sum(backbone) + heads[-1])
 

@@ -79,14 +79,13 @@ def expected_cost(x: Tensor, experts: Experts, usage: Usage) -> Cost:
 
 def chosen_backend(x: Tensor, mask: Tensor, experts: Experts, usage: Usage | None) -> Backend:
     """What `auto` runs for x [N, D] and mask [N, E]."""
-    on_gpu = x.device.type == "cuda"
     if usage is None:
-        if on_gpu:
+        if x.device.type != "cpu":
             return "dense"
         usage = measured_usage(mask)
     if not expected_cost(x, experts, usage).pays:
         return "dense"
-    return "triton" if on_gpu else "torch"
+    return "triton" if x.device.type == "cuda" else "torch"
 
 
 def _decodes(tokens: int, width: int) -> bool:

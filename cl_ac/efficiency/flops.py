@@ -1,13 +1,14 @@
 """What dynamic feed-forward networks (FFNs) cost, in multiply-accumulates (MACs); element-wise work is not counted."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.utils.flop_counter import register_flop_formula
 
 from cl_ac.efficiency.dynamic import DynamicFFN, Recording, dynamic_ffns
+from cl_ac.macs import counted
 
 
 class LayerCost(NamedTuple):
@@ -33,7 +34,8 @@ def layer_cost(ffn: DynamicFFN) -> LayerCost:
     _, neurons, width = ffn.up.shape
     matrices = 2 if ffn.gate_weight is None else 3
     token = ffn.up.new_zeros(1, width)
-    return LayerCost(matrices * width * ffn.hidden, matrices * width * neurons, count_macs(lambda: ffn.router(token)))
+    router, _ = counted(lambda: ffn.router(token))
+    return LayerCost(matrices * width * ffn.hidden, matrices * width * neurons, router)
 
 
 def relative_cost(share: float, width: int, hidden: int, experts: int, router_hidden: int, matrices: int = 2) -> float:
@@ -59,20 +61,6 @@ def relative_ffn_cost(model: nn.Module, recordings: Mapping[str, Recording]) -> 
             spent += cost.of(counts.double()).sum().item()
             dense += cost.dense * counts.numel()
     return spent / dense if dense else 1.0
-
-
-@torch.no_grad()
-def count_macs(run: Callable[[], object]) -> float:
-    """MACs of the matrix products and convolutions in `run`; of experts only what is executed."""
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
-    # The fused inference kernel of attention modules is invisible to the counter.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with FlopCounterMode(display=False) as counter:
-            run()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
-    return counter.get_total_flops() / 2
 
 
 # The formula reads the mask itself, not only its shape: every flop counter then knows what is executed.

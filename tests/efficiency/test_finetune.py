@@ -59,7 +59,7 @@ def test_labels_are_learned_on_request(network, toy_benchmark, toy_trainer):
     def right(answers: ExitNetwork) -> float:
         return (answers(images)[-1].argmax(-1) == task.train.targets).double().mean().item()
 
-    assert right(made) > max(0.8, right(network))
+    assert right(made) > max(0.7, right(network))
 
 
 def test_no_epochs_leave_the_network_alone(network, toy_benchmark, toy_trainer):

@@ -296,11 +296,13 @@ def test_auto_takes_the_mask_s_own_usage_on_a_cpu():
     assert chosen_backend(x, sparse, experts, Usage(1.0, 1.0, 1.0)) == "dense"
 
 
-def test_auto_without_usage_is_dense_away_from_the_cpu():
-    experts = Experts(torch.empty(24, 128, 768, device="meta"), torch.empty(24, 128, 768, device="meta"))
-    x, mask = torch.empty(50432, 768, device="meta"), torch.empty(50432, 24, dtype=torch.bool, device="meta")
-    assert chosen_backend(x, mask, experts, None) == "dense"
-    assert chosen_backend(x, mask, experts, Usage(0.05, 0.1, 1.0)) == "triton"
+@pytest.mark.parametrize(("device", "sparse"), [("cuda", "triton"), ("meta", "torch")])
+def test_auto_without_usage_is_dense_away_from_the_cpu(device, sparse):
+    with FakeTensorMode(), torch.device(device):
+        experts = Experts(torch.empty(24, 128, 768), torch.empty(24, 128, 768))
+        x, mask = torch.empty(50432, 768), torch.empty(50432, 24, dtype=torch.bool)
+        assert chosen_backend(x, mask, experts, None) == "dense"
+        assert chosen_backend(x, mask, experts, Usage(0.05, 0.1, 1.0)) == sparse
 
 
 def test_errors_name_everything_that_is_wrong():

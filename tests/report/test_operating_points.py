@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from cl_ac.efficiency.dynamic import recording, set_gate
-from cl_ac.efficiency.flops import count_macs
 from cl_ac.efficiency.gates import Gate
 from cl_ac.evaluation import Outputs
 from cl_ac.exit_rules import Confidence, decide
+from cl_ac.macs import counted
 from cl_ac.network import Cost
 from cl_ac.report.operating_points import Answers, Chosen, Point, chosen, frontier, sample_costs
 from cl_ac.report.paired_loss import loss_bound
@@ -31,7 +31,7 @@ def test_costs_of_samples_add_up_to_what_a_counter_sees(vit_run, converted):
                     hidden = network.segment(index, hidden)
                     network.heads[index](hidden)
 
-            assert count_macs(up_to_exit) == pytest.approx(cost.item())
+            assert counted(up_to_exit)[0] == pytest.approx(cost.item())
 
 
 def answers(right: Sequence[bool], cost: float, risk: float = 0.1) -> Answers:
