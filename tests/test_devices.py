@@ -45,7 +45,7 @@ def device(request, tmp_path_factory) -> torch.device:
     try:
         torch.ones((), device=device, requires_grad=True).backward()
     except RuntimeError:
-        pytest.skip("this torch knows only devices from before its first backward pass; run tests/test_devices.py alone")
+        pytest.skip("this torch knows no devices younger than its first backward pass; run this file alone")
     return device
 
 

@@ -298,9 +298,9 @@ def test_auto_takes_the_mask_s_own_usage_on_a_cpu():
 
 @pytest.mark.parametrize(("device", "sparse"), [("cuda", "triton"), ("meta", "torch")])
 def test_auto_without_usage_is_dense_away_from_the_cpu(device, sparse):
-    with FakeTensorMode(), torch.device(device):
-        experts = Experts(torch.empty(24, 128, 768), torch.empty(24, 128, 768))
-        x, mask = torch.empty(50432, 768), torch.empty(50432, 24, dtype=torch.bool)
+    with FakeTensorMode():
+        experts = Experts(torch.empty(24, 128, 768, device=device), torch.empty(24, 128, 768, device=device))
+        x, mask = torch.empty(50432, 768, device=device), torch.empty(50432, 24, dtype=torch.bool, device=device)
         assert chosen_backend(x, mask, experts, None) == "dense"
         assert chosen_backend(x, mask, experts, Usage(0.05, 0.1, 1.0)) == sparse
 
