@@ -1,6 +1,7 @@
 """Builds and loads the emulated accelerator of emulated_device.cpp, which torch then knows as the device `emulated`."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -19,18 +20,25 @@ def compiler() -> str | None:
 
 
 def build(directory: Path) -> Path:
-    """The compiled library, made in `directory` unless it is there."""
+    """The compiled library, made in `directory` unless it is there; only one process makes it."""
+    directory.mkdir(parents=True, exist_ok=True)
     version = hashlib.sha256(SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
     library = directory / f"emulated_device_{version}.so"
-    if not library.exists():
-        unfinished = library.with_suffix(f".{os.getpid()}")
-        root = Path(torch.__file__).parent
-        options = ["-std=c++20", "-shared", "-fPIC", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
-        headers = [f"-I{root}/include", f"-I{root}/include/torch/csrc/api/include"]
-        libraries = [f"-L{root}/lib", "-lc10", "-ltorch_cpu"]
-        command = [compiler(), *options, *headers, str(SOURCE), *libraries, "-o", str(unfinished)]
-        subprocess.run(command, check=True)
-        unfinished.rename(library)
+    with open(directory / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            unfinished = library.with_suffix(".unfinished")
+            root = Path(torch.__file__).parent
+            options = [
+                "-std=c++20",
+                "-shared",
+                "-fPIC",
+                f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+            ]
+            headers = [f"-I{root}/include", f"-I{root}/include/torch/csrc/api/include"]
+            libraries = [f"-L{root}/lib", "-lc10", "-ltorch_cpu"]
+            subprocess.run([compiler(), *options, *headers, str(SOURCE), *libraries, "-o", str(unfinished)], check=True)
+            unfinished.rename(library)
     return library
 
 

@@ -29,24 +29,20 @@ from cl_ac.training import HeadWarmup, Trainer, Training
 from cl_ac.watch import Watch
 
 EMULATION = runpy.run_path(str(Path(__file__).with_name("emulated_device.py")))
+COMPILER = EMULATION["compiler"]()
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler: c++, or what CXX names")
+# Loaded before the first test of any file: autograd knows no devices that are younger than its first backward pass.
+DEVICE = COMPILER and EMULATION["load"](Path(__file__).parents[1] / ".pytest_cache" / "emulated_device")
 APPROACHES = classes("approach", Approach)
 # Stages beside the main one, cut short.
 SHORT = {"BiC": {"bias_epochs": 2}, "PODNet": {"balanced_epochs": 1}}
 ONE_EPOCH = Training(epochs=1, batch_size=8, lr=0.05, momentum=0.9, schedule="constant")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def device(request, tmp_path_factory) -> torch.device:
-    """The emulated accelerator; its library is kept in pytest's cache."""
-    if EMULATION["compiler"]() is None:
-        pytest.skip("the emulated accelerator needs a C++ compiler: c++, or what CXX names")
-    cache = getattr(request.config, "cache", None)
-    device = EMULATION["load"](tmp_path_factory.mktemp("library") if cache is None else cache.mkdir("emulated_device"))
-    try:
-        torch.ones((), device=device, requires_grad=True).backward()
-    except RuntimeError:
-        pytest.skip("this torch knows no devices younger than its first backward pass; run this file alone")
-    return device
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """The emulated accelerator."""
+    return DEVICE
 
 
 def made(name: str, **options) -> Approach:
