@@ -77,14 +77,18 @@ class Segment(nn.Module):
 
 
 class PlainModel(nn.Module):
-    """The network without ACs in the form in which an early-exit model runs: images to logits [B, C]."""
+    """The network without ACs in the form in which an early-exit model runs: images to logits [B, C].
+
+    Args:
+        network: its stages are shared, or copied if `fold`; the head is a copy.
+        fold: as of `EarlyExitModel`.
+    """
 
     def __init__(self, network: ExitNetwork, fold: bool = False):
         super().__init__()
         stages = nn.Sequential(*network.backbone.stages)
-        self.stages = stages
+        self.stages = fold_batch_norm(stages) if fold else stages
         if fold:
-            self.stages = fold_batch_norm(stages)
             direct_convolutions(self.stages)
         self.images_in_cache = images_in_cache(network.stage_shapes)
         self.head = network.heads[-1].for_inference()
