@@ -67,6 +67,16 @@ class Study:
         """The settings that are varied, the seed aside."""
         return [name for name in dict.fromkeys(itertools.chain(*self.grids)) if name != "seed"]
 
+    @property
+    def names_devices(self) -> bool:
+        """Whether the settings say where runs compute, `auto` aside."""
+        try:
+            content = yaml.safe_load(Path(self.config).read_text())
+        except (OSError, yaml.YAMLError):
+            content = None  # its runs complain of the file
+        shared = {**(content if isinstance(content, dict) else {}), **self.set}
+        return shared.get("device", "auto") != "auto" or any("device" in grid for grid in self.grids)
+
     def cells(self) -> Iterator[dict[str, Any]]:
         """Every combination of each grid."""
         for grid in self.grids:
@@ -109,7 +119,7 @@ def run_all(study: Study, out: Path, workers: int, console: Console) -> dict[str
     # A worker imports everything once and then runs one combination after the other.
     context = get_context("spawn")
     gpus = context.SimpleQueue()
-    if not any("device" in settings for settings in (study.set, *study.grids)):
+    if not study.names_devices:
         for gpu in gpus_of_workers(workers, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")):
             gpus.put(gpu)
     pool = ProcessPoolExecutor(workers, context, begin_worker, (threads, gpus))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cl_ac.cli import main
-from cl_ac.study import begin_worker, gpus_of_workers
+from cl_ac.study import Study, begin_worker, gpus_of_workers
 
 CONFIG = "approach: FineTuning\nbenchmark: Digits\nbackbone: SmallConvNet\ntraining: {epochs: 1, batch_size: 64}\n"
 
@@ -63,6 +63,24 @@ def test_a_file_that_is_no_study_is_one_sentence(tmp_path, capsys):
 )
 def test_workers_share_the_gpus(workers, count, visible, expected):
     assert gpus_of_workers(workers, count, visible) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "shared", "grid", "expected"),
+    [
+        ("seed: 1\n", {}, {}, False),
+        ("device: auto\n", {}, {}, False),
+        ("device: cuda:1\n", {}, {}, True),
+        ("device: cuda:1\n", {"device": "auto"}, {}, False),
+        ("seed: 1\n", {"device": "cpu"}, {}, True),
+        ("seed: 1\n", {}, {"device": ["cpu", "cuda"]}, True),
+        ("seed: [\n", {}, {}, False),
+    ],
+)
+def test_a_study_may_name_devices(tmp_path, config, shared, grid, expected):
+    (tmp_path / "settings.yaml").write_text(config)
+    study = Study(str(tmp_path / "settings.yaml"), [{"seed": [0], **grid}], shared)
+    assert study.names_devices == expected
 
 
 def test_a_worker_sees_the_gpu_that_it_was_given(monkeypatch):

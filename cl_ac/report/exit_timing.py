@@ -84,7 +84,7 @@ def time_rules(
 
     Args:
         images: as the network takes them, on its device [N, channels, height, width].
-        fold: whether convolutions absorb batch norm in the early-exit model.
+        fold: whether convolutions absorb batch norm, in the early-exit model and in the network of its form.
     """
     network.eval()
     batches = images.split(batch)
