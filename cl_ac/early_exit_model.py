@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cl_ac.approach import Approach
 from cl_ac.errors import ConfigurationError
 from cl_ac.exit_rules import Carried, Rule, check_numbers, step
-from cl_ac.folding import direct_convolutions, fold_batch_norm
+from cl_ac.folding import InferenceStages
 from cl_ac.network import ExitNetwork
 
 
@@ -33,6 +33,33 @@ class Answers:
     predictions: Tensor
     confidences: Tensor
     exits: Tensor
+
+
+class Left(NamedTuple):
+    """Images [B] that left at one exit.
+
+    Args:
+        samples: which images of the batch; None for all of it.
+        predictions: int64 [B].
+        confidences: [B].
+        exit: its index; that after the last where no exit was sure.
+    """
+
+    samples: Tensor | None
+    predictions: Tensor
+    confidences: Tensor
+    exit: int
+
+    @staticmethod
+    def together(parts: Sequence["Left"]) -> Answers:
+        """The answers to the whole batch, each image of which is in one of the parts."""
+        predictions = [part.predictions for part in parts]
+        confidences = [part.confidences for part in parts]
+        exits = [torch.full_like(part.predictions, part.exit) for part in parts]
+        if len(parts) == 1:
+            return Answers(predictions[0], confidences[0], exits[0])
+        order = torch.cat([part.samples for part in parts]).argsort()
+        return Answers(*(torch.cat(each)[order] for each in (predictions, confidences, exits)))
 
 
 # Values of the feature maps of a batch, 1.6 MB in float32, that stay in a CPU core's caches from layer to layer.
@@ -56,13 +83,15 @@ class Segment(nn.Module):
     Args:
         network: its stages are shared, or copied if they are folded; the head is a copy.
         index: the exit at the end.
-        fold: whether convolutions absorb batch norm.
+        fold: whether stages take their form for inference (`InferenceStages`).
     """
 
     def __init__(self, network: ExitNetwork, index: int, fold: bool = False):
         super().__init__()
+        self.index = index
         stages = nn.Sequential(*network.backbone.stages[slice(*network.bounds[index])])
-        self.stages = fold_batch_norm(stages) if fold else stages
+        shape = network.shapes[index - 1] if index else network.backbone.image_shape
+        self.stages = InferenceStages(stages, shape) if fold else stages
         self.images_in_cache = images_in_cache(network.stage_shapes[slice(*network.bounds[index])])
         self.head = network.heads[index].for_inference()
 
@@ -87,9 +116,7 @@ class PlainModel(nn.Module):
     def __init__(self, network: ExitNetwork, fold: bool = False):
         super().__init__()
         stages = nn.Sequential(*network.backbone.stages)
-        self.stages = fold_batch_norm(stages) if fold else stages
-        if fold:
-            direct_convolutions(self.stages)
+        self.stages = InferenceStages(stages, network.backbone.image_shape) if fold else stages
         self.images_in_cache = images_in_cache(network.stage_shapes)
         self.head = network.heads[-1].for_inference()
         self.eval()
@@ -99,8 +126,7 @@ class PlainModel(nn.Module):
         return self.head(torch.cat([self.stages(part) for part in parts]))
 
 
-@dataclass(frozen=True)
-class Passed:
+class Passed(NamedTuple):
     """What one exit passes to the next, of samples [B].
 
     Args:
@@ -139,7 +165,7 @@ class EarlyExitModel(nn.Module):
         network: has seen at least one task.
         approach: corrects the logits or brings a classifier of its own; None takes the linear heads as they are.
         rule: when an exit's answer stands.
-        fold: whether convolutions take their form for inference: with batch norm absorbed, and direct on CPUs.
+        fold: whether stages take their form for inference (`InferenceStages`).
     Raises:
         ConfigurationError: if the rule is for another number of exits, or the approach needs all exits at once.
     """
@@ -151,9 +177,6 @@ class EarlyExitModel(nn.Module):
         if not network.num_classes:
             raise ConfigurationError("the network has no classes yet; an early-exit model needs one that has learned")
         self.segments = nn.ModuleList([Segment(network, index, fold) for index in range(len(network))])
-        if fold:
-            for segment in self.segments:
-                direct_convolutions(segment.stages)
         device = network.heads[-1].classifier.new_weight.device
         self.rule = rule.on(device)
         tasks = torch.arange(len(network.sizes)).repeat_interleave(torch.tensor(network.sizes))
@@ -187,29 +210,25 @@ class EarlyExitModel(nn.Module):
             return logits
         return self.approach.correct(logits.expand(len(self.network), *logits.shape))[index]
 
-    def _advance(self, index: int, passed: Passed) -> tuple[Tensor, Passed]:
-        """Logits [B, C] of exit `index`, and what the next segment builds on."""
-        segment, count = self.segments[index], len(passed.hidden)
-        if passed.hidden.device.type != "cpu" or count <= segment.images_in_cache:
-            return self._answer(index, Passed(segment.stages(passed.hidden), passed.logits, passed.known))
-        # A head reads each part's feature map while it is still in the cache.
+    def _advance(self, segment: Segment, passed: Passed) -> tuple[Tensor, Passed]:
+        """Logits [B, C] of the exit at the end of a segment, and what the next one builds on."""
+        hidden, logits, known = passed
         size = segment.images_in_cache
-        parts = [passed.select(slice(start, start + size)) for start in range(0, count, size)]
-        logits, parts = zip(*(self._advance(index, part) for part in parts), strict=True)
-        return torch.cat(logits), Passed.joined(parts)
-
-    def _answer(self, index: int, passed: Passed) -> tuple[Tensor, Passed]:
-        """As `_advance`, of what the segment's stages gave."""
-        hidden, logits, known = passed.hidden, passed.logits, passed.known
+        if hidden.device.type == "cpu" and len(hidden) > size:
+            # A head reads each part's feature map while it is still in the cache.
+            parts = [passed.select(slice(start, start + size)) for start in range(0, len(hidden), size)]
+            logits, parts = zip(*(self._advance(segment, part) for part in parts), strict=True)
+            return torch.cat(logits), Passed.joined(parts)
+        hidden = segment.stages(hidden)
         classifier = self.approach.inference if self.approach else None
         if classifier is None or classifier.reads_logits:
-            logits = self.segments[index].head(hidden, logits)
+            logits = segment.head(hidden, logits)
         if classifier is None:
-            return self._correct(index, logits.float()).float(), Passed(hidden, logits)
+            return self._correct(segment.index, logits.float()).float(), Passed(hidden, logits)
         features = logits if classifier.reads_logits else classifier.vector(hidden)
-        own = classifier.score(index, features.float()).log_softmax(-1)[None]
+        own = classifier.score(segment.index, features.float()).log_softmax(-1)[None]
         known = own if known is None else torch.cat([known, own])
-        return classifier.logits_at(index, known).float(), Passed(hidden, logits, known)
+        return classifier.logits_at(segment.index, known).float(), Passed(hidden, logits, known)
 
     @torch.inference_mode()
     def forward(self, images: Tensor, tasks: Tensor | None = None) -> Answers:
@@ -222,38 +241,34 @@ class EarlyExitModel(nn.Module):
         """
         if self.network.training:
             self.eval()
-        count = len(images)
-        inside = torch.arange(count, device=images.device)
-        predictions, exits = torch.empty_like(inside), torch.full_like(inside, len(self.network))
-        confidences = torch.empty(count, device=images.device)
+        if not len(images):
+            empty = torch.empty(0, dtype=torch.int64, device=images.device)
+            return Answers(empty, empty.float(), empty)
         passed, carried = Passed(images), Carried()
-        seen = []
-        if not count:
-            return Answers(predictions, confidences, exits)
-        for index, threshold in enumerate(self.thresholds):
-            logits, passed = self._advance(index, passed)
+        inside: Tensor | None = None  # which images are left; None for all
+        seen, left = [], []
+        for index, (segment, threshold) in enumerate(zip(self.segments, self.thresholds, strict=True)):
+            logits, passed = self._advance(segment, passed)
             if tasks is not None:
-                logits = logits.masked_fill(self.task_of_class != tasks[inside, None], -torch.inf)
+                logits = logits.masked_fill(self.task_of_class != tasks[:, None], -torch.inf)
             taken = step(self.rule, threshold, index, logits, carried)
             answer, carried = taken.answer, taken.carried
             seen.append(answer.confidences)
-            leaving = int(taken.leaves.sum())
-            if not leaving:
-                continue
-            if leaving == count:
-                predictions, confidences, exits = answer.predictions, answer.confidences, exits.fill_(index)
+            leaving = sum(score >= threshold for score in taken.scores.tolist())
+            if leaving == len(logits):
+                left.append(Left(inside, answer.predictions, answer.confidences, index))
                 break
-            if leaving == len(inside):
-                predictions[inside], confidences[inside], exits[inside] = answer.predictions, answer.confidences, index
-                break
-            # One stable sort separates those who leave from those who stay without asking the device again.
-            order = taken.leaves.byte().argsort(stable=True)
-            stay, leave = order[:-leaving], order[-leaving:]
-            predictions[inside[leave]] = answer.predictions[leave]
-            confidences[inside[leave]] = answer.confidences[leave]
-            exits[inside[leave]] = index
-            inside, passed, carried = inside[stay], passed.select(stay), carried.select(stay)
+            if leaving:
+                # One stable sort separates those who leave from those who stay without asking the device again.
+                order = taken.leaves.byte().argsort(stable=True)
+                stay, leave = order[:-leaving], order[-leaving:]
+                samples = leave if inside is None else inside[leave]
+                left.append(Left(samples, answer.predictions[leave], answer.confidences[leave], index))
+                inside = stay if inside is None else inside[stay]
+                tasks = None if tasks is None else tasks[stay]
+                passed, carried = passed.select(stay), carried.select(stay)
         else:
-            _, predictions[inside], confidences[inside] = carried.fallback(self.rule)
+            _, predictions, confidences = carried.fallback(self.rule)
+            left.append(Left(inside, predictions, confidences, len(self.network)))
         check_numbers(torch.cat(seen))
-        return Answers(predictions, confidences, exits)
+        return Left.together(left)

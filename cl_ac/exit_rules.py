@@ -10,7 +10,7 @@ Shapes: E exits, B batch, N samples, C classes seen.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,7 @@ from cl_ac.evaluation import Outputs
 State = tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What an exit says of samples [B].
 
     Args:
@@ -188,14 +187,13 @@ def margin(probabilities: Tensor) -> Tensor:
     return top[..., 0] - top[..., 1] if top.shape[-1] == 2 else top[..., 0]
 
 
-@dataclass(frozen=True)
-class Carried:
+class Carried(NamedTuple):
     """What goes along with samples [B] that have not left.
 
     Args:
         state: of the rule.
-        predictions: of the exits so far, in any number of parts [·, B].
-        confidences: their probabilities, likewise.
+        predictions: of each exit so far [B].
+        confidences: their probabilities [B].
     """
 
     state: State = ()
@@ -205,11 +203,12 @@ class Carried:
     def select(self, samples: Tensor) -> "Carried":
         """The same of some samples, given by a mask or by indices."""
         state = tuple(each[samples] for each in self.state)
-        return Carried(state, (torch.cat(self.predictions)[:, samples],), (torch.cat(self.confidences)[:, samples],))
+        answers = (torch.stack(each)[:, samples].unbind() for each in (self.predictions, self.confidences))
+        return Carried(state, *answers)
 
     def fallback(self, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
         """The exit whose answer stands where none of the exits so far was sure, its answer, and its probability [B]."""
-        predictions, confidences = torch.cat(self.predictions), torch.cat(self.confidences)
+        predictions, confidences = torch.stack(self.predictions), torch.stack(self.confidences)
         if rule.fallback == "last":
             return torch.full_like(predictions[0], len(predictions) - 1), predictions[-1], confidences[-1]
         # The first of equals.
@@ -217,31 +216,34 @@ class Carried:
         return exits, predictions.gather(0, exits[None])[0], highest
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What becomes of samples [B] at an exit.
 
     Args:
-        leaves: whether its answer stands.
+        scores: of its answer [B].
+        threshold: of the exit.
         answer: that answer.
-        scores: float64.
         carried: what goes to the next exit.
     """
 
-    leaves: Tensor
-    answer: Answer
     scores: Tensor
+    threshold: float
+    answer: Answer
     carried: Carried
+
+    @property
+    def leaves(self) -> Tensor:
+        """Whether the answer stands: bool [B]."""
+        return self.scores.double() >= self.threshold
 
 
 def step(rule: Rule, threshold: float, index: int, logits: Tensor, carried: Carried) -> Step:
     """Exit `index` answers with logits [B, C] samples that come with `carried`, an empty one at the first exit."""
     answer = Answer.of(logits)
     scores, state = rule.score(index, answer, carried.state)
-    scores = scores.double()
-    predictions = (*carried.predictions, answer.predictions[None])
-    confidences = (*carried.confidences, answer.confidences[None])
-    return Step(scores >= threshold, answer, scores, Carried(state, predictions, confidences))
+    predictions = (*carried.predictions, answer.predictions)
+    confidences = (*carried.confidences, answer.confidences)
+    return Step(scores, threshold, answer, Carried(state, predictions, confidences))
 
 
 def check_numbers(confidences: Tensor) -> None:
@@ -266,7 +268,7 @@ def scores(rule: Rule, outputs: Outputs) -> Tensor:
     Raises:
         UserError: if a logit is not a number.
     """
-    return torch.stack([each.scores for each in walk(replace(rule, threshold=0.0), outputs.logits)])
+    return torch.stack([each.scores.double() for each in walk(replace(rule, threshold=0.0), outputs.logits)])
 
 
 @dataclass(frozen=True)

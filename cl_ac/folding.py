@@ -2,9 +2,14 @@
 
 import copy
 import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 PAIRS = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d))
@@ -40,35 +45,123 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     return traced.eval().requires_grad_(False)
 
 
-# Values of an unfolded image, 0.4 MB in float32, beyond which unfolding it is slower than a direct convolution.
-UNFOLDED_VALUES = 100_000
+class InferenceStages(nn.Module):
+    """Stages in evaluation mode with batch norm folded into convolutions, and in their packed form where there is one.
 
-
-class DirectConvolution(nn.Module):
-    """A convolution on a CPU that never unfolds a large image.
-
-    A single small image on one thread PyTorch unfolds into a matrix and multiplies, where it gives all else to oneDNN.
-    That is slower once the matrix, which grows with kernel area and image size, is out of the first caches.
+    Args:
+        stages: copied; later changes of them do not show.
+        shape: of what they read, without the batch.
     """
 
-    def __init__(self, convolution: nn.Conv2d):
+    def __init__(self, stages: nn.Module, shape: Sequence[int]):
         super().__init__()
-        self.convolution = convolution
-        self.values = math.prod(convolution.weight.shape[1:]) / math.prod(convolution.stride)
+        self.folded = fold_batch_norm(stages)
+        self.shape = tuple(shape)
+        self.packed: Callable[[Tensor], Tensor] | None = None
 
-    def forward(self, images: Tensor) -> Tensor:
-        given = self.convolution
-        large = self.values * images.shape[2] * images.shape[3] > UNFOLDED_VALUES
-        if not large or images.device.type != "cpu" or images.dtype != torch.float32:
-            return given(images)
-        options = given.padding, given.stride, given.dilation, given.groups
-        return torch.mkldnn_convolution(images, given.weight, given.bias, *options)
+    def __getstate__(self) -> dict[str, Any]:
+        # Packed weights can be neither copied nor saved; they are packed again.
+        return {**self.__dict__, "packed": None}
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        elsewhere = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if elsewhere or hidden.device.type != "cpu" or hidden.dtype != torch.float32:
+            return self.folded(hidden)
+        if self.packed is None:
+            self.packed = packed_form(self.folded, self.shape)
+        return self.packed(hidden)
 
 
-def direct_convolutions(module: nn.Module) -> None:
-    """Makes the 2-d convolutions inside `module`, for inference, direct ones where oneDNN is there."""
-    if not torch.backends.mkldnn.is_available():
-        return
-    for name, layer in list(module.named_modules()):
-        if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
-            module.set_submodule(name, DirectConvolution(layer))
+# Multiply-accumulates of one image below which preparing a oneDNN call takes longer than PyTorch's own convolution.
+FEW_MACS = 200_000
+
+
+@torch.no_grad()
+def packed_form(module: nn.Module, shape: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """A function that does the same for float32 on a CPU, in fewer and faster calls.
+
+    Where PyTorch brings a convolution's weights into oneDNN's layout in each call, and unfolds a single image on one
+    thread into a matrix, here they wait in that layout, and the sum and the ReLU that follow are part of the call.
+    Small convolutions stay as they are, and so does all of a module that was not traced.
+
+    Args:
+        module: as `fold_batch_norm` returns it.
+        shape: of what it reads, without the batch.
+    """
+    if not isinstance(module, fx.GraphModule) or not torch.backends.mkldnn.is_available():
+        return module.forward
+    packed = fx.GraphModule(module, copy.deepcopy(module.graph))
+    ShapeProp(packed).propagate(torch.zeros(1, *shape))
+    layers, graph = dict(packed.named_modules()), packed.graph
+    for node in list(graph.nodes):
+        layer = layers[node.target] if node.op == "call_module" else None
+        if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            continue
+        if layer.weight.numel() * math.prod(_shape(node)[2:]) < FEW_MACS:
+            continue
+        source, chain = node.all_input_nodes[0], [node]
+        added = _summand(node)
+        if added is not None:
+            chain += node.users
+        rectified = _is_rectified(chain[-1], layers)
+        if rectified:
+            chain += chain[-1].users
+        options = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
+        weight = layer.weight.detach().contiguous()
+        weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *options, list(_shape(source)))
+        call = torch.ops.mkldnn._convolution_pointwise
+        with graph.inserting_before(chain[-1]):
+            constants = [
+                _constant(packed, f"{node.name}_{name}", value)
+                for name, value in (("weight", weight), ("bias", layer.bias))
+            ]
+            if added is None:
+                given = (source, *constants, *options, "relu" if rectified else "none", [], "")
+                replacement = graph.call_function(call.default, given)
+            else:
+                then = ("add", None, "relu" if rectified else None, [], "")
+                replacement = graph.call_function(call.binary, (source, added, *constants, *options, *then))
+        replacement.meta = chain[-1].meta
+        chain[-1].replace_all_uses_with(replacement)
+        for replaced in reversed(chain):
+            graph.erase_node(replaced)
+    packed.recompile()
+    # Its own `forward` and not the call of a module, which takes as long as a small layer.
+    return packed.forward
+
+
+def _constant(module: fx.GraphModule, name: str, value: Tensor | None) -> fx.Node | None:
+    """Stores a tensor in a module where its graph can read it."""
+    if value is None:
+        return None
+    # A plain attribute: packed weights can be no buffers.
+    object.__setattr__(module, name, value.detach())
+    return module.graph.create_node("get_attr", name)
+
+
+def _shape(node: fx.Node) -> torch.Size | None:
+    """Of what a node of a graph gave when shapes were propagated, if that is one tensor."""
+    return getattr(node.meta.get("tensor_meta"), "shape", None)
+
+
+def _summand(node: fx.Node) -> fx.Node | None:
+    """What is added to a node's tensor, if that is all that becomes of it and the shapes are the same."""
+    if len(node.users) != 1:
+        return None
+    (user,) = node.users
+    if user.op != "call_function" or user.target not in (operator.add, torch.add) or user.kwargs:
+        return None
+    others = [each for each in user.args if each is not node]
+    if len(others) != 1 or not isinstance(others[0], fx.Node) or _shape(others[0]) != _shape(node):
+        return None
+    return others[0]
+
+
+def _is_rectified(node: fx.Node, layers: dict[str, nn.Module]) -> bool:
+    """Whether ReLU is all that reads a node's tensor."""
+    if len(node.users) != 1:
+        return False
+    (user,) = node.users
+    if user.op == "call_module":
+        return type(layers.get(user.target)) is nn.ReLU
+    return user.op == "call_function" and user.target in (F.relu, torch.relu)

@@ -303,13 +303,17 @@ class PooledHead(Growing, Head):
         return InferencePooledHead(self)
 
 
+# Up to as many images, a product is as fast as the matrix can be read.
+FEW_IMAGES = 4
+
+
 class InferencePooledHead(nn.Module):
     """A `PooledHead` for inference: weights in the channels-last order in which convolutions give their maps.
 
-    Maps are pooled by comparing and adding neighbouring rows, then columns, which reads whole vectors of channels where
-    pooling layers go through one window at a time.
-
-    Where all tasks share one mix, as after one task, the poolings are mixed before the product: one instead of two.
+    Of many images, maps are pooled by comparing and adding neighbouring rows, then columns, which reads whole vectors
+    of channels where pooling layers go through one window at a time, and one product of both poolings reads all
+    weights once. Few images are pooled by those layers, in fewer operations, and the poolings are mixed before the
+    product, once for each block of classes of one mix. Where all tasks share one mix, as after one task, all are.
     """
 
     def __init__(self, head: PooledHead):
@@ -317,24 +321,29 @@ class InferencePooledHead(nn.Module):
         self.pooling, self.cascade = copy.deepcopy(head.pooling), copy.deepcopy(head.cascade)
         mix, weight = head.mix.detach(), head.classifier.weight.detach()
         channels_last = weight.unflatten(1, (-1, *head.pooling.size)).permute(0, 2, 3, 1).flatten(1)  # [C, D]
-        self.one_mix = bool((mix == mix[0]).all())
-        self.register_buffer("mix", mix[0] if self.one_mix else mix)
-        self.register_buffer("weight", channels_last.contiguous())
-        self.register_buffer("bias", head.classifier.bias.detach())
+        # The largest blocks of one size that hold classes of one mix each.
+        block = math.gcd(len(mix), *(mix.diff().nonzero()[:, 0] + 1).tolist())
+        self.blocks = len(mix) // block
+        self.register_buffer("mix", mix.view(-1, block, 1))
+        self.register_buffer("weight", channels_last.unflatten(0, (-1, block)).contiguous())  # [blocks, block, D]
+        self.register_buffer("bias", head.classifier.bias.detach().view(-1, block, 1))
         self.eval().requires_grad_(False)
 
     def forward(self, hidden: Tensor, previous: Tensor | None = None) -> Tensor:
-        maximum, average = (part.permute(0, 2, 3, 1).flatten(1) for part in self._maps(hidden))
-        if self.one_mix:
-            logits = F.linear(torch.lerp(average, maximum, self.mix), self.weight, self.bias)
+        # A program for any number of images needs the form for many.
+        few = not torch.jit.is_tracing() and not torch.compiler.is_compiling() and len(hidden) <= FEW_IMAGES
+        maps = self.pooling.maps(hidden) if few else self._maps(hidden)
+        maximum, average = (part.permute(0, 2, 3, 1).flatten(1) for part in maps)
+        if few or self.blocks == 1:
+            mixed = torch.lerp(average, maximum, self.mix[:, :1])  # [blocks, B, D]
+            logits = torch.baddbmm(self.bias, self.weight, mixed.mT).permute(2, 0, 1).flatten(1)
         else:
-            # One product for both, which reads the weights once: they are what a small batch waits for.
-            products = F.linear(torch.stack([average, maximum]), self.weight, self.bias)
-            logits = torch.lerp(products[0], products[1], self.mix)
+            products = F.linear(torch.stack([average, maximum]), self.weight.flatten(0, 1), self.bias.flatten())
+            logits = torch.lerp(products[0], products[1], self.mix.flatten())
         return logits if self.cascade is None else logits + self.cascade(previous)
 
     def _maps(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The maximum and the average map."""
+        """As `Pooling.maps`, for many images."""
         pooling, factor = self.pooling, self.pooling.factor
         if pooling.keeps or not pooling.divides:
             return pooling.maps(hidden)
