@@ -102,7 +102,7 @@ def load(path: Path, device: str = "auto", fold: bool = False) -> EarlyExitModel
     """Reads what `save` wrote; runs no code from the file, but imports the plugins that its settings name.
 
     Args:
-        fold: whether convolutions absorb batch norm: faster, and the same answers up to rounding.
+        fold: whether stages take their form for inference: faster, and the same answers up to rounding.
     Raises:
         DataError: if the file cannot be read.
     """

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cl_ac.approach import Approach
 from cl_ac.approaches.bic import BiC
+from cl_ac.backbones.resnet import ResNet32
 from cl_ac.calibration import fit_scorer
 from cl_ac.classifiers import NearestMean
 from cl_ac.early_exit_model import EarlyExitModel, PlainModel, images_in_cache
@@ -286,6 +287,30 @@ def test_folded_answers_are_the_same(toy_network):
     assert torch.equal(answers.exits, expected.exits)
     assert torch.equal(answers.predictions, expected.predictions)
     torch.testing.assert_close(answers.confidences, expected.confidences)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 5, 40])
+def test_a_packed_resnet_answers_as_its_stored_outputs_say(batch):
+    torch.manual_seed(0)
+    body = ResNet32((3, 32, 32))
+    network = ExitNetwork(body, body.exits("sdn"))
+    for count in (4, 6):
+        network.grow(count, seed=0)
+    images = torch.randn(40, 3, 32, 32)
+    with torch.no_grad():
+        network.train()(images)  # batch norm with statistics of its own
+    network.eval().to(memory_format=torch.channels_last)
+    outputs = stored(network, Plain(), images)
+    rule = Confidence(between(scores(Confidence(), outputs), 0.7))
+    decision = decide(rule, outputs)
+    assert len(decision.exits.unique()) > 3
+    model = EarlyExitModel(network, None, rule, fold=True)
+    answers = [model(part) for part in images.split(batch)]
+    assert all(segment.stages.packed is not None for segment in model.segments)
+    assert torch.equal(torch.cat([each.exits for each in answers]), decision.exits)
+    assert torch.equal(torch.cat([each.predictions for each in answers]), decision.predictions)
+    confidences = outputs.logits.softmax(-1).amax(-1)[decision.answering, torch.arange(40)]
+    torch.testing.assert_close(torch.cat([each.confidences for each in answers]), confidences, atol=1e-4, rtol=1e-4)
 
 
 def test_another_rule_shares_the_segments(toy_network):

@@ -34,8 +34,8 @@ class Timing:
     Args:
         counted: multiply-accumulates relative to the network without ACs.
         measured: seconds relative to the network without ACs, layer by layer and all images of a batch at once.
-        same_form: seconds relative to the network without ACs in the form that the early-exit model has: batch norm
-            folded into convolutions, large batches in parts that stay in a CPU's caches.
+        same_form: seconds relative to the network without ACs in the form that the early-exit model has: stages as
+            `InferenceStages`, large batches in parts that stay in a CPU's caches.
         images_per_second: of the early-exit model.
         shares: of the images that left at each exit; the last found no sure exit [E + 1].
     """
@@ -84,7 +84,7 @@ def time_rules(
 
     Args:
         images: as the network takes them, on its device [N, channels, height, width].
-        fold: whether convolutions absorb batch norm, in the early-exit model and in the network of its form.
+        fold: whether stages are `InferenceStages` in the early-exit model and in the network of its form.
     """
     network.eval()
     batches = images.split(batch)

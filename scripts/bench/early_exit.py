@@ -2,10 +2,10 @@
 
 At batch 1, 32 and 256, as medians of runs that take turns. `measured` is relative to the same network without ACs as
 PyTorch runs it, layer by layer and a batch at once; `same form` to that network in the form in which early exits are
-served: batch norm folded into convolutions (not with --keep-batch-norm) and, on CPUs, large batches in parts that stay
-in the caches. So early exits save what `same form` says, and changing to them saves what `measured` says. In the first
-table all samples leave at one exit; in the second, by the confidence threshold whose counted cost is closest to a
-budget.
+served: batch norm folded into convolutions and, on CPUs, these packed with the sums and ReLUs that follow them (neither
+with --keep-batch-norm), and large batches in parts that stay in the caches. So early exits save what `same form` says,
+and changing to them saves what `measured` says. In the first table all samples leave at one exit; in the second, by
+the confidence threshold whose counted cost is closest to a budget.
 
     python scripts/bench/early_exit.py                        random weights and images
     python scripts/bench/early_exit.py --root ~/data/set      a short training: train/<class>/*, test/<class>/*
@@ -138,7 +138,7 @@ def main_bench() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="if others than 1, 32 and 256")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--keep-batch-norm", action="store_true", help="do not fold batch norm into convolutions")
+    parser.add_argument("--keep-batch-norm", action="store_true", help="do not fold and pack convolutions")
     options = parser.parse_args()
     if options.root:
         options.run = train(options.root, options.epochs, options.samples_per_class, options.device).path
