@@ -3,7 +3,7 @@
 import copy
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -92,42 +92,45 @@ def packed_form(module: nn.Module, shape: Sequence[int]) -> Callable[[Tensor], T
         return module.forward
     packed = fx.GraphModule(module, copy.deepcopy(module.graph))
     ShapeProp(packed).propagate(torch.zeros(1, *shape))
-    layers, graph = dict(packed.named_modules()), packed.graph
-    for node in list(graph.nodes):
+    layers = dict(packed.named_modules())
+    for node in list(packed.graph.nodes):
         layer = layers[node.target] if node.op == "call_module" else None
         if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             continue
-        if layer.weight.numel() * math.prod(_shape(node)[2:]) < FEW_MACS:
-            continue
-        source, chain = node.all_input_nodes[0], [node]
-        added = _summand(node)
-        if added is not None:
-            chain += node.users
-        rectified = _is_rectified(chain[-1], layers)
-        if rectified:
-            chain += chain[-1].users
-        options = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
-        weight = layer.weight.detach().contiguous()
-        weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *options, list(_shape(source)))
-        call = torch.ops.mkldnn._convolution_pointwise
-        with graph.inserting_before(chain[-1]):
-            constants = [
-                _constant(packed, f"{node.name}_{name}", value)
-                for name, value in (("weight", weight), ("bias", layer.bias))
-            ]
-            if added is None:
-                given = (source, *constants, *options, "relu" if rectified else "none", [], "")
-                replacement = graph.call_function(call.default, given)
-            else:
-                then = ("add", None, "relu" if rectified else None, [], "")
-                replacement = graph.call_function(call.binary, (source, added, *constants, *options, *then))
-        replacement.meta = chain[-1].meta
-        chain[-1].replace_all_uses_with(replacement)
-        for replaced in reversed(chain):
-            graph.erase_node(replaced)
+        if layer.weight.numel() * math.prod(_shape(node)[2:]) >= FEW_MACS:
+            _pack(packed, node, layer, layers)
     packed.recompile()
     # Its own `forward` and not the call of a module, which takes as long as a small layer.
     return packed.forward
+
+
+def _pack(module: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d, layers: Mapping[str, nn.Module]) -> None:
+    """Replaces a node that calls a convolution, and the sum and the ReLU after it, by one call."""
+    source, chain = node.all_input_nodes[0], [node]
+    added = _summand(node)
+    if added is not None:
+        chain += node.users
+    rectified = _is_rectified(chain[-1], layers)
+    if rectified:
+        chain += chain[-1].users
+    options = [list(each) for each in (convolution.padding, convolution.stride, convolution.dilation)]
+    options.append(convolution.groups)
+    weight = convolution.weight.contiguous()
+    weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *options, list(_shape(source)))
+    call = torch.ops.mkldnn._convolution_pointwise
+    with module.graph.inserting_before(chain[-1]):
+        weight = _constant(module, f"{node.name}_weight", weight)
+        bias = _constant(module, f"{node.name}_bias", convolution.bias)
+        if added is None:
+            then = "relu" if rectified else "none", [], ""
+            replacement = module.graph.call_function(call.default, (source, weight, bias, *options, *then))
+        else:
+            then = "add", None, "relu" if rectified else None, [], ""
+            replacement = module.graph.call_function(call.binary, (source, added, weight, bias, *options, *then))
+    replacement.meta = chain[-1].meta
+    chain[-1].replace_all_uses_with(replacement)
+    for replaced in reversed(chain):
+        module.graph.erase_node(replaced)
 
 
 def _constant(module: fx.GraphModule, name: str, value: Tensor | None) -> fx.Node | None:
@@ -157,7 +160,7 @@ def _summand(node: fx.Node) -> fx.Node | None:
     return others[0]
 
 
-def _is_rectified(node: fx.Node, layers: dict[str, nn.Module]) -> bool:
+def _is_rectified(node: fx.Node, layers: Mapping[str, nn.Module]) -> bool:
     """Whether ReLU is all that reads a node's tensor."""
     if len(node.users) != 1:
         return False
