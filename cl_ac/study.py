@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cl_ac.errors import ConfigurationError
+from cl_ac.report.held_out import held_out_accuracy
 from cl_ac.report.tables import percent, summarise
 from cl_ac.rundir import RunDirectory, provenance
 
@@ -188,6 +189,8 @@ class Row:
         incremental: average incremental accuracy.
         forgetting, forgetting_std: mean over the earlier tasks.
         seconds: mean time of a run.
+        held_out: accuracy on held-out training samples after the last task, by which settings are chosen, mean over
+            tasks; None if the runs held none out.
     """
 
     settings: dict[str, Any]
@@ -198,6 +201,7 @@ class Row:
     forgetting: float
     forgetting_std: float
     seconds: float
+    held_out: float | None
 
 
 def rows(study: Study, finished: Mapping[str, RunDirectory]) -> list[Row]:
@@ -213,6 +217,7 @@ def rows(study: Study, finished: Mapping[str, RunDirectory]) -> list[Row]:
 def row(settings: dict[str, Any], directories: Sequence[RunDirectory]) -> Row:
     """Mean and deviation over the seeds of one combination."""
     summaries = [summarise(directory) for directory in directories]
+    held_out = [held_out_accuracy(directory) for directory in directories]
     accuracies = [summary.accuracy for summary in summaries]
     lost = [summary.forgetting for summary in summaries]
     return Row(
@@ -224,6 +229,7 @@ def row(settings: dict[str, Any], directories: Sequence[RunDirectory]) -> Row:
         mean(lost),
         stdev(lost) if len(lost) > 1 else 0.0,
         mean(sum(record.seconds for record in directory.records) for directory in directories),
+        None if None in held_out else mean(held_out),
     )
 
 
@@ -231,12 +237,14 @@ def table(study: Study, results: Sequence[Row]) -> Table:
     """The rows, in per cent, for people."""
     names = study.varied
     shown = Table(title="accuracy after the last task, %, mean ± deviation over seeds")
-    for name in (*names, "seeds", "accuracy", "incremental", "forgetting", "seconds"):
+    held_out = ["held out"] if any(result.held_out is not None for result in results) else []
+    for name in (*names, "seeds", *held_out, "accuracy", "incremental", "forgetting", "seconds"):
         shown.add_column(name, justify="left" if name in names else "right")
     for result in results:
         shown.add_row(
             *("–" if (value := result.settings.get(name)) is None else str(value) for name in names),
             str(result.seeds),
+            *("–" if result.held_out is None else percent(result.held_out) for _ in held_out),
             f"{percent(result.accuracy)} ± {percent(result.accuracy_std)}",
             percent(result.incremental),
             f"{percent(result.forgetting)} ± {percent(result.forgetting_std)}",

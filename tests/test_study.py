@@ -9,8 +9,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+import torch
 
 from cl_ac.cli import main
+from cl_ac.rundir import RunDirectory
+from cl_ac.serving import finished
 from cl_ac.study import Study, begin_worker, gpus_of_workers
 
 CONFIG = "approach: FineTuning\nbenchmark: Digits\nbackbone: SmallConvNet\ntraining: {epochs: 1, batch_size: 64}\n"
@@ -33,6 +36,29 @@ def test_grid_runs_every_combination_and_averages_seeds(tmp_path, capsys):
     finals = [sum(record["most_confident"]) / 5 for record in records]
     assert content["rows"][0]["accuracy"] == pytest.approx(sum(finals) / 2)
     assert content["rows"][0]["accuracy_std"] == pytest.approx(abs(finals[0] - finals[1]) / 2**0.5)
+
+
+def test_runs_that_hold_samples_out_show_the_accuracy_on_them(tmp_path, capsys):
+    (tmp_path / "settings.yaml").write_text(CONFIG.replace("epochs: 1", "epochs: 4"))
+    (tmp_path / "study.yaml").write_text(
+        f"config: {tmp_path}/settings.yaml\nset: {{device: cpu, approach: Joint, exits: sparse, benchmark.tasks: 2}}\n"
+        "grid: {benchmark.validation: [0.0, 0.25]}\n"
+    )
+    results = tmp_path / "results.json"
+    arguments = ["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"), "--results", str(results)]
+    assert main(arguments) == 0
+    assert "held out" in capsys.readouterr().out
+    without, held_out = (row["held_out"] for row in json.loads(results.read_text())["rows"])
+    assert without is None
+    # The samples that were held out, answered by hand.
+    run = finished(RunDirectory(tmp_path / "runs" / "benchmark.validation=0.25"), "cpu")
+    shares = []
+    for task in run.objects.benchmark:
+        images = run.objects.benchmark.augmentation.apply(task.validation.images[:])
+        chances = run.network(images).softmax(-1).amax(0)
+        shares.append((chances.argmax(-1) == task.validation.targets).double().mean())
+    assert held_out == pytest.approx(torch.stack(shares).mean().item())
+    assert held_out > 0.5
 
 
 def test_a_failed_run_is_named_and_the_others_go_on(tmp_path, capsys):

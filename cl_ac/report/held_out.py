@@ -25,14 +25,15 @@ from cl_ac.calibration import (
 )
 from cl_ac.early_exit import BUDGETS, average_curve, rule_within_budget, task_curves
 from cl_ac.errors import UserError
-from cl_ac.evaluation import Outputs, average, exit_accuracy
+from cl_ac.evaluation import Outputs, ac_accuracy, average, exit_accuracy
 from cl_ac.exit_quality import calibration_errors, eefp, mean_defined
 from cl_ac.exit_rules import Confidence, Entropy, Margin, Patience, Rule, decide
 from cl_ac.network import Cost
 from cl_ac.report.exits import budget_table
 from cl_ac.report.tables import percent
+from cl_ac.rundir import RunDirectory
 from cl_ac.samples import Samples, concatenate
-from cl_ac.serving import Finished
+from cl_ac.serving import Finished, finished
 from cl_ac.stability import exit_names
 from cl_ac.training import Trainer
 
@@ -55,6 +56,17 @@ def held_out_outputs(run: Finished, trainer: Trainer, cost: Cost) -> Outputs | N
     samples, indices = held_out
     logits = trainer.predict(run.network, samples, partial(run.objects.approach.answer, run.network))
     return Outputs(logits, samples.targets, indices, tuple(run.network.sizes), cost)
+
+
+def held_out_accuracy(directory: RunDirectory) -> float | None:
+    """The most confident exit's accuracy on the held-out training samples of a finished run, mean over tasks.
+
+    It is what settings are chosen by without the test samples; None if the run held none out.
+    """
+    run = finished(directory, directory.config["device"])
+    settings = run.objects.training, run.objects.benchmark.augmentation, run.device, directory.config["seed"]
+    outputs = held_out_outputs(run, Trainer(*settings), run.network.cost())
+    return None if outputs is None else average(ac_accuracy(outputs)).item()
 
 
 @dataclass(frozen=True)
