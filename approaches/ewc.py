@@ -21,8 +21,8 @@ class EWC(Approach):
     The variants of F differ by orders of magnitude, and so do the strengths that suit them.
 
     Args:
-        strength: λ; the default did best of 1, 10, …, 10000 on split digits (one seed, 4 epochs) with the default
-            Fisher; the published 10000 goes with `published_fisher`.
+        strength: λ; the default did best on held-out samples of split digits with the default Fisher
+            (scripts/studies/digits_choose.yaml); the published 10000 goes with `published_fisher`.
         alpha: share of the old Fisher that is kept; −1 keeps the share of old classes among all classes.
         fisher: per sample and with labels `sampled` from the model, whose expectation is `exact`, the sum over the
             predictive distribution (one backward pass per class); `empirical`, with true labels; `max_pred`, with the
