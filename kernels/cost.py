@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cl_ac.kernels.experts import Experts
+from cl_ac.kernels.experts import ONEDNN_MACS, ONEDNN_ROWS, Experts
 
 TOKEN_TILE = 64
 # Sparse has to be predicted this much faster: the model ignores cache and host effects, which favour dense.
@@ -59,7 +59,8 @@ class Machine(NamedTuple):
         bandwidth: of memory, bytes/s.
         launch: seconds per operation.
         packing_cache: for a CPU, bytes of its last cache: a product of several rows first copies its matrix into a
-            packed form, which is one more pass over the matrix if the copy fits here, else two. None: no copies.
+            packed form, which is one more pass over the matrix if the copy fits here, else two; large products, which
+            go to oneDNN, take half a pass more (`experts.product`). None: no copies.
     """
 
     flops: float
@@ -80,7 +81,10 @@ class Machine(NamedTuple):
         arithmetic, memory = flops / self.flops, weights / self.bandwidth
         if self.packing_cache is None:
             return max(arithmetic, memory)
-        copied = min(1.0, rows - 1) * (1 if matrix <= self.packing_cache else 2)
+        if rows >= ONEDNN_ROWS and rows * matrix / 4 >= ONEDNN_MACS:
+            copied = 0.5
+        else:
+            copied = min(1.0, rows - 1) * (1 if matrix <= self.packing_cache else 2)
         return arithmetic + memory * (1 + copied)
 
 

@@ -127,12 +127,29 @@ def activation_gradient(grad: Tensor, pre: Tensor, activation: str) -> Tensor:
     return torch.ops.aten.gelu_backward(grad, pre, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
+# Multiply-accumulates and rows from which oneDNN multiplies float32 matrices faster than the BLAS that PyTorch takes
+# (AMD EPYC, 1 thread, November 2026: by 10 to 20 % at D=768, F=3072, N from 4 to 1576; with fewer rows it is slower).
+ONEDNN_MACS, ONEDNN_ROWS = 9e6, 4
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [N, D] times the transpose of weight [F, D], plus bias [F]: [N, F].
+
+    Where no gradient is recorded, large products on a CPU go to the library that is faster.
+    """
+    large = len(x) >= ONEDNN_ROWS and len(x) * weight.numel() >= ONEDNN_MACS
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
+    if large and on_cpu and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
 def hidden_neurons(x: Tensor, neurons: Experts) -> Tensor:
     """Hidden activations [N, F] of the F neurons of a `flat` layout, for x [N, D]; the result is the caller's own."""
-    up = F.linear(x, neurons.up, neurons.up_bias)
+    up = product(x, neurons.up, neurons.up_bias)
     if neurons.gate is None:
         return up.relu_() if neurons.activation == "relu" else activate(up, neurons.activation)
-    return activate(F.linear(x, neurons.gate, neurons.gate_bias), neurons.activation).mul_(up)
+    return activate(product(x, neurons.gate, neurons.gate_bias), neurons.activation).mul_(up)
 
 
 def dense_ffn(x: Tensor, mask: Tensor, experts: Experts) -> Tensor:
@@ -152,4 +169,4 @@ def dense_ffn(x: Tensor, mask: Tensor, experts: Experts) -> Tensor:
     if mask.device.type != "cpu" or not mask.all():
         bits = torch.int32 if hidden.dtype == torch.float32 else torch.int16
         hidden.view(*mask.shape, -1).view(bits).bitwise_and_(mask.to(bits).neg_().unsqueeze(-1))
-    return hidden @ flat.down if flat.down_bias is None else torch.addmm(flat.down_bias, hidden, flat.down)
+    return product(hidden, flat.down.t(), flat.down_bias)

@@ -12,6 +12,7 @@ from cl_ac.kernels.cost import (
     measured_usage,
     predicted_cost,
 )
+from cl_ac.kernels.experts import ONEDNN_MACS, ONEDNN_ROWS
 
 VIT = Workload(tokens=50432, width=768, experts=24, neurons=128, matrices=2, itemsize=2)
 LLM = Workload(tokens=1, width=4096, experts=112, neurons=128, matrices=3, itemsize=2)
@@ -78,15 +79,21 @@ def test_machines_by_device():
     assert machine_for("cuda", torch.float32).flops < HOPPER_16_BIT.flops
 
 
-def test_a_few_tokens_on_a_cpu_pay_for_the_copies_of_large_matrices_only():
-    """At D=4096, dense products of 4 rows copy matrices that no cache holds; sparse ones copy expert by expert."""
-    usage = independent_usage(0.5, 4)
+def test_a_few_tokens_on_a_cpu_pay_for_large_matrices_only():
+    """At D=768 operations on single experts cost more than the reading of weights that they save."""
+    usage = independent_usage(0.33, 4)
     large = predicted_cost(
         LLM._replace(tokens=4, matrices=2, itemsize=4), usage, CPU, single_launch=False, token_major=False
     )
     small = predicted_cost(VIT._replace(tokens=4, itemsize=4), usage, CPU, single_launch=False, token_major=False)
     assert large.pays
     assert not small.pays
+
+
+def test_a_large_product_of_several_rows_is_half_a_pass_more():
+    machine, size = CPU._replace(flops=1e30, bandwidth=1.0), 4 * ONEDNN_MACS / ONEDNN_ROWS
+    assert machine.product_seconds(0.0, size, size, rows=ONEDNN_ROWS) == 1.5 * size
+    assert machine.product_seconds(0.0, size, size - 8, rows=ONEDNN_ROWS) == 2 * size
 
 
 def test_one_row_reads_its_matrix_once_and_two_rows_copy_it():
