@@ -56,6 +56,8 @@ class InferenceStages(nn.Module):
     def __init__(self, stages: nn.Module, shape: Sequence[int]):
         super().__init__()
         self.folded = fold_batch_norm(stages)
+        if not _agree(stages, self.folded, shape):
+            self.folded = copy.deepcopy(stages).eval().requires_grad_(False)
         self.shape = tuple(shape)
         self.packed: Callable[[Tensor], Tensor] | None = None
 
@@ -70,6 +72,19 @@ class InferenceStages(nn.Module):
         if self.packed is None:
             self.packed = packed_form(self.folded, self.shape)
         return self.packed(hidden)
+
+
+@torch.no_grad()
+def _agree(stages: nn.Module, folded: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether both say the same of random values: tracing loses what a module changes in place and reads again."""
+    like = next(folded.parameters(), torch.empty(0))
+    values = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(like)
+    training = [module for module in stages.modules() if module.training]
+    stages.eval()
+    expected, found = stages(values.clone()), folded(values)
+    for module in training:
+        module.training = True
+    return torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item(), equal_nan=True)
 
 
 # Multiply-accumulates of one image below which preparing a oneDNN call takes longer than PyTorch's own convolution.

@@ -144,6 +144,29 @@ def test_packing_keeps_the_function_whatever_follows(then, batch):
         torch.testing.assert_close(fast(given), module(given), atol=1e-4, rtol=1e-4)
 
 
+class InPlace(nn.Module):
+    """Changes a tensor that it reads again under another name, which tracing does not see."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(16, 16, 3, padding=1), normalised(16)
+
+    def forward(self, hidden):
+        hidden = hidden * 1
+        kept = hidden
+        hidden += self.norm(self.conv(hidden))
+        return hidden * kept
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_module_that_tracing_misreads_runs_as_it_is(training):
+    module = InPlace().train(training)
+    images = torch.randn(3, 16, 12, 12, generator=torch.Generator().manual_seed(0))
+    stages = InferenceStages(module, (16, 12, 12))
+    assert all(part.training is training for part in module.modules())
+    torch.testing.assert_close(stages(images), module.eval()(images))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_residual_block_becomes_its_convolutions(stride):
     torch.manual_seed(0)
