@@ -247,23 +247,23 @@ class EarlyExitModel(nn.Module):
         passed, carried = Passed(images), Carried()
         inside: Tensor | None = None  # which images are left; None for all
         seen, left = [], []
-        for index, (segment, threshold) in enumerate(zip(self.segments, self.thresholds, strict=True)):
+        for segment, threshold in zip(self.segments, self.thresholds, strict=True):
             logits, passed = self._advance(segment, passed)
             if tasks is not None:
                 logits = logits.masked_fill(self.task_of_class != tasks[:, None], -torch.inf)
-            taken = step(self.rule, threshold, index, logits, carried)
+            taken = step(self.rule, threshold, segment.index, logits, carried)
             answer, carried = taken.answer, taken.carried
             seen.append(answer.confidences)
             leaving = sum(score >= threshold for score in taken.scores.tolist())
             if leaving == len(logits):
-                left.append(Left(inside, answer.predictions, answer.confidences, index))
+                left.append(Left(inside, answer.predictions, answer.confidences, segment.index))
                 break
             if leaving:
                 # One stable sort separates those who leave from those who stay without asking the device again.
                 order = taken.leaves.byte().argsort(stable=True)
                 stay, leave = order[:-leaving], order[-leaving:]
                 samples = leave if inside is None else inside[leave]
-                left.append(Left(samples, answer.predictions[leave], answer.confidences[leave], index))
+                left.append(Left(samples, answer.predictions[leave], answer.confidences[leave], segment.index))
                 inside = stay if inside is None else inside[stay]
                 tasks = None if tasks is None else tasks[stay]
                 passed, carried = passed.select(stay), carried.select(stay)

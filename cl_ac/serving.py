@@ -22,6 +22,7 @@ from cl_ac.run import assemble, choose_device, restore
 from cl_ac.rundir import RunDirectory
 from cl_ac.settings import Objects, rebuild
 from cl_ac.teacher import Teacher
+from cl_ac.training import Trainer
 
 VERSION = 1
 RULES: dict[str, type[Rule]] = {rule.__name__: rule for rule in (Confidence, Entropy, Margin, Patience, LearnedScorer)}
@@ -45,6 +46,12 @@ class Finished:
     def last_task(self) -> Task:
         """The newest task that the network has learned."""
         return self.objects.benchmark[len(self.network.sizes) - 1]
+
+    @property
+    def trainer(self) -> Trainer:
+        """What the run was trained with."""
+        benchmark = self.objects.benchmark
+        return Trainer(self.objects.training, benchmark.augmentation, self.device, benchmark.seed)
 
 
 def finished(directory: RunDirectory, device: str = "auto") -> Finished:

@@ -11,7 +11,6 @@ from cl_ac.exit_rules import TOP, Confidence, LearnedScorer, Patience, decide
 from cl_ac.network import Exits
 from cl_ac.rundir import RunDirectory
 from cl_ac.serving import export_stages, finished, load, save, script_stages, serving_state
-from cl_ac.training import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -163,5 +162,5 @@ def test_a_sparsified_transformer_comes_back_with_its_silent_neurons(tmp_path):
     run = finished(directory, "cpu")
     assert [type(each.activation) for each in run.network.modules() if isinstance(each, MLP)] == [torch.nn.ReLU] * 2
     samples, _ = run.objects.benchmark.seen(run.objects.benchmark.tasks[-1])
-    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device)
+    trainer = run.trainer
     torch.testing.assert_close(trainer.predict(run.network, samples), directory.outputs(1).logits)

@@ -149,7 +149,7 @@ def convert_run(
     """
     run, seed = finished(directory, device), directory.config["seed"]
     check(run, directory, conversion)
-    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device, seed)
+    trainer = run.trainer
     data = training_data(run, settings.data)
 
     def trained(report: EpochReport) -> None:

@@ -13,7 +13,6 @@ from cl_ac.exit_rules import Confidence
 from cl_ac.report.conversion import Converted
 from cl_ac.report.exit_timing import BATCHES, interleaved_medians
 from cl_ac.report.operating_points import Gates
-from cl_ac.training import Trainer
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def measure(converted: Converted, batches: Sequence[int] = BATCHES, repeats: int
     4 images are timed for each image of a batch, 64 to 1,024 in all.
     """
     run, dynamic = converted.run, converted.dynamic
-    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device)
+    trainer = run.trainer
     test, _ = run.objects.benchmark.seen(run.last_task)
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
     plain, whole, choice = PlainModel(run.network), PlainModel(dynamic), converted.choice

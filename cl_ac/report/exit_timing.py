@@ -21,7 +21,6 @@ from cl_ac.report.held_out import Correction, held_out_outputs, task_correction
 from cl_ac.report.tables import percent
 from cl_ac.rundir import RunDirectory
 from cl_ac.serving import finished
-from cl_ac.training import Trainer
 
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BATCHES = (1, 32, 256)
@@ -163,7 +162,7 @@ def measure(directory: RunDirectory, device: str = "auto", batches: Sequence[int
     run = finished(directory, device)
     # The faster layout for convolutions, on CPUs as on GPUs, for the early exits and the plain network alike.
     network, approach = run.network.to(memory_format=torch.channels_last), run.objects.approach
-    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device, directory.config["seed"])
+    trainer = run.trainer
     stored = directory.outputs(directory.records[-1].task)
     last = run.objects.benchmark[len(stored.sizes) - 1]
     held_out = held_out_outputs(run, trainer, stored.cost)

@@ -61,11 +61,12 @@ def held_out_outputs(run: Finished, trainer: Trainer, cost: Cost) -> Outputs | N
 def held_out_accuracy(directory: RunDirectory) -> float | None:
     """The most confident exit's accuracy on the held-out training samples of a finished run, mean over tasks.
 
-    It is what settings are chosen by without the test samples; None if the run held none out.
+    It is what settings are chosen by without the test samples; None if the run held none out or has no checkpoint.
     """
+    if not directory.checkpoint_path.exists():
+        return None
     run = finished(directory, directory.config["device"])
-    settings = run.objects.training, run.objects.benchmark.augmentation, run.device, directory.config["seed"]
-    outputs = held_out_outputs(run, Trainer(*settings), run.network.cost())
+    outputs = held_out_outputs(run, run.trainer, directory.outputs(directory.records[-1].task).cost)
     return None if outputs is None else average(ac_accuracy(outputs)).item()
 
 

@@ -72,7 +72,7 @@ def sweep(
     if rule not in get_args(RuleName):
         raise ConfigurationError(f"router_free is '{rule}'; it must be one of {', '.join(get_args(RuleName))}")
     run = finished(directory, device)
-    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device, directory.config["seed"])
+    trainer = run.trainer
     data = training_data(run, "all")
     samples = data.select(torch.randperm(len(data), generator=trainer.generator("calibration"))[:CALIBRATION])
 

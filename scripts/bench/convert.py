@@ -32,7 +32,6 @@ from cl_ac.report.conversion_results import decision, rows, table, write
 from cl_ac.report.operating_points import Point, evaluated, swept
 from cl_ac.report.tables import percent
 from cl_ac.rundir import RunDirectory, provenance
-from cl_ac.training import Trainer
 
 TAUS = (0.003, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 
@@ -66,7 +65,7 @@ def train(folder: Path, epochs: int, depth: int, seed: int) -> RunDirectory:
 def shared(converted: Converted, progress: Progress) -> list[Point]:
     """The converted network with one threshold for all layers."""
     run = converted.run
-    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device)
+    trainer = run.trainer
     gates = {gate: gate for gate in (Gate("max", tau) for tau in TAUS)}
     at = partial(evaluated, run, trainer, run.network.cost())
     return swept(converted.dynamic, gates, at, partial(progress, "sweeping a shared threshold"))

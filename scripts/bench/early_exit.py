@@ -37,7 +37,6 @@ from cl_ac.run import choose_device
 from cl_ac.rundir import RunDirectory
 from cl_ac.serving import finished
 from cl_ac.stability import exit_names
-from cl_ac.training import Trainer
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def of_run(directory: RunDirectory, device: str, count: int) -> Subject:
     stored = directory.outputs(directory.records[-1].task)
     samples, _ = run.objects.benchmark.seen(run.objects.benchmark[len(stored.sizes) - 1])
     chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))[:count]
-    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device, directory.config["seed"])
+    trainer = run.trainer
     images = torch.cat(list(trainer.loader(samples.select(chosen)).in_order(256)))
     images = images.to(memory_format=torch.channels_last)
     return Subject(network, run.objects.approach, images, stored.select(chosen))

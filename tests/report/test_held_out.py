@@ -16,7 +16,6 @@ from cl_ac.report.held_out import (
 )
 from cl_ac.rundir import RunDirectory
 from cl_ac.serving import finished
-from cl_ac.training import Trainer
 
 
 def test_thresholds_are_chosen_without_the_test_samples(random_outputs):
@@ -59,7 +58,7 @@ def test_held_out_samples_are_those_of_all_tasks(tmp_path, validation):
     assert main(["run", *given]) == 0
     directory = RunDirectory(tmp_path / "run")
     run = finished(directory, "cpu")
-    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device, 0)
+    trainer = run.trainer
     outputs = held_out_outputs(run, trainer, directory.outputs(1).cost)
     if validation == "test":
         assert outputs is None
@@ -75,7 +74,7 @@ def test_task_correction_is_fitted_to_training_samples_of_the_last_task(tmp_path
     assert main(["run", *given]) == 0
     directory = RunDirectory(tmp_path / "run")
     run = finished(directory, "cpu")
-    trainer = Trainer(run.objects.training, run.objects.benchmark.augmentation, run.device, 0)
+    trainer = run.trainer
     stored = directory.outputs(1)
     found = task_correction(run, trainer, stored)
     # Two tasks: only the sum of slope and offset counts, and the last task's logits stay.
