@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
+from cl_ac.data.samples import Samples, concatenate
 from cl_ac.errors import ConfigurationError
 from cl_ac.losses import cross_entropy, global_distillation
 from cl_ac.memory import Memory, rank_in_class
-from cl_ac.samples import Samples, concatenate
 from cl_ac.teacher import Teacher, TeacherStatistics
 
 

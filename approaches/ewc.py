@@ -7,8 +7,9 @@ from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork, Task
 from cl_ac.errors import ConfigurationError
-from cl_ac.fisher import batch_mean_fisher, per_sample_fisher, published_fisher
-from cl_ac.importance import QuadraticPenalty, final_blocks
+from cl_ac.importance.fisher import batch_mean_fisher, per_sample_fisher, published_fisher
+from cl_ac.importance.gradients import final_blocks
+from cl_ac.importance.penalty import QuadraticPenalty
 from cl_ac.losses import cross_entropy
 
 

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork
-from cl_ac.classifiers import Classifier, NearestMean
+from cl_ac.classifiers.classifier import Classifier
+from cl_ac.classifiers.nearest_mean import NearestMean
 from cl_ac.losses import cross_entropy, multilabel_distillation
 from cl_ac.teacher import Teacher, TeacherStatistics
 

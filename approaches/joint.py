@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
+from cl_ac.data.samples import concatenate
 from cl_ac.losses import cross_entropy
-from cl_ac.samples import concatenate
 
 
 class Joint(Approach):

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork, Task
 from cl_ac.errors import ConfigurationError
-from cl_ac.importance import QuadraticPenalty, chunk_size, per_sample_gradients
+from cl_ac.importance.gradients import chunk_size, per_sample_gradients
+from cl_ac.importance.penalty import QuadraticPenalty
 from cl_ac.losses import cross_entropy
 
 

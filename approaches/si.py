@@ -7,7 +7,8 @@ from torch.func import functional_call
 
 from cl_ac.approach import Approach, Batch, ExitNetwork
 from cl_ac.errors import ConfigurationError
-from cl_ac.importance import QuadraticPenalty, flatten, protected
+from cl_ac.importance.gradients import flatten, protected
+from cl_ac.importance.penalty import QuadraticPenalty
 from cl_ac.losses import cross_entropy
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from cl_ac.cli import main
+from cl_ac.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,58 +6,22 @@ lives in parameters and buffers and is thereby saved, restored and moved to the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from cl_ac.benchmark import Task
-from cl_ac.classifiers import Classifier
-from cl_ac.data import Batch
-from cl_ac.errors import ConfigurationError
+from cl_ac.classifiers.classifier import Classifier
+from cl_ac.data.batches import Batch, TrainingSet
+from cl_ac.data.growing import Growing
+from cl_ac.data.samples import concatenate
+from cl_ac.data.tasks import Task
 from cl_ac.heads import GrowingClassifier, GrowingLinear
 from cl_ac.memory import Memory
 from cl_ac.network import ExitNetwork
-from cl_ac.samples import Samples, concatenate
-from cl_ac.state import Growing
 from cl_ac.teacher import Teacher
+from cl_ac.training import Trainer
 
-if TYPE_CHECKING:
-    from cl_ac.training import Trainer
-
-__all__ = ["Approach", "Batch", "ExitNetwork", "Task", "TrainingSet"]
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """What one task iterates over.
-
-    Args:
-        samples: shuffled every epoch into batches of `training.batch_size`.
-        task: the task being learned.
-        memory: exemplars to draw from beside each batch.
-        replay: exemplars per step, one entry for each independent draw; None draws as many as the batch has.
-        drop_last: whether the last, smaller batch of an epoch is left out.
-    """
-
-    samples: Samples
-    task: Task
-    memory: Samples | None = None
-    replay: tuple[int | None, ...] = ()
-    drop_last: bool = False
-
-    def __post_init__(self) -> None:
-        for amount in self.replay:
-            if amount is not None and amount < 1:
-                raise ConfigurationError(f"replay is {amount} exemplars per step; it must be at least 1")
-
-    @property
-    def exemplars(self) -> Samples:
-        """What draws come from; an empty set of the same kind of images where there is no memory yet."""
-        if self.memory is not None and len(self.memory):
-            return self.memory
-        return Samples(torch.empty(0, *self.samples.images.shape[1:], dtype=torch.uint8), self.samples.targets[:0])
+__all__ = ["Approach", "Batch", ExitNetwork, "Task", "TrainingSet"]
 
 
 class Approach(Growing):
@@ -88,7 +52,7 @@ class Approach(Growing):
         """The classifier of one exit, for features [B, in_features]."""
         return GrowingLinear(in_features)
 
-    def begin_task(self, task: Task, network: ExitNetwork, trainer: "Trainer") -> None:
+    def begin_task(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
         """Runs before training, when the heads have grown for the new classes."""
 
     def training_set(self, task: Task) -> TrainingSet:
@@ -102,7 +66,7 @@ class Approach(Growing):
     def end_step(self, network: ExitNetwork) -> None:
         """Runs after every step of the optimiser on the task, for methods that follow the path of the weights."""
 
-    def end_task(self, task: Task, network: ExitNetwork, trainer: "Trainer") -> None:
+    def end_task(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
         """Runs after training; by default chooses the exemplars of the new classes."""
         self.memory.update(task.train, trainer.generator("exemplars", task.index), network, trainer)
 

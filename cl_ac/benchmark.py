@@ -2,82 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from cl_ac.augmentation import Augmentation
+from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.samples import Samples, concatenate
+from cl_ac.data.seeding import generator
+from cl_ac.data.tasks import Task, task_slices
 from cl_ac.errors import ConfigurationError
-from cl_ac.samples import Samples, concatenate
-from cl_ac.seeding import generator
-
-
-@dataclass(frozen=True)
-class Task:
-    """One group of new classes with its data.
-
-    Args:
-        index: position in the sequence, from 0.
-        sizes: number of classes of each task up to and including this one.
-        train: what may be trained on, in the network's class numbering.
-        validation: held out of the training data (the test data under the papers' protocol); may be empty.
-        test: what accuracy is reported on.
-        previous: the task before. Only an upper bound such as joint training may read its training data.
-    """
-
-    index: int
-    sizes: tuple[int, ...]
-    train: Samples
-    validation: Samples
-    test: Samples
-    previous: "Task | None" = None
-
-    @property
-    def is_first(self) -> bool:
-        return self.index == 0
-
-    @property
-    def num_classes(self) -> int:
-        """Classes that are new in this task."""
-        return self.sizes[-1]
-
-    @property
-    def classes_seen(self) -> int:
-        """Classes of this task and all before it: C."""
-        return sum(self.sizes)
-
-    @property
-    def classes(self) -> slice:
-        """The columns of the logits that belong to this task."""
-        return slice(self.classes_seen - self.num_classes, self.classes_seen)
-
-    @property
-    def old_classes(self) -> slice:
-        """The columns that belong to earlier tasks."""
-        return slice(0, self.classes.start)
-
-    @property
-    def seen_classes(self) -> slice:
-        """All columns so far."""
-        return slice(0, self.classes_seen)
-
-    @property
-    def old_tasks(self) -> list[slice]:
-        """The columns of each earlier task."""
-        return task_slices(self.sizes)[:-1]
-
-    def history(self) -> "list[Task]":
-        """The tasks so far, this one last."""
-        return [*(self.previous.history() if self.previous else []), self]
-
-
-def task_slices(sizes: Sequence[int]) -> list[slice]:
-    """The classes of each task, as slices of the class axis."""
-    ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
-    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
 def split_sizes(num_classes: int, tasks: int, first_task: int | None = None) -> list[int]:

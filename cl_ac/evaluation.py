@@ -14,8 +14,25 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cl_ac.benchmark import task_slices
-from cl_ac.network import Cost
+from cl_ac.data.tasks import task_slices
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates of one image.
+
+    Args:
+        exits: up to each exit, its own and all earlier classifiers included [E].
+        plain: of the same network without ACs.
+    """
+
+    exits: list[float]
+    plain: float
+
+    @property
+    def relative(self) -> list[float]:
+        """Cost up to each exit as a share of the network without ACs [E]."""
+        return [cost / self.plain for cost in self.exits]
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,16 @@
-"""What an exit is made of: a reduction of its feature map and a classifier that grows with the classes.
+"""Heads as they are trained: a reduction of a feature map and a classifier that grows with the classes.
 
 Shapes: B batch, C classes seen so far, D features.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_ac.state import Growing
+from cl_ac.data.growing import Growing
 
 
 class GrowingClassifier(Growing):
@@ -55,10 +53,6 @@ class GrowingClassifier(Growing):
         """What belongs to the classes of the newest task."""
         return [self.new_weight]
 
-    def for_inference(self) -> nn.Module:
-        """The same function with the weights of this moment, which learns and grows no more."""
-        return copy.deepcopy(self).eval().requires_grad_(False)
-
 
 class GrowingLinear(GrowingClassifier):
     """A linear classifier with a bias."""
@@ -88,11 +82,6 @@ class GrowingLinear(GrowingClassifier):
     def forward(self, features: Tensor) -> Tensor:
         old = F.linear(features, self.old_weight, self.old_bias)
         return torch.cat([old, F.linear(features, self.new_weight, self.new_bias)], -1)
-
-    def for_inference(self) -> nn.Module:
-        linear = nn.Linear(*reversed(self.weight.shape), device="meta")
-        linear.weight, linear.bias = (nn.Parameter(value.detach(), False) for value in (self.weight, self.bias))
-        return linear.eval()
 
 
 class GrowingCosine(GrowingClassifier):
@@ -205,12 +194,6 @@ class Head(nn.Module):
         """Logits [B, C] of a stage's output."""
         return self.answer(self.reduce(hidden), previous)
 
-    def for_inference(self) -> nn.Module:
-        """The same function with the weights of this moment, in fewer operations; it learns and grows no more."""
-        head = copy.deepcopy(self).eval().requires_grad_(False)
-        head.classifier = self.classifier.for_inference()
-        return head
-
 
 class TokenHead(Head):
     """A classifier on the first (class) token of [B, tokens, D], after layer normalisation.
@@ -298,59 +281,6 @@ class PooledHead(Growing, Head):
     def alone(self, reduced: Tensor) -> Tensor:
         maximum, average = self.classifier(reduced.transpose(0, 1))
         return torch.lerp(average, maximum, self.mix.to(average.dtype))
-
-    def for_inference(self) -> nn.Module:
-        return InferencePooledHead(self)
-
-
-# Up to as many images, a product is as fast as the matrix can be read.
-FEW_IMAGES = 4
-
-
-class InferencePooledHead(nn.Module):
-    """A `PooledHead` for inference: weights in the channels-last order in which convolutions give their maps.
-
-    Of many images, maps are pooled by comparing and adding neighbouring rows, then columns, which reads whole vectors
-    of channels where pooling layers go through one window at a time, and one product of both poolings reads all
-    weights once. Few images are pooled by those layers, in fewer operations, and the poolings are mixed before the
-    product, once for each block of classes of one mix. Where all tasks share one mix, as after one task, all are.
-    """
-
-    def __init__(self, head: PooledHead):
-        super().__init__()
-        self.pooling, self.cascade = copy.deepcopy(head.pooling), copy.deepcopy(head.cascade)
-        mix, weight = head.mix.detach(), head.classifier.weight.detach()
-        channels_last = weight.unflatten(1, (-1, *head.pooling.size)).permute(0, 2, 3, 1).flatten(1)  # [C, D]
-        # The largest blocks of one size that hold classes of one mix each.
-        block = math.gcd(len(mix), *(mix.diff().nonzero()[:, 0] + 1).tolist())
-        self.blocks = len(mix) // block
-        self.register_buffer("mix", mix.view(-1, block, 1))
-        self.register_buffer("weight", channels_last.unflatten(0, (-1, block)).contiguous())  # [blocks, block, D]
-        self.register_buffer("bias", head.classifier.bias.detach().view(-1, block, 1))
-        self.eval().requires_grad_(False)
-
-    def forward(self, hidden: Tensor, previous: Tensor | None = None) -> Tensor:
-        # A program for any number of images needs the form for many.
-        few = not torch.jit.is_tracing() and not torch.compiler.is_compiling() and len(hidden) <= FEW_IMAGES
-        maps = self.pooling.maps(hidden) if few else self._maps(hidden)
-        maximum, average = (part.permute(0, 2, 3, 1).flatten(1) for part in maps)
-        if few or self.blocks == 1:
-            mixed = torch.lerp(average, maximum, self.mix[:, :1])  # [blocks, B, D]
-            logits = torch.baddbmm(self.bias, self.weight, mixed.mT).permute(2, 0, 1).flatten(1)
-        else:
-            products = F.linear(torch.stack([average, maximum]), self.weight.flatten(0, 1), self.bias.flatten())
-            logits = torch.lerp(products[0], products[1], self.mix.flatten())
-        return logits if self.cascade is None else logits + self.cascade(previous)
-
-    def _maps(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Pooling.maps`, for many images."""
-        pooling, factor = self.pooling, self.pooling.factor
-        if pooling.keeps or not pooling.divides:
-            return pooling.maps(hidden)
-        rows = hidden.unflatten(2, (-1, factor)).unbind(3)
-        maximum = reduce(torch.maximum, rows).unflatten(3, (-1, factor)).unbind(4)
-        total = reduce(torch.add, rows).unflatten(3, (-1, factor)).unbind(4)
-        return reduce(torch.maximum, maximum), reduce(torch.add, total) / factor**2
 
 
 class MixedHead(Head):

@@ -1,18 +1,16 @@
 """Exemplars of earlier classes, kept as uint8 images."""
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cl_ac.data.growing import Growing
+from cl_ac.data.samples import Samples, concatenate
 from cl_ac.errors import ConfigurationError, unknown
-from cl_ac.samples import Samples, concatenate
-from cl_ac.state import Growing
-
-if TYPE_CHECKING:
-    from cl_ac.network import ExitNetwork
-    from cl_ac.training import Trainer
+from cl_ac.network import ExitNetwork
+from cl_ac.training import Trainer
 
 Selection = Literal["random", "herding", "entropy", "distance", "reservoir", "class_balanced"]
 
@@ -99,8 +97,8 @@ class Memory(Growing):
         self,
         samples: Samples,
         generator: torch.Generator,
-        network: "ExitNetwork | None" = None,
-        trainer: "Trainer | None" = None,
+        network: ExitNetwork | None = None,
+        trainer: Trainer | None = None,
         per_class: int | None = None,
     ) -> None:
         """Adds exemplars of the classes in `samples` and shrinks the earlier ones to their new share.
@@ -139,8 +137,8 @@ class Memory(Growing):
         self,
         samples: Samples,
         generator: torch.Generator,
-        network: "ExitNetwork | None",
-        trainer: "Trainer | None",
+        network: ExitNetwork | None,
+        trainer: Trainer | None,
         most: int,
     ) -> Tensor:
         """A number for each sample [N]; in its class, the lowest are chosen first, and at most the first `most`."""

@@ -7,17 +7,15 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.heads import Cascade, GrowingClassifier, GrowingLinear, Head, build_head
-from cl_ac.macs import counted
-from cl_ac.seeding import generator
 
 
 @dataclass(frozen=True)
@@ -108,24 +106,6 @@ class Backbone(nn.Module):
                 shapes.append(tuple(hidden.shape[1:]))
         self.train(was_training)
         return shapes
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Multiply-accumulates of one image.
-
-    Args:
-        exits: up to each exit, its own and all earlier classifiers included [E].
-        plain: of the same network without ACs.
-    """
-
-    exits: list[float]
-    plain: float
-
-    @property
-    def relative(self) -> list[float]:
-        """Cost up to each exit as a share of the network without ACs [E]."""
-        return [cost / self.plain for cost in self.exits]
 
 
 class ExitNetwork(nn.Module):
@@ -264,20 +244,6 @@ class ExitNetwork(nn.Module):
 
     def set_extra_state(self, state: list[int]) -> None:
         self.sizes = list(state)
-
-    def cost(self) -> Cost:
-        """Counted cost of one image at each exit, with heads in the form that inference runs."""
-        device, was_training = self.heads[-1].classifier.new_weight.device, self.training
-        self.eval()
-        hidden, logits, backbone, heads = torch.zeros(1, *self.backbone.image_shape, device=device), None, [], []
-        for index, head in enumerate(self.heads):
-            macs, hidden = counted(partial(self.segment, index, hidden))
-            backbone.append(macs)
-            macs, logits = counted(partial(head.for_inference(), hidden, logits))
-            heads.append(macs)
-        self.train(was_training)
-        exits = [sum(backbone[: index + 1]) + sum(heads[: index + 1]) for index in range(len(self))]
-        return Cost(exits, sum(backbone) + heads[-1])
 
 
 def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

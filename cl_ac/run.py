@@ -8,20 +8,22 @@ import torch
 from rich.console import Console
 
 from cl_ac.approach import Approach
-from cl_ac.benchmark import Benchmark, Task
-from cl_ac.checkpoint import Checkpoint
-from cl_ac.classifiers import Classifier
-from cl_ac.drift import measure
+from cl_ac.benchmark import Benchmark
+from cl_ac.classifiers.classifier import Classifier
+from cl_ac.data.tasks import Task
 from cl_ac.efficiency.sparsify import Sparsify, sparsified
 from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import Outputs
-from cl_ac.journal import Journal
-from cl_ac.loggers import LoggerName, check_loggers
+from cl_ac.exits.cost import exit_costs
 from cl_ac.memory import Memory
 from cl_ac.network import NO_EXITS, Backbone, ExitNetwork, Exits
-from cl_ac.rundir import Record, RunDirectory
+from cl_ac.recording.checkpoint import Checkpoint
+from cl_ac.recording.journal import Journal
+from cl_ac.recording.loggers import LoggerName, check_loggers
+from cl_ac.recording.rundir import Record, RunDirectory
 from cl_ac.training import EpochReport, Trainer, Training
-from cl_ac.watch import Watch, Watcher
+from cl_ac.watching.drift import measure
+from cl_ac.watching.watch import Watch, Watcher
 
 
 def run(
@@ -201,7 +203,7 @@ def evaluate(trainer: Trainer, network: ExitNetwork, approach: Approach, benchma
     """Every exit's answers on the test data of all tasks so far."""
     samples, tasks = benchmark.seen(task)
     logits = trainer.predict(network, samples, partial(approach.answer, network))
-    return Outputs(logits, samples.targets, tasks, task.sizes, network.cost())
+    return Outputs(logits, samples.targets, tasks, task.sizes, exit_costs(network))
 
 
 def validation_accuracy(trainer: Trainer, network: ExitNetwork, approach: Approach, task: Task) -> float:

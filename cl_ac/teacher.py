@@ -1,16 +1,14 @@
 """The network as it was after the previous task, and the batch-norm statistics that it teaches with."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from cl_ac.benchmark import Task
+from cl_ac.data.tasks import Task
 from cl_ac.network import ExitNetwork, batch_norms
-
-if TYPE_CHECKING:
-    from cl_ac.training import Trainer
+from cl_ac.training import Trainer
 
 TeacherStatistics = Literal["frozen", "batch", "pretrained", "continuous"]
 
@@ -38,7 +36,7 @@ class Teacher(nn.Module):
         """Takes a deep copy of `network` as it is now."""
         self.network = network.frozen_copy()
 
-    def begin_task(self, task: Task, trainer: "Trainer") -> None:
+    def begin_task(self, task: Task, trainer: Trainer) -> None:
         """Prepares the copy for teaching `task`: call it before training, once the copy has been taken."""
         if self.network is None or self.batch_norm != "pretrained":
             return

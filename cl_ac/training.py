@@ -11,15 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cl_ac.approach import TrainingSet
-from cl_ac.augmentation import Augmentation
-from cl_ac.benchmark import Task
-from cl_ac.data import Batch, Loader
+from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.batches import Batch, TrainingSet
+from cl_ac.data.loading import Loader
+from cl_ac.data.samples import Samples
+from cl_ac.data.seeding import generator, global_stream
+from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.losses import cross_entropy
 from cl_ac.network import ExitNetwork
-from cl_ac.samples import Samples
-from cl_ac.seeding import generator, global_stream
 
 Loss = Callable[[ExitNetwork, Batch], Tensor]
 

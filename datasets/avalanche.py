@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cl_ac.augmentation import Augmentation
 from cl_ac.benchmark import Benchmark
+from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.samples import Samples
+from cl_ac.data.seeding import global_stream
 from cl_ac.errors import ConfigurationError, DataError
-from cl_ac.samples import Samples
-from cl_ac.seeding import global_stream
 
 
 class AvalancheBenchmark(Benchmark):

@@ -3,9 +3,9 @@
 import torch
 from torch.nn.functional import one_hot
 
-from cl_ac.augmentation import Augmentation
 from cl_ac.benchmark import Benchmark
-from cl_ac.samples import Samples
+from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.samples import Samples
 
 
 class Digits(Benchmark):

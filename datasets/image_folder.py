@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from cl_ac.augmentation import Augmentation
 from cl_ac.benchmark import Benchmark
+from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.samples import ImageFiles, Samples
 from cl_ac.errors import DataError
-from cl_ac.samples import ImageFiles, Samples
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 RESIDENT_BYTES = 4 * 2**30

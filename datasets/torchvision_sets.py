@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from cl_ac.augmentation import Augmentation
 from cl_ac.benchmark import Benchmark
+from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.samples import Samples
 from cl_ac.errors import DataError
-from cl_ac.samples import Samples
 
 
 class TorchvisionSet(Benchmark):

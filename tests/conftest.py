@@ -9,14 +9,21 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-from cl_ac.augmentation import Augmentation
 from cl_ac.benchmark import Benchmark, Task
-from cl_ac.data import Batch
-from cl_ac.evaluation import Outputs
+from cl_ac.cli.main import main
+from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.batches import Batch
+from cl_ac.data.samples import Samples
+from cl_ac.data.seeding import global_stream
+from cl_ac.efficiency.convert import Conversion
+from cl_ac.efficiency.finetune import FineTuning
+from cl_ac.efficiency.routers import RouterTraining
+from cl_ac.efficiency.sparsify import Sparsify
+from cl_ac.evaluation import Cost, Outputs
 from cl_ac.memory import Memory
-from cl_ac.network import NO_EXITS, Backbone, Cost, ExitNetwork, Exits
-from cl_ac.samples import Samples
-from cl_ac.seeding import global_stream
+from cl_ac.network import NO_EXITS, Backbone, ExitNetwork, Exits
+from cl_ac.recording.rundir import RunDirectory
+from cl_ac.serving.conversion import Converted, Settings, convert_run
 from cl_ac.training import Trainer, Training
 
 # The first call of an operation can take seconds on a busy machine.
@@ -111,8 +118,8 @@ def toy_run(toy_backbone, tmp_path) -> Callable[..., Path]:
     """Runs an approach on the toy benchmark and returns its directory."""
     from rich.console import Console
 
+    from cl_ac.recording.rundir import RunDirectory
     from cl_ac.run import run
-    from cl_ac.rundir import RunDirectory
 
     def make(approach, name: str = "run", exits: Exits | str = NO_EXITS, memory: int = 0, **options) -> RunDirectory:
         directory = RunDirectory(tmp_path / name)
@@ -191,9 +198,9 @@ def random_outputs() -> Callable[..., Outputs]:
 @pytest.fixture(scope="session")
 def stored_run(random_outputs) -> Callable[..., Path]:
     """Makes the directory of a run whose stored outputs, watched points and drift, if any, are random; returns it."""
-    from cl_ac.drift import Drift, Grams
-    from cl_ac.rundir import Record, RunDirectory
-    from cl_ac.stability import Watched, answer_names
+    from cl_ac.recording.rundir import Record, RunDirectory
+    from cl_ac.watching.drift import Drift, Grams
+    from cl_ac.watching.stability import Watched, answer_names
 
     def watched(task: int, exits: int, seed: int) -> Watched:
         stream = torch.Generator().manual_seed(seed + task)
@@ -225,3 +232,46 @@ def stored_run(random_outputs) -> Callable[..., Path]:
         return directory
 
     return make
+
+
+RUN = ["--benchmark", "Digits", "--benchmark.tasks", "2", "--benchmark.samples_per_class", "12", "--device", "cpu"]
+RUN += ["--training.epochs", "2", "--training.batch_size", "16", "--training.optimizer", "adamw"]
+RUN += ["--training.lr", "0.002", "--training.schedule", "constant", "--loggers", "[]"]
+VIT = ["--backbone", "ViT", "--backbone.width", "16", "--backbone.depth", "3", "--backbone.patch", "4"]
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory) -> Callable[..., RunDirectory]:
+    """Makes a finished run on a few digits; arguments are options of `cl-ac run`."""
+
+    def make(*options: str) -> RunDirectory:
+        out = tmp_path_factory.mktemp("runs")
+        assert main(["run", *RUN, *options, "--out", str(out), "--name", "run"]) == 0
+        return RunDirectory(out / "run")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def vit_run(digits_run) -> RunDirectory:
+    """A ViT with two ACs and exemplars; nothing is held out."""
+    return digits_run(*VIT, "--approach", "ER", "--memory.size", "20", "--exits", "ln", "--benchmark.validation", "0")
+
+
+@pytest.fixture(scope="session")
+def held_out_run(digits_run) -> RunDirectory:
+    """A ViT without ACs; a quarter of the training samples is held out."""
+    return digits_run(*VIT, "--approach", "FineTuning", "--benchmark.validation", "0.25")
+
+
+@pytest.fixture(scope="session")
+def quick_conversion() -> Conversion:
+    """Small experts, and routers that hardly learn."""
+    return Conversion(8, router_width=4, tokens=200, router_training=RouterTraining(1))
+
+
+@pytest.fixture(scope="session")
+def converted(vit_run, quick_conversion) -> Converted:
+    """The conversion of `vit_run`; tests may change the gates of its dynamic network."""
+    settings = Settings(taus=(0.01, 0.4, 1.0), tolerance=0.5)
+    return convert_run(vit_run, settings, quick_conversion, FineTuning(1), Sparsify("hoyer"), "cpu")

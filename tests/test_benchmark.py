@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_ac.augmentation import Augmentation
-from cl_ac.benchmark import Benchmark, split_sizes, task_slices
+from cl_ac.benchmark import Benchmark, split_sizes
+from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.samples import Samples
+from cl_ac.data.tasks import task_slices
 from cl_ac.errors import ConfigurationError
-from cl_ac.samples import Samples
 
 
 class Numbered(Benchmark):

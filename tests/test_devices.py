@@ -10,23 +10,25 @@ import torch
 from torch.nn import functional as F
 
 from cl_ac.approach import Approach
-from cl_ac.classifiers import Gaussian, NearestMean
-from cl_ac.cli import main
-from cl_ac.data import Loader
-from cl_ac.early_exit_model import EarlyExitModel
-from cl_ac.ensemble import Ensemble
-from cl_ac.exit_rules import TOP, Confidence, Entropy, LearnedScorer, Margin, Patience, decide
-from cl_ac.journal import Journal
+from cl_ac.classifiers.ensemble import Ensemble
+from cl_ac.classifiers.gaussian import Gaussian
+from cl_ac.classifiers.nearest_mean import NearestMean
+from cl_ac.cli.main import main
+from cl_ac.data.loading import Loader
+from cl_ac.data.seeding import global_stream
+from cl_ac.exits.model import EarlyExitModel
+from cl_ac.exits.rules import TOP, Confidence, Entropy, LearnedScorer, Margin, Patience, decide
 from cl_ac.memory import Memory
 from cl_ac.network import Exits
-from cl_ac.plugins import classes
-from cl_ac.report.exit_timing import measure
+from cl_ac.recording.journal import Journal
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.run import assemble, choose_device
-from cl_ac.rundir import RunDirectory
-from cl_ac.seeding import global_stream
-from cl_ac.serving import finished, load, save
+from cl_ac.serving.exit_timing import measure
+from cl_ac.serving.finished import finished
+from cl_ac.serving.model_file import load, save
+from cl_ac.settings.plugins import classes
 from cl_ac.training import HeadWarmup, Trainer, Training
-from cl_ac.watch import Watch
+from cl_ac.watching.watch import Watch
 
 EMULATION = runpy.run_path(str(Path(__file__).with_name("emulated_device.py")))
 COMPILER = EMULATION["compiler"]()

@@ -1,8 +1,7 @@
 import torch
 
 from cl_ac import evaluation
-from cl_ac.evaluation import Outputs
-from cl_ac.network import Cost
+from cl_ac.evaluation import Cost, Outputs
 
 NAN = torch.nan
 # Three tasks: learned to 0.9, 0.8 and 0.7; the first rises once before it is forgotten.

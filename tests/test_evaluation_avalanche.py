@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from cl_ac.evaluation import Outputs, backward_transfer, cube, exit_accuracy
-from cl_ac.network import Cost
+from cl_ac.evaluation import Cost, Outputs, backward_transfer, cube, exit_accuracy
 
 metrics = pytest.importorskip("avalanche.evaluation.metrics")
 

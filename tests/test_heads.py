@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cl_ac.exits.heads import inference_head
 from cl_ac.heads import (
     Cascade,
     GrowingCosine,
@@ -124,7 +125,7 @@ def test_the_inference_form_is_the_same_function(shape, pool, sizes, build, casc
         torch.nn.init.normal_(head.cascade.new_weight, generator=stream(7))
     hidden = torch.randn(4, *shape, generator=stream(5), dtype=torch.float64)
     maps = [hidden, hidden.contiguous(memory_format=torch.channels_last)] if len(shape) == 3 else [hidden]
-    fast = head.for_inference()
+    fast = inference_head(head)
     expected = head(hidden, previous).detach()
     for given in maps:
         torch.testing.assert_close(fast(given, previous), expected)

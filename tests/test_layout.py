@@ -38,7 +38,7 @@ def test_installed_wheel_imports_and_leaves_bare_names_alone(wheel, tmp_path):
     wheel.extractall(tmp_path / "site")
     code = (
         "import importlib.util, cl_ac\n"
-        "from cl_ac.plugins import classes\n"
+        "from cl_ac.settings.plugins import classes\n"
         "from cl_ac.approach import Approach\n"
         "from cl_ac.benchmark import Benchmark\n"
         "assert 'site' in cl_ac.__file__, cl_ac.__file__\n"

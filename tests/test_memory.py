@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cl_ac.data.samples import ImageFiles, Samples
 from cl_ac.errors import ConfigurationError
 from cl_ac.memory import Memory, herd, rank_in_class
-from cl_ac.samples import ImageFiles, Samples
 
 SELECTIONS = ["random", "herding", "entropy", "distance", "reservoir", "class_balanced"]
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cl_ac.errors import ConfigurationError
+from cl_ac.exits.cost import exit_costs
 from cl_ac.heads import GrowingCosine
 from cl_ac.network import Exits
 
@@ -93,7 +94,7 @@ def test_frozen_batch_norm_stays_in_evaluation_mode(toy_network, images):
 
 
 def test_the_cost_counts_convolutions_and_heads(toy_network):
-    cost = toy_network("sdn", (2, 3)).cost()
+    cost = exit_costs(toy_network("sdn", (2, 3)))
     first, second = 4 * 9 * 36, 4 * 4 * 9 * 36  # 3 × 3 kernels on 6 × 6 maps
     ac = 36 * 5  # the mix of both poolings of 4 × 3 × 3 features
     final = 4 * 5
@@ -126,14 +127,14 @@ def test_growing_a_cascading_network_keeps_its_logits(toy_network, images):
 
 
 def test_the_cost_of_a_cascade_is_counted(toy_network):
-    alone, cascading = toy_network("sdn", (2, 3)).cost(), toy_network(CASCADE, (2, 3)).cost()
+    alone, cascading = exit_costs(toy_network("sdn", (2, 3))), exit_costs(toy_network(CASCADE, (2, 3)))
     more = [a - b for a, b in zip(cascading.exits, alone.exits, strict=True)]
     assert more == [0, 25, 25]
     assert cascading.plain == alone.plain
 
 
 def test_poolings_are_mixed_before_the_product_whatever_the_tasks(toy_network):
-    one, two = toy_network("sdn", (5,)).cost(), toy_network("sdn", (2, 3)).cost()
+    one, two = exit_costs(toy_network("sdn", (5,))), exit_costs(toy_network("sdn", (2, 3)))
     assert one == two
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cl_ac.cli import run_parser
-from cl_ac.presets import with_tuned_values
-from cl_ac.rundir import RunDirectory
+from cl_ac.recording.rundir import RunDirectory
+from cl_ac.settings.parser import run_parser
+from cl_ac.settings.presets import with_tuned_values
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -37,7 +37,7 @@ def test_plugin_runs_from_a_users_own_file(tmp_path):
     (tmp_path / "my_file.py").write_text(plugin())
     (command,) = [line for line in commands() if "my_file.MyApproach" in line]
     arguments = command.replace("scripts/", f"{ROOT}/scripts/").split()[1:]
-    main = "import sys; from cl_ac.cli import main; sys.exit(main())"
+    main = "import sys; from cl_ac.cli.main import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", main, *arguments, "--training.epochs", "1", "--name", "mine"],
         cwd=tmp_path,

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cl_ac.checkpoint import Checkpoint
-from cl_ac.rundir import RunDirectory
+from cl_ac.recording.checkpoint import Checkpoint
+from cl_ac.recording.rundir import RunDirectory
 
 ROOT = Path(__file__).parent.parent
-COMMAND = [sys.executable, "-c", "import sys; from cl_ac.cli import main; sys.exit(main())", "run"]
+COMMAND = [sys.executable, "-c", "import sys; from cl_ac.cli.main import main; sys.exit(main())", "run"]
 SETTINGS = [
     "--approach", "LwF", "--benchmark", "Digits", "--backbone", "SmallConvNet", "--exits", "sdn",
     "--memory.size", "40", "--training.epochs", "6", "--training.batch_size", "32", "--device", "cpu", "--seed", "5",

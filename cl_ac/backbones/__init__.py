@@ -1,0 +1,1 @@
+"""Networks as sequences of stages, and any other model cut into them."""

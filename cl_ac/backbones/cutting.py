@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, fx, nn
 
-from cl_ac.efficiency.feed_forward import find_feed_forwards
+from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.errors import ConfigurationError, unknown
 
 LAST_STAGE = "penultimate"

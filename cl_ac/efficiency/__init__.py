@@ -1,0 +1,1 @@
+"""Transformers that compute only what each input needs: sparsity, experts, routers, gates."""

@@ -11,23 +11,17 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from cl_ac.backbones.feed_forward import ADAPTERS, Adapter, FeedForward, evaluating, find_feed_forwards
+from cl_ac.data.seeding import generator
 from cl_ac.efficiency.bundles import bundle_experts, check_bundle
 from cl_ac.efficiency.dynamic import DynamicFFN
-from cl_ac.efficiency.feed_forward import ADAPTERS, Adapter, FeedForward, evaluating, find_feed_forwards
 from cl_ac.efficiency.gates import Gate
 from cl_ac.efficiency.observation import call, observed
 from cl_ac.efficiency.routers import CHUNK, RouterKind, RouterTraining, expert_norms, fitted_router, norm_factors
-from cl_ac.efficiency.split import (
-    coactivation_split,
-    expert_weights,
-    experts_of_size,
-    kmeans_split,
-    random_split,
-)
+from cl_ac.efficiency.split import coactivation_split, expert_weights, experts_of_size, kmeans_split, random_split
 from cl_ac.errors import ConfigurationError
 from cl_ac.kernels.experts import Experts, hidden_neurons
 from cl_ac.kernels.gate import max_rule
-from cl_ac.seeding import generator
 
 Split = Literal["kmeans", "coactivation", "random"]
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.efficiency.bundles import bundle_mask, bundled_ffn, bundled_weights
-from cl_ac.efficiency.feed_forward import find_feed_forwards
 from cl_ac.efficiency.gates import Gate, highest_threshold
 from cl_ac.efficiency.routers import empty_router, router_description
 from cl_ac.errors import DataError

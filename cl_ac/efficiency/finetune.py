@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cl_ac.approach import Approach, TrainingSet
-from cl_ac.benchmark import Task
-from cl_ac.data import Batch
+from cl_ac.approach import Approach
+from cl_ac.data.batches import Batch, TrainingSet
+from cl_ac.data.samples import Samples
+from cl_ac.data.tasks import Task
 from cl_ac.efficiency.sparsify import SparsifiedLoss, Sparsify
 from cl_ac.errors import ConfigurationError
 from cl_ac.losses import cross_entropy, feature_distillation, taskwise_distillation
 from cl_ac.network import ExitNetwork
-from cl_ac.samples import Samples
 from cl_ac.training import EpochReport, Loss, Trainer
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from cl_ac.efficiency.dynamic import DynamicFFN, Recording, dynamic_ffns
-from cl_ac.macs import counted
+from cl_ac.exits.cost import counted
 
 
 class LayerCost(NamedTuple):

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cl_ac.backbones.feed_forward import evaluating, linear_weights
 from cl_ac.backbones.vit import MLP
-from cl_ac.efficiency.feed_forward import evaluating, linear_weights
+from cl_ac.data.seeding import global_stream
 from cl_ac.efficiency.observation import call, observed
 from cl_ac.efficiency.sparsify import Sparsify, Sparsity
 from cl_ac.efficiency.split_attention import KINDS, Kind, split_projections
 from cl_ac.errors import ConfigurationError, unknown
-from cl_ac.seeding import global_stream
 
 
 @dataclass(frozen=True)

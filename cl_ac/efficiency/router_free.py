@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_ac.efficiency.feed_forward import FeedForward, find_feed_forwards, linear_weights
+from cl_ac.backbones.feed_forward import FeedForward, find_feed_forwards, linear_weights
 from cl_ac.efficiency.sparsity_rules import Rule
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.kernels.sparse_linear import Backend, sparse_linear

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from cl_ac.approach import TrainingSet
-from cl_ac.data import Batch
-from cl_ac.efficiency.feed_forward import ADAPTERS, Adapter, find_feed_forwards
+from cl_ac.backbones.feed_forward import ADAPTERS, Adapter, find_feed_forwards
+from cl_ac.data.batches import Batch, TrainingSet
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import ExitNetwork
 from cl_ac.training import Loss, Training

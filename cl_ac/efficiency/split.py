@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl_ac.efficiency.feed_forward import FeedForward
+from cl_ac.backbones.feed_forward import FeedForward
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.kernels.experts import Experts
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_ac.efficiency.feed_forward import linear_weights
+from cl_ac.backbones.feed_forward import linear_weights
 
 Kind = Literal["query", "key", "value", "output"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

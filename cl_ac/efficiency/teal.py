@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl_ac.efficiency.feed_forward import find_feed_forwards, linear_weights
+from cl_ac.backbones.feed_forward import find_feed_forwards, linear_weights
 from cl_ac.efficiency.greedy import greedy
 from cl_ac.efficiency.observation import observed
 from cl_ac.efficiency.router_free import Place, masked, watched

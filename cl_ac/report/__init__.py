@@ -1,0 +1,1 @@
+"""Finished runs in tables, figures and pages; nothing here runs a network."""

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cl_ac.drift import Drift
-from cl_ac.early_exit import Curve, cost_accuracy
 from cl_ac.evaluation import average, forgetting
-from cl_ac.hyperparameters import Value, hyperparameters
-from cl_ac.report.tables import Summary, summarise
-from cl_ac.rundir import RunDirectory
-from cl_ac.stability import Watched
+from cl_ac.exits.curves import Curve, cost_accuracy
+from cl_ac.recording.hyperparameters import Value, hyperparameters
+from cl_ac.recording.rundir import RunDirectory
+from cl_ac.recording.summary import Summary, summarise
+from cl_ac.watching.drift import Drift
+from cl_ac.watching.stability import Watched
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cl_ac.early_exit import Curve
 from cl_ac.efficiency.dynamic import usage_map
-from cl_ac.report.conversion_timing import Seconds
-from cl_ac.report.figures import DEPTHS, LINES, STYLE, legend, panel
-from cl_ac.report.operating_points import Choice
+from cl_ac.exits.curves import Curve
+from cl_ac.recording.figures import DEPTHS, LINES, STYLE, legend, panel
+from cl_ac.serving.conversion_timing import Seconds
+from cl_ac.serving.operating_points import Choice
 
 # Mean cost or time, and accuracy, where every sample runs through the whole network.
 Whole = tuple[float, float]

@@ -10,19 +10,19 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from cl_ac.checkpoint import write_atomically
-from cl_ac.early_exit_model import EarlyExitModel
 from cl_ac.efficiency.dynamic import set_gate
 from cl_ac.efficiency.gates import Gate
-from cl_ac.exit_rules import Confidence
-from cl_ac.report.conversion import Converted
+from cl_ac.exits.model import EarlyExitModel
+from cl_ac.exits.rules import Confidence
+from cl_ac.recording.checkpoint import write_atomically
+from cl_ac.recording.rundir import RunDirectory, provenance
+from cl_ac.recording.summary import percent
 from cl_ac.report.conversion_figures import cost_figure, load_figure, map_figure, time_figure
-from cl_ac.report.conversion_timing import Seconds
-from cl_ac.report.operating_points import Point
-from cl_ac.report.paired_loss import LEVEL, samples_needed
-from cl_ac.report.tables import percent
-from cl_ac.rundir import RunDirectory, provenance
-from cl_ac.serving import save
+from cl_ac.serving.conversion import Converted
+from cl_ac.serving.conversion_timing import Seconds
+from cl_ac.serving.model_file import save
+from cl_ac.serving.operating_points import Point
+from cl_ac.serving.paired_loss import LEVEL, samples_needed
 
 # By batch size.
 Measured = Mapping[int, Seconds]

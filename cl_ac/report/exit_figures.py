@@ -7,11 +7,11 @@ from typing import Literal
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cl_ac.early_exit import Curve, average_curve, exit_histogram, exit_points, oracle_curve
 from cl_ac.evaluation import Outputs
-from cl_ac.exit_quality import reliability
-from cl_ac.exit_rules import Confidence, decide
-from cl_ac.stability import exit_names
+from cl_ac.exits.curves import Curve, average_curve, exit_histogram, exit_points, oracle_curve
+from cl_ac.exits.quality import reliability
+from cl_ac.exits.rules import Confidence, decide
+from cl_ac.watching.stability import exit_names
 
 
 def rules_figure(curves: Mapping[str, Curve], outputs: Outputs, plain: float | None = None) -> Figure:

@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from cl_ac.checkpoint import write_atomically
-from cl_ac.early_exit import (
+from cl_ac.errors import ConfigurationError
+from cl_ac.evaluation import Outputs, average, exit_accuracy
+from cl_ac.exits.curves import (
     BUDGETS,
     PAPER_THRESHOLDS,
     Curve,
@@ -29,18 +30,12 @@ from cl_ac.early_exit import (
     oracle_curve,
     task_curves,
 )
-from cl_ac.errors import ConfigurationError
-from cl_ac.evaluation import Outputs, average, exit_accuracy
-from cl_ac.exit_quality import Quality, groups, quality
-from cl_ac.exit_rules import Confidence, Entropy, Margin, Patience, Rule
-from cl_ac.report.exit_figures import (
-    exit_accuracy_figure,
-    exit_histogram_figure,
-    reliability_figure,
-    rules_figure,
-)
-from cl_ac.report.tables import percent
-from cl_ac.rundir import RunDirectory
+from cl_ac.exits.quality import Quality, groups, quality
+from cl_ac.exits.rules import Confidence, Entropy, Margin, Patience, Rule
+from cl_ac.recording.checkpoint import write_atomically
+from cl_ac.recording.rundir import RunDirectory
+from cl_ac.recording.summary import percent
+from cl_ac.report.exit_figures import exit_accuracy_figure, exit_histogram_figure, reliability_figure, rules_figure
 
 RULES: dict[str, Rule] = {
     "confidence": Confidence(),

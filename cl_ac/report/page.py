@@ -12,12 +12,12 @@ import yaml
 from matplotlib.figure import Figure
 
 import cl_ac
-from cl_ac.checkpoint import write_atomically
 from cl_ac.errors import ConfigurationError
+from cl_ac.recording.checkpoint import write_atomically
+from cl_ac.recording.figures import STYLE
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.comparison import Comparison, Group, compare
-from cl_ac.report.figures import STYLE
 from cl_ac.report.sections import Section, sections
-from cl_ac.rundir import RunDirectory
 
 FIGURE_FORMATS = ("svg", "png", "pdf")
 TABLE_FORMATS = ("csv", "md", "tex")

@@ -7,10 +7,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cl_ac.drift import Drift
-from cl_ac.early_exit import cost_at_accuracy
-from cl_ac.report.comparison import Comparison, Group
-from cl_ac.report.figures import (
+from cl_ac.exits.curves import cost_at_accuracy
+from cl_ac.recording.figures import (
     CostLine,
     Line,
     accuracy_matrix_figure,
@@ -18,9 +16,11 @@ from cl_ac.report.figures import (
     exit_accuracy_map,
     line_figure,
 )
+from cl_ac.report.comparison import Comparison, Group
 from cl_ac.report.formats import Cell, ResultTable, Spread
 from cl_ac.report.watched_figures import answer_text, old_tasks_figure, task_accuracy_figure
-from cl_ac.stability import exit_names, summarise
+from cl_ac.watching.drift import Drift
+from cl_ac.watching.stability import exit_names, summarise
 
 # More lines than this in one panel cannot be told apart.
 MOST_LINES = 8

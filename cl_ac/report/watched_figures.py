@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cl_ac.report.figures import DEPTHS, LINES, legend, panel
-from cl_ac.stability import Watched
+from cl_ac.recording.figures import DEPTHS, LINES, legend, panel
+from cl_ac.watching.stability import Watched
 
 
 def main_answer(watched: Watched) -> str:

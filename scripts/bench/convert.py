@@ -20,18 +20,19 @@ from statistics import mean
 from rich.console import Console
 from rich.table import Table
 
-from cl_ac.checkpoint import write_atomically
-from cl_ac.cli import main
+from cl_ac.cli.main import main
 from cl_ac.efficiency.convert import Conversion
 from cl_ac.efficiency.finetune import FineTuning
 from cl_ac.efficiency.gates import Gate
 from cl_ac.efficiency.sparsify import Sparsify
-from cl_ac.progress import phases
-from cl_ac.report.conversion import Converted, Progress, Settings, convert_run
+from cl_ac.exits.cost import exit_costs
+from cl_ac.recording.checkpoint import write_atomically
+from cl_ac.recording.progress import phases
+from cl_ac.recording.rundir import RunDirectory, provenance
+from cl_ac.recording.summary import percent
 from cl_ac.report.conversion_results import decision, rows, table, write
-from cl_ac.report.operating_points import Point, evaluated, swept
-from cl_ac.report.tables import percent
-from cl_ac.rundir import RunDirectory, provenance
+from cl_ac.serving.conversion import Converted, Progress, Settings, convert_run
+from cl_ac.serving.operating_points import Point, evaluated, swept
 
 TAUS = (0.003, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 
@@ -67,7 +68,7 @@ def shared(converted: Converted, progress: Progress) -> list[Point]:
     run = converted.run
     trainer = run.trainer
     gates = {gate: gate for gate in (Gate("max", tau) for tau in TAUS)}
-    at = partial(evaluated, run, trainer, run.network.cost())
+    at = partial(evaluated, run, trainer, exit_costs(run.network))
     return swept(converted.dynamic, gates, at, partial(progress, "sweeping a shared threshold"))
 
 

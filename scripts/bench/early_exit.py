@@ -27,16 +27,17 @@ from torch import Tensor
 
 from cl_ac.approach import Approach
 from cl_ac.backbones.resnet import ResNet32
-from cl_ac.cli import main
-from cl_ac.early_exit import cost_accuracy
+from cl_ac.cli.main import main
 from cl_ac.evaluation import Outputs
-from cl_ac.exit_rules import Confidence, Rule
+from cl_ac.exits.cost import exit_costs
+from cl_ac.exits.curves import cost_accuracy
+from cl_ac.exits.rules import Confidence, Rule
 from cl_ac.network import ExitNetwork
-from cl_ac.report.exit_timing import BATCHES, BUDGETS, Timing, time_rules
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.run import choose_device
-from cl_ac.rundir import RunDirectory
-from cl_ac.serving import finished
-from cl_ac.stability import exit_names
+from cl_ac.serving.exit_timing import BATCHES, BUDGETS, Timing, time_rules
+from cl_ac.serving.finished import finished
+from cl_ac.watching.stability import exit_names
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def untrained(device: torch.device, count: int) -> Subject:
     with torch.inference_mode():
         logits = torch.cat([network(part).cpu() for part in images.split(256)], 1)
     nothing = torch.zeros(count, dtype=torch.int64)
-    return Subject(network, None, images, Outputs(logits, nothing, nothing, (10,) * 10, network.cost()))
+    return Subject(network, None, images, Outputs(logits, nothing, nothing, (10,) * 10, exit_costs(network)))
 
 
 def train(root: str, epochs: int, samples_per_class: int, device: str) -> RunDirectory:

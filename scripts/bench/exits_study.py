@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from cl_ac.early_exit import accuracy_at_budgets, area, average_curve, cost_at_accuracy, task_curves
 from cl_ac.evaluation import average
-from cl_ac.exit_quality import calibration_errors, eefp
+from cl_ac.exits.curves import accuracy_at_budgets, area, average_curve, cost_at_accuracy, task_curves
+from cl_ac.exits.quality import calibration_errors, eefp
+from cl_ac.recording.rundir import RunDirectory, flatten, provenance
+from cl_ac.recording.summary import percent
 from cl_ac.report.exits import RULES
-from cl_ac.report.tables import percent
-from cl_ac.rundir import RunDirectory, flatten, provenance
 
 BUDGETS = (0.5, 0.75, 1.0)
 

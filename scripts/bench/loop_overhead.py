@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from cl_ac.approach import TrainingSet
 from cl_ac.approaches.finetuning import FineTuning
-from cl_ac.augmentation import Augmentation
 from cl_ac.backbones.resnet import ResNet32
 from cl_ac.benchmark import Task
+from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.samples import Samples
 from cl_ac.datasets.image_folder import ImageFolder
 from cl_ac.network import NO_EXITS, Backbone, ExitNetwork
-from cl_ac.samples import Samples
 from cl_ac.training import Trainer, Training
 
 BATCH = 128

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from cl_ac.approach import Approach
-from cl_ac.checkpoint import Checkpoint
+from cl_ac.data.seeding import global_stream
 from cl_ac.network import Exits
-from cl_ac.plugins import classes
+from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.run import Journal
-from cl_ac.seeding import global_stream
+from cl_ac.settings.plugins import classes
 
 APPROACHES = classes("approach", Approach)
 

@@ -9,8 +9,8 @@ from torch.func import functional_call
 from cl_ac.approach import Batch
 from cl_ac.approaches.ewc import EWC
 from cl_ac.errors import ConfigurationError
-from cl_ac.fisher import batch_mean_fisher, per_sample_fisher, published_fisher
-from cl_ac.importance import batch_gradients, flatten, per_sample_gradients, protected
+from cl_ac.importance.fisher import batch_mean_fisher, per_sample_fisher, published_fisher
+from cl_ac.importance.gradients import batch_gradients, flatten, per_sample_gradients, protected
 from cl_ac.network import Exits
 
 
@@ -94,7 +94,7 @@ def test_sampled_labels_give_the_exact_fisher_on_average(toy_trainer, network, t
 
 def test_chunks_do_not_change_the_fisher(toy_trainer, network, task, monkeypatch):
     whole = per_sample_fisher("max_pred", task, network, toy_trainer)
-    monkeypatch.setattr("cl_ac.importance.CHUNK", 5 * flatten(network).numel())
+    monkeypatch.setattr("cl_ac.importance.gradients.CHUNK", 5 * flatten(network).numel())
     assert torch.allclose(per_sample_fisher("max_pred", task, network, toy_trainer), whole, rtol=1e-4, atol=1e-9)
 
 

@@ -5,9 +5,9 @@ import torch
 
 from cl_ac.approach import Batch
 from cl_ac.approaches.freezing import Freezing
-from cl_ac.checkpoint import Checkpoint
 from cl_ac.errors import ConfigurationError
-from cl_ac.journal import Journal
+from cl_ac.recording.checkpoint import Checkpoint
+from cl_ac.recording.journal import Journal
 from cl_ac.training import Training
 
 

@@ -7,7 +7,7 @@ import torch
 
 from cl_ac.approach import Batch
 from cl_ac.approaches.icarl import ICaRL
-from cl_ac.classifiers import NearestMean
+from cl_ac.classifiers.nearest_mean import NearestMean
 
 
 def test_loss_is_cross_entropy_over_all_classes_and_binary_distillation(toy_network, toy_benchmark):

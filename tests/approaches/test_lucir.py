@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from cl_ac.approaches.lucir import LUCIR
-from cl_ac.data import Batch
+from cl_ac.data.batches import Batch
 from cl_ac.heads import GrowingCosine
 from cl_ac.memory import Memory
 

@@ -5,7 +5,7 @@ import torch
 
 from cl_ac.approach import Batch
 from cl_ac.approaches.mas import MAS
-from cl_ac.importance import flatten, protected
+from cl_ac.importance.gradients import flatten, protected
 from cl_ac.losses import cross_entropy
 
 

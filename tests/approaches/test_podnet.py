@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from cl_ac.approaches.podnet import PODNet
-from cl_ac.data import Batch
+from cl_ac.data.batches import Batch
 from cl_ac.errors import ConfigurationError
 from cl_ac.memory import Memory
 from cl_ac.network import Backbone, ExitNetwork

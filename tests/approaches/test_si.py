@@ -7,7 +7,7 @@ from torch import nn
 from cl_ac.approach import Batch
 from cl_ac.approaches.si import SI
 from cl_ac.errors import ConfigurationError
-from cl_ac.importance import flatten, protected
+from cl_ac.importance.gradients import flatten, protected
 from cl_ac.losses import cross_entropy
 from cl_ac.network import Backbone, ExitNetwork
 

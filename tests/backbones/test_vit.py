@@ -12,10 +12,11 @@ from cl_ac.approaches.lwf import LwF
 from cl_ac.backbones.vit import MLP, Attention, ViT
 from cl_ac.datasets.digits import Digits
 from cl_ac.errors import ConfigurationError
+from cl_ac.exits.cost import exit_costs
 from cl_ac.heads import TokenHead
 from cl_ac.network import ExitNetwork
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.run import run
-from cl_ac.rundir import RunDirectory
 from cl_ac.training import Training
 
 DIGITS = (1, 8, 8)
@@ -105,7 +106,7 @@ def test_cost_is_the_closed_form_with_attention():
     patches = 16 * width * 4
     block = tokens * (4 * width * width + 2 * width * neurons) + 2 * tokens * tokens * width
     head = width * classes
-    assert network.cost().exits == [patches + block + head, patches + 2 * block + 2 * head]
+    assert exit_costs(network).exits == [patches + block + head, patches + 2 * block + 2 * head]
 
 
 def test_channels_last_images_give_the_same():

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from cl_ac.data.samples import ImageFiles
 from cl_ac.datasets import image_folder
 from cl_ac.datasets.image_folder import IMAGENET_100, ImageFolder, ImageNet100
 from cl_ac.errors import DataError
-from cl_ac.samples import ImageFiles
 
 NAMES = ["ant", "bee", "cow"]
 

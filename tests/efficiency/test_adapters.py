@@ -9,8 +9,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.backbones.vit import ViT
-from cl_ac.efficiency.feed_forward import find_feed_forwards
 from cl_ac.efficiency.split_attention import split_projections
 from cl_ac.kernels.experts import activate
 

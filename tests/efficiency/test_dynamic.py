@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.backbones.vit import MLP
 from cl_ac.efficiency.dynamic import (
     DynamicFFN,
@@ -15,7 +16,6 @@ from cl_ac.efficiency.dynamic import (
     set_gate,
     usage_map,
 )
-from cl_ac.efficiency.feed_forward import find_feed_forwards
 from cl_ac.efficiency.gates import Gate
 from cl_ac.efficiency.routers import NormRouter
 from cl_ac.efficiency.split import expert_weights, random_split

@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from cl_ac.approach import Approach
+from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.backbones.vit import ViT
-from cl_ac.classifiers import NearestMean
-from cl_ac.efficiency.feed_forward import find_feed_forwards
+from cl_ac.classifiers.nearest_mean import NearestMean
+from cl_ac.data.seeding import global_stream
 from cl_ac.efficiency.finetune import FineTuning, finetuned
 from cl_ac.efficiency.sparsify import Sparsify
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import ExitNetwork
-from cl_ac.seeding import global_stream
 
 
 @pytest.fixture

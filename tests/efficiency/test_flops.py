@@ -8,8 +8,8 @@ from cl_ac.efficiency.dynamic import DynamicFFN, recording, set_gate
 from cl_ac.efficiency.flops import layer_cost, relative_cost, relative_ffn_cost
 from cl_ac.efficiency.gates import Gate
 from cl_ac.efficiency.routers import NormRouter, RouterTraining
+from cl_ac.exits.cost import counted
 from cl_ac.kernels.experts import Experts
-from cl_ac.macs import counted
 from cl_ac.network import ExitNetwork
 
 

@@ -7,15 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.backbones.vit import MLP, ViT
-from cl_ac.efficiency.feed_forward import find_feed_forwards
-from cl_ac.efficiency.projections import (
-    Projections,
-    Residual,
-    distil_projections,
-    hidden_neurons,
-    recorded,
-)
+from cl_ac.efficiency.projections import Projections, Residual, distil_projections, hidden_neurons, recorded
 from cl_ac.efficiency.sparsify import Sparsify, square_hoyer
 from cl_ac.efficiency.split_attention import split_projections
 from cl_ac.errors import ConfigurationError

@@ -6,8 +6,8 @@ from torch import nn
 
 from cl_ac.approach import Approach, TrainingSet
 from cl_ac.approaches.finetuning import FineTuning
+from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.backbones.vit import MLP, ViT
-from cl_ac.efficiency.feed_forward import find_feed_forwards
 from cl_ac.efficiency.sparsify import SparsifiedLoss, Sparsify, Sparsity, count_sparsity, sparsified, square_hoyer
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import ExitNetwork, Exits

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.backbones.vit import MLP
-from cl_ac.efficiency.feed_forward import find_feed_forwards
 from cl_ac.efficiency.split import (
     auction,
     coactivation,

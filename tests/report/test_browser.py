@@ -10,9 +10,9 @@ import pytest
 
 from cl_ac.approach import Approach
 from cl_ac.losses import cross_entropy
+from cl_ac.recording.tensorboard import DASHBOARD
 from cl_ac.report.page import write_report
-from cl_ac.tensorboard import DASHBOARD
-from cl_ac.watch import Watch
+from cl_ac.watching.watch import Watch
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")

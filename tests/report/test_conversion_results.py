@@ -4,15 +4,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cl_ac.cli import main
-from cl_ac.early_exit_model import EarlyExitModel
+from cl_ac.cli.main import main
 from cl_ac.efficiency.dynamic import dynamic_ffns, set_gate
-from cl_ac.exit_rules import Confidence
-from cl_ac.report.conversion import Settings
+from cl_ac.exits.model import EarlyExitModel
+from cl_ac.exits.rules import Confidence
 from cl_ac.report.conversion_results import decision, figures, numbers, table, write
-from cl_ac.report.conversion_timing import Seconds
-from cl_ac.report.operating_points import Choice, Chosen
-from cl_ac.serving import load
+from cl_ac.serving.conversion import Settings
+from cl_ac.serving.conversion_timing import Seconds
+from cl_ac.serving.model_file import load
+from cl_ac.serving.operating_points import Choice, Chosen
 
 MEASURED = {8: Seconds({0.01: 0.9, 0.4: 0.7, 1.0: 0.5}, 0.4)}
 

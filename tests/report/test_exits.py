@@ -6,12 +6,12 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cl_ac.early_exit import accuracy_at_budgets, area, average_curve, cost_accuracy, task_curves
 from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import Outputs, ac_accuracy
-from cl_ac.exit_quality import quality
+from cl_ac.exits.curves import accuracy_at_budgets, area, average_curve, cost_accuracy, task_curves
+from cl_ac.exits.quality import quality
+from cl_ac.recording.rundir import Record, RunDirectory
 from cl_ac.report.exits import EVENTS_SUFFIX, analyse, figures, number, plain_accuracy, tables, write
-from cl_ac.rundir import Record, RunDirectory
 
 
 @pytest.fixture

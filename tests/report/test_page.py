@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cl_ac.cli import main
+from cl_ac.cli.main import main
 from cl_ac.errors import ConfigurationError
 from cl_ac.report.page import write_report
 

@@ -1,10 +1,10 @@
 import pytest
 
-from cl_ac.early_exit import cost_accuracy, cost_at_accuracy
+from cl_ac.exits.curves import cost_accuracy, cost_at_accuracy
+from cl_ac.recording.summary import summarise
 from cl_ac.report.comparison import compare
 from cl_ac.report.sections import MOST_LINES, gaps, panels, sections, summary
-from cl_ac.report.tables import summarise
-from cl_ac.stability import summarise as summarise_watched
+from cl_ac.watching.stability import summarise as summarise_watched
 
 
 @pytest.fixture

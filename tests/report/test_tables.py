@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from cl_ac.errors import ConfigurationError
-from cl_ac.evaluation import Outputs
-from cl_ac.network import Cost
-from cl_ac.report.tables import percent, reference_accuracy, summarise, summary_table
-from cl_ac.rundir import Record, RunDirectory
+from cl_ac.evaluation import Cost, Outputs
+from cl_ac.recording.rundir import Record, RunDirectory
+from cl_ac.recording.summary import percent, reference_accuracy, summarise
+from cl_ac.report.tables import summary_table
 
 
 def finished(path, right: list[list[list[bool]]], cost: Cost) -> RunDirectory:

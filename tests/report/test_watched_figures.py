@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cl_ac.report.watched_figures import old_tasks_figure, task_accuracy_figure, task_history
-from cl_ac.stability import Watched
+from cl_ac.watching.stability import Watched
 
 
 def watched(task: int, start: int, accuracy: list[list[float]], answers: list[str]) -> Watched:

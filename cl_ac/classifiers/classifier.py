@@ -1,0 +1,121 @@
+"""Classifiers that answer at inference in place of the trained linear heads, on the features of every exit.
+
+They stand on any approach and change nothing in training. Shapes: E exits, B batch, C classes seen, D_i features of
+exit i, N samples.
+
+Logits are log-probabilities, so that their softmax is a confidence which early-exit rules can compare over exits.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_ac.classifiers.fitting import fit_weights
+from cl_ac.data.growing import Growing
+from cl_ac.data.samples import Samples, concatenate
+from cl_ac.data.tasks import Task
+from cl_ac.errors import ConfigurationError
+from cl_ac.memory import Memory
+from cl_ac.network import ExitNetwork
+from cl_ac.training import Trainer
+
+Aggregation = Literal["own", "uniform", "learned"]
+
+
+class Classifier(Growing):
+    """Answers from features. A subclass defines `fit` and `score`.
+
+    Features do not depend on the linear heads, so that statistics stay valid while those grow and learn: a feature map
+    is pooled to at most `side` × `side` cells, of tokens the first is taken and layer-normalised, a vector stays.
+
+    Exits may answer together. The log-probabilities of exit i and of all shallower exits, which an early exit at i has
+    computed anyway, are added with non-negative weights A [E, E], zero above the diagonal: `z_i = Σ_l A_il log p_l`.
+
+    Args:
+        aggregation: `own`, each exit answers alone; `uniform`, the mean over exits so far; `learned`, weights fitted
+            after each task by cross-entropy on held-out samples of the task and the exemplars (uniform if there are
+            neither; test samples are never used).
+        sparsity: L1 penalty on learned weights; more of it uses fewer exits.
+        pooling: how a feature map is reduced.
+        side: largest side of the pooled map.
+    """
+
+    # Whether `score` reads the linear head's logits of an exit in place of its features.
+    reads_logits: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        aggregation: Aggregation = "own",
+        sparsity: float = 0.01,
+        pooling: Literal["average", "max"] = "average",
+        side: int = 4,
+    ):
+        super().__init__()
+        if sparsity < 0:
+            raise ConfigurationError(f"classifier.sparsity is {sparsity}; it must be at least 0")
+        if side < 1:
+            raise ConfigurationError(f"classifier.side is {side}; it must be at least 1")
+        self.aggregation, self.sparsity, self.pooling, self.side = aggregation, sparsity, pooling, side
+        self.register_buffer("weights", torch.empty(0, 0))
+
+    def fit(self, task: Task, network: ExitNetwork, trainer: Trainer, memory: Memory) -> None:
+        """Learns the classes of `task`, after training."""
+        raise NotImplementedError
+
+    def score(self, index: int, features: Tensor) -> Tensor:
+        """Unnormalised log-probabilities [B, C] of exit `index` alone, from its features [B, D_i]."""
+        raise NotImplementedError
+
+    def scores(self, features: Sequence[Tensor]) -> Tensor:
+        """Unnormalised log-probabilities [E, B, C] of each exit alone."""
+        return torch.stack([self.score(index, part) for index, part in enumerate(features)])
+
+    def update(self, task: Task, network: ExitNetwork, trainer: Trainer, memory: Memory) -> None:
+        """Learns the classes of `task` and how to weigh the exits; called once after each task."""
+        self.fit(task, network, trainer, memory)
+        exits = len(network)
+        device = trainer.device
+        self.weights = torch.eye(exits, device=device)
+        if self.aggregation != "own":
+            self.weights = torch.ones_like(self.weights).tril() / torch.arange(1, exits + 1, device=device)[:, None]
+        held_out = [] if task.validation is task.test else [task.validation.without_extras()]
+        samples = concatenate(*held_out, memory.samples.without_extras())
+        if self.aggregation == "learned" and len(samples):
+            passes = list(self.passes(network, samples, trainer))
+            scores = torch.cat([self.scores(features) for features, _ in passes], 1)
+            self.weights = fit_weights(scores, torch.cat([targets for _, targets in passes]), self.sparsity)
+
+    def features(self, network: ExitNetwork, images: Tensor) -> list[Tensor]:
+        """What is known of each image at each exit: E tensors [B, D_i]."""
+        return [self.vector(hidden).float() for hidden in network.hidden(images)]
+
+    def logits(self, features: Sequence[Tensor]) -> Tensor:
+        """[E, B, C]."""
+        scores = self.scores(features).log_softmax(-1)
+        return torch.einsum("il,lbc->ibc", self.weights.to(scores.dtype), scores)
+
+    def logits_at(self, index: int, log_probabilities: Tensor) -> Tensor:
+        """What `logits` gives for exit `index` [B, C], from log-probabilities [index + 1, B, C] of the exits so far."""
+        weights = self.weights[index, : index + 1].to(log_probabilities.dtype)
+        return torch.tensordot(weights, log_probabilities, 1)
+
+    def vector(self, hidden: Tensor) -> Tensor:
+        """What is known of each image at an exit whose head reads `hidden`: [B, D_i]."""
+        if hidden.ndim == 4:
+            size = [min(side, self.side) for side in hidden.shape[2:]]
+            pool = F.adaptive_avg_pool2d if self.pooling == "average" else F.adaptive_max_pool2d
+            return pool(hidden, size).flatten(1)
+        return F.layer_norm(hidden[:, 0], hidden.shape[-1:]) if hidden.ndim == 3 else hidden
+
+    @torch.no_grad()
+    def passes(self, network: ExitNetwork, samples: Samples, trainer: Trainer) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Features and targets of batches of `samples`, without augmentation."""
+        network.eval()
+        loader, size = trainer.loader(samples), 256
+        for images, targets in zip(loader.in_order(size), loader.samples.targets.split(size), strict=True):
+            with trainer.autocast():
+                features = self.features(network, images)
+            yield features, targets

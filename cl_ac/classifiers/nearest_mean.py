@@ -1,0 +1,55 @@
+"""The nearest class mean, on the features of every exit."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_ac.classifiers.classifier import Classifier
+from cl_ac.data.samples import concatenate
+from cl_ac.errors import ConfigurationError
+
+
+class NearestMean(Classifier):
+    """The nearest class mean (Rebuffi et al., 2017, alg. 1): `log p(c|x) = cos(x, μ_c) / temperature + constant`.
+
+    μ_c is the mean of L2-normalised features, normalised again; answers are those of the smallest Euclidean distance
+    between normalised vectors. After each task all means are computed anew with the network as it is: of the task's
+    classes from all their training data, of earlier classes from their exemplars. Classes without exemplars keep the
+    mean that they had, which the network of that time gave.
+
+    Args:
+        temperature: changes no exit's answers but their confidence, and with it what an early exit does; so does the
+            spread of the means, which is wider in deeper exits.
+        reading: how features are read and exits aggregated, see `Classifier`.
+    """
+
+    def __init__(self, temperature: float = 0.05, **reading):
+        super().__init__(**reading)
+        if temperature <= 0:
+            raise ConfigurationError(f"classifier.temperature is {temperature}; it must be above 0")
+        self.temperature = temperature
+
+    def fit(self, task, network, trainer, memory) -> None:
+        exemplars = memory.samples.without_extras()
+        old = exemplars.select((exemplars.targets < task.classes.start).nonzero()[:, 0]) if len(memory) else exemplars
+        samples = concatenate(task.train.without_extras(), old)
+        self.set_means(self.passes(network, samples, trainer), task.classes_seen)
+
+    def set_means(self, passes: Iterable[tuple[Sequence[Tensor], Tensor]], classes: int) -> None:
+        """Computes the means of `classes` classes from batches of features (E tensors [B, D_i]) and targets [B]."""
+        sums: Sequence[Tensor] = ()
+        for features, targets in passes:
+            members = F.one_hot(targets, classes).float().T  # [C, B]
+            added = [members @ F.normalize(part) for part in features]
+            sums = [total + part for total, part in zip(sums, added, strict=True)] if sums else added
+        for index, total in enumerate(sums):
+            means = F.normalize(total)
+            earlier = getattr(self, f"means_{index}", means[:0])
+            earlier = F.pad(earlier, (0, 0, 0, len(means) - len(earlier)))
+            # A class without samples has a sum of zero, which normalises to zero.
+            self.register_buffer(f"means_{index}", torch.where(means.any(1, keepdim=True), means, earlier))
+
+    def score(self, index, features) -> Tensor:
+        return F.normalize(features) @ getattr(self, f"means_{index}").T / self.temperature

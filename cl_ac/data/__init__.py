@@ -1,0 +1,1 @@
+"""What training runs on: samples, tasks, batches, augmentation, random streams and tensors that grow."""

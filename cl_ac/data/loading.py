@@ -1,0 +1,112 @@
+"""From samples to augmented batches on the training device.
+
+What fits is one uint8 tensor on the device, indexed and augmented in batches; what does not fit is decoded by
+worker processes. Both come out of the same interface. The order and the windows of a whole epoch are drawn at
+once, so that a step costs no random numbers and no copies from the host.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.batches import Batch
+from cl_ac.data.samples import Images, Samples
+from cl_ac.data.tasks import Task
+from cl_ac.errors import DataError
+
+
+class _Decode(Dataset):
+    """Decodes whole batches of indices, in a worker process.
+
+    A file that cannot be read is returned as its error: raised in a worker, it would lose its one clear sentence.
+    """
+
+    def __init__(self, images: Images):
+        self.images = images
+
+    def __getitem__(self, indices: list[int]) -> Tensor | DataError:
+        try:
+            return self.images[torch.tensor(indices, dtype=torch.int64)]
+        except DataError as error:
+            return error
+
+
+class Loader:
+    """Batches of `samples` on `device`.
+
+    Args:
+        samples: moved to the device once if they are resident.
+        augmentation: how uint8 images become inputs.
+        workers: processes that decode images which are not resident.
+    """
+
+    def __init__(self, samples: Samples, augmentation: Augmentation, device: torch.device, workers: int = 0):
+        self.samples = samples.to(device)
+        self.augmentation, self.device, self.workers = augmentation, device, workers
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def order(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` sample indices: each sample once in random order, then each once more, and so on."""
+        if not len(self):
+            return torch.empty(0, dtype=torch.int64)
+        rounds = -(-count // len(self))
+        return torch.cat([torch.randperm(len(self), generator=generator) for _ in range(rounds)])[:count]
+
+    def shuffled(self, batch_size: int, count: int, generator: torch.Generator, task: Task) -> Iterator[Batch]:
+        """`count` augmented samples in random order; the last batch may be smaller. Endless empty batches if empty."""
+        order = self.order(count, generator)
+        windows = self.augmentation.draw(len(order), *self.samples.images.shape[-2:], generator=generator)
+        yield from self._batches(order, windows, batch_size, task)
+        while not len(self):
+            yield from self._batches(order, None, batch_size, task)
+
+    def in_order(self, batch_size: int) -> Iterator[Tensor]:
+        """The evaluation inputs of all samples, in order."""
+        if not len(self):
+            return
+        if self.samples.resident:
+            parts: Iterable[Tensor] = self.samples.images.split(batch_size)
+        else:
+            parts = self._decoded(torch.arange(len(self)).split(batch_size))
+        for images in parts:
+            yield self.augmentation.apply(images)
+
+    def _batches(self, order: Tensor, windows: Tensor | None, batch_size: int, task: Task) -> Iterator[Batch]:
+        on_device = order.to(self.device, non_blocking=True)
+        windows = windows if windows is None else windows.to(self.device, non_blocking=True)
+        if self.samples.resident:
+            parts: Iterable[Tensor] = (self.samples.images[chosen] for chosen in on_device.split(batch_size))
+        else:
+            parts = self._decoded(order.split(batch_size))
+        start = 0
+        for images in parts:
+            here = slice(start, start + len(images))
+            start += len(images)
+            chosen = on_device[here]
+            yield Batch(
+                self.augmentation.apply(images, None if windows is None else windows[here]),
+                self.samples.targets[chosen],
+                task,
+                {name: value[chosen] for name, value in self.samples.extras.items()},
+            )
+
+    def _decoded(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The images at the indices in each part."""
+        loader = DataLoader(
+            _Decode(self.samples.images),
+            sampler=[part.tolist() for part in parts],
+            batch_size=None,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            # Without a generator of its own, the loader would draw a seed from the global one.
+            generator=torch.Generator(),
+        )
+        for images in loader:
+            if isinstance(images, DataError):
+                raise images
+            yield images.to(self.device, non_blocking=True)

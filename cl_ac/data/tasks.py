@@ -1,0 +1,71 @@
+"""A task: one group of new classes with its data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cl_ac.data.samples import Samples
+
+
+@dataclass(frozen=True)
+class Task:
+    """One group of new classes with its data.
+
+    Args:
+        index: position in the sequence, from 0.
+        sizes: number of classes of each task up to and including this one.
+        train: what may be trained on, in the network's class numbering.
+        validation: held out of the training data (the test data under the papers' protocol); may be empty.
+        test: what accuracy is reported on.
+        previous: the task before. Only an upper bound such as joint training may read its training data.
+    """
+
+    index: int
+    sizes: tuple[int, ...]
+    train: Samples
+    validation: Samples
+    test: Samples
+    previous: "Task | None" = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that are new in this task."""
+        return self.sizes[-1]
+
+    @property
+    def classes_seen(self) -> int:
+        """Classes of this task and all before it: C."""
+        return sum(self.sizes)
+
+    @property
+    def classes(self) -> slice:
+        """The columns of the logits that belong to this task."""
+        return slice(self.classes_seen - self.num_classes, self.classes_seen)
+
+    @property
+    def old_classes(self) -> slice:
+        """The columns that belong to earlier tasks."""
+        return slice(0, self.classes.start)
+
+    @property
+    def seen_classes(self) -> slice:
+        """All columns so far."""
+        return slice(0, self.classes_seen)
+
+    @property
+    def old_tasks(self) -> list[slice]:
+        """The columns of each earlier task."""
+        return task_slices(self.sizes)[:-1]
+
+    def history(self) -> "list[Task]":
+        """The tasks so far, this one last."""
+        return [*(self.previous.history() if self.previous else []), self]
+
+
+def task_slices(sizes: Sequence[int]) -> list[slice]:
+    """The classes of each task, as slices of the class axis."""
+    ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]

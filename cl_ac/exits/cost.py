@@ -1,0 +1,48 @@
+"""Counted multiply-accumulates (MACs)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from cl_ac.evaluation import Cost
+from cl_ac.exits.heads import inference_head
+from cl_ac.network import ExitNetwork
+
+Result = TypeVar("Result")
+
+
+@torch.no_grad()
+def counted(run: Callable[[], Result]) -> tuple[float, Result]:
+    """The MACs of the matrix products and convolutions in `run`, and what it returns.
+
+    Element-wise work and normalisation are not counted.
+    """
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    # Fused attention is invisible to the counter: that of modules always, other kernels in some releases.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            result = run()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
+    return counter.get_total_flops() / 2, result
+
+
+def exit_costs(network: ExitNetwork) -> Cost:
+    """Counted cost of one image at each exit, with heads in the form that inference runs."""
+    device, was_training = network.heads[-1].classifier.new_weight.device, network.training
+    network.eval()
+    hidden, logits = torch.zeros(1, *network.backbone.image_shape, device=device), None
+    backbone, heads = [], []
+    for index, head in enumerate(network.heads):
+        macs, hidden = counted(partial(network.segment, index, hidden))
+        backbone.append(macs)
+        macs, logits = counted(partial(inference_head(head), hidden, logits))
+        heads.append(macs)
+    network.train(was_training)
+    exits = [sum(backbone[: index + 1]) + sum(heads[: index + 1]) for index in range(len(network))]
+    return Cost(exits, sum(backbone) + heads[-1])

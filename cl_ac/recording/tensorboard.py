@@ -1,0 +1,253 @@
+"""What a run tells its loggers, and the charts that TensorBoard opens with.
+
+Steps are training steps over the whole run. <exit> is `exit_0`, …, `final`; <answer> is that, `most_confident`, or
+`nearest_mean/<exit>` where nearest means are watched. Tags:
+
+    train/loss/<exit>                       mean loss of an epoch
+    train/learning_rate
+    train/gradient_norm                     mean over an epoch, before clipping
+    validation/accuracy                     where the best epoch is selected by it
+    accuracy/task_<u>/<answer>              test accuracy on task u after each task
+    accuracy/average/<answer>               mean over the tasks seen
+    accuracy_task_incremental/…             the same with the task known
+    forgetting/<answer>                     mean over the earlier tasks
+    summary/…                               what the run comes to so far, answered by the most confident exit
+    watch/accuracy/task_<u>/<answer>        while a task is learned, if it is watched; every exit on the first task,
+                                            the final and the most confident one on the others
+    watch/accuracy/earlier_tasks/<answer>   mean over the earlier tasks
+    watch/recency_bias/<answer>             share of the earlier tasks' samples that are taken for the newest task
+    drift/cka_with_previous/task_<u>/<exit> features on task u: CKA with those before the newest task was learned,
+    drift/cka_with_learned/task_<u>/<exit>  and with those when task u had just been learned
+    drift/weight_norm/task_<u>/<exit>       mean norm of the weight rows of task u's classes; `bias_size` of the biases
+    watch/tasks_begun                       as a share of all tasks: a step up wherever a task begins
+
+Images after each task: accuracy_matrix/<exit>, confusion_by_task/<exit>, cost_accuracy.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from cl_ac.data.tasks import Task
+from cl_ac.evaluation import Outputs, forgetting, most_confident
+from cl_ac.recording.hyperparameters import hyperparameters
+from cl_ac.recording.loggers import CsvLogger, Layout, Logger, LoggerName, TensorBoardLogger, WandbLogger
+from cl_ac.recording.rundir import RunDirectory
+from cl_ac.training import EpochReport
+from cl_ac.watching.stability import Watched, exit_names, task_recency_bias
+
+METRICS = {
+    "summary/accuracy": "accuracy",
+    "summary/incremental_accuracy": "incremental",
+    "summary/forgetting": "forgetting",
+    "summary/task_incremental_accuracy": "task_incremental",
+    "summary/cost_at_accuracy_of_final_exit": "cost_at_final",
+}
+# Answers whose accuracy on every task is told while a task is learned; the others are told on the first task only.
+WATCHED_EVERYWHERE = ("final", "most_confident", "nearest_mean/final")
+
+_BEGUN = r"watch/tasks_begun$"
+_HEADS = r"(exit_\d+|final|most_confident)$"
+DASHBOARD = {
+    "After each task": {
+        "average accuracy over the tasks seen": [r"accuracy/average/"],
+        "accuracy on each task, most confident exit": [r"accuracy/task_\d+/most_confident$"],
+        "accuracy on each task, final exit": [r"accuracy/task_\d+/final$"],
+        "accuracy on the first task, each exit": [r"accuracy/task_0/"],
+        "forgetting, mean over the earlier tasks": [r"forgetting/"],
+        "features of the first task, CKA with those first learned": [r"drift/cka_with_learned/task_0/"],
+        "weight norms by task, final exit": [r"drift/weight_norm/task_\d+/final$"],
+    },
+    "While a task is learned": {
+        "accuracy on each task, most confident exit": [r"watch/accuracy/task_\d+/most_confident$", _BEGUN],
+        "accuracy on each task, final exit": [r"watch/accuracy/task_\d+/final$", _BEGUN],
+        "accuracy on the first task, each exit": [rf"watch/accuracy/task_0/{_HEADS}", _BEGUN],
+        "earlier tasks, each exit": [rf"watch/accuracy/earlier_tasks/{_HEADS}", _BEGUN],
+        "earlier tasks, linear against nearest mean": [r"watch/accuracy/earlier_tasks/(nearest_mean/)?final$", _BEGUN],
+        "recency bias": [r"watch/recency_bias/", _BEGUN],
+    },
+    "Training": {
+        "loss of each exit": [r"train/loss/"],
+        "learning rate": [r"train/learning_rate$"],
+        "gradient norm": [r"train/gradient_norm$"],
+        "validation accuracy": [r"validation/accuracy$"],
+    },
+}
+
+
+def dashboard(tags: set[str]) -> Layout:
+    """The charts for which there are data, one for each question, as regular expressions of tags."""
+    shown: Layout = {}
+    for category, charts in DASHBOARD.items():
+        for title, patterns in charts.items():
+            found = [pattern for pattern in patterns if any(re.match(pattern, tag) for tag in tags)]
+            if found and found != [_BEGUN]:
+                shown.setdefault(category, {})[title] = ["Multiline", found]
+    return shown
+
+
+class EventLog:
+    """Tells a run's loggers what happens.
+
+    Args:
+        directory: the run's.
+        exits: E.
+        tasks: T of the whole benchmark.
+        step: where the run goes on.
+        loggers: which ones.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        exits: int,
+        tasks: int,
+        step: int = 0,
+        loggers: Sequence[LoggerName] = ("tensorboard",),
+    ):
+        settings = hyperparameters(directory.config)
+        makers = {
+            "tensorboard": lambda: TensorBoardLogger(directory.path, step, settings, list(METRICS), dashboard),
+            "csv": lambda: CsvLogger(directory.path, step),
+            "wandb": lambda: WandbLogger(directory.path, step, settings),
+        }
+        self.loggers: list[Logger] = [makers[name]() for name in loggers]
+        self.names = exit_names(exits)
+        self.tasks = tasks
+
+    def epoch(self, report: EpochReport, step: int) -> None:
+        """The losses of one epoch, at `step` of the run."""
+        values = {f"train/loss/{name}": loss for name, loss in zip(self.names, report.losses.tolist(), strict=True)}
+        values["train/learning_rate"] = report.lr
+        optional = {"train/gradient_norm": report.gradient_norm, "validation/accuracy": report.validation}
+        values.update({tag: value for tag, value in optional.items() if value is not None})
+        self._scalars(values, step)
+        self._flush()
+
+    def watched(self, watched: Watched, known: int) -> None:
+        """The watched points of a task, but for the first `known`."""
+        for place in range(known, len(watched.steps)):
+            step = int(watched.steps[place])
+            # The point before a task's first step is the last one of the task before.
+            if step or not watched.start:
+                self._scalars(dict(_watched_values(watched, place, self.tasks)), watched.start + step)
+
+    def task(self, task: Task, directory: RunDirectory, step: int) -> None:
+        """The accuracies after one task."""
+        self._scalars(
+            {
+                **self._accuracies("accuracy", directory.accuracies(), directory.ac_accuracies()),
+                **self._accuracies(
+                    "accuracy_task_incremental", directory.accuracies(True), directory.ac_accuracies(True)
+                ),
+                **({} if task.is_first else self._forgetting(directory)),
+                **_summary(directory, directory.outputs(task.index)),
+                **self._drift(directory),
+            },
+            step,
+        )
+        self._figures(directory, directory.outputs(task.index), step)
+        self._flush()
+
+    def _accuracies(self, tag: str, cube: Tensor, surest: Tensor) -> dict[str, float]:
+        row = torch.cat([cube[-1], surest[-1][:, None]], 1)
+        values = {}
+        for name, column in zip([*self.names, "most_confident"], row.T.tolist(), strict=True):
+            values.update({f"{tag}/task_{task}/{name}": value for task, value in enumerate(column)})
+            values[f"{tag}/average/{name}"] = sum(column) / len(column)
+        return values
+
+    def _forgetting(self, directory: RunDirectory) -> dict[str, float]:
+        lost = torch.cat([forgetting(directory.accuracies()), forgetting(directory.ac_accuracies())[:, None]], 1)
+        names = [*self.names, "most_confident"]
+        return {f"forgetting/{name}": value for name, value in zip(names, lost.mean(0).tolist(), strict=True)}
+
+    def _drift(self, directory: RunDirectory) -> dict[str, float]:
+        drift = directory.drift()
+        if drift is None:
+            return {}
+        kinds = {
+            "cka_with_previous": drift.since_previous[-1],
+            "cka_with_learned": drift.since_learned[-1],
+            "weight_norm": drift.weights[-1].T,
+            "bias_size": drift.biases[-1].T,
+        }
+        return {
+            f"drift/{kind}/task_{task}/{name}": value
+            for kind, values in kinds.items()
+            for task, row in enumerate(values.tolist())
+            for name, value in zip(self.names, row, strict=True)
+            if math.isfinite(value)
+        }
+
+    def _figures(self, directory: RunDirectory, outputs: Outputs, step: int) -> None:
+        from cl_ac.exits.curves import cost_accuracy
+        from cl_ac.recording.figures import (
+            CostLine,
+            accuracy_matrix_figure,
+            cost_accuracy_figure,
+            task_confusion_figure,
+        )
+
+        figures = {"accuracy_matrix/final": accuracy_matrix_figure(directory.accuracies()[..., -1], "final exit")}
+        figures["confusion_by_task/final"] = task_confusion_figure(
+            task_confusion(outputs, outputs.predictions[-1]), "final exit"
+        )
+        if len(self.names) > 1:
+            title, surest = "most confident exit", most_confident(outputs)
+            chosen = outputs.predictions.gather(0, surest[None])[0]
+            figures["accuracy_matrix/most_confident"] = accuracy_matrix_figure(directory.ac_accuracies(), title)
+            figures["confusion_by_task/most_confident"] = task_confusion_figure(task_confusion(outputs, chosen), title)
+            exits = outputs.correct.double().mean(1)[None]
+            figures["cost_accuracy"] = cost_accuracy_figure([CostLine(directory.name, [cost_accuracy(outputs)], exits)])
+        for tag, figure in figures.items():
+            for logger in self.loggers:
+                logger.figure(tag, figure, step)
+
+    def _scalars(self, values: Mapping[str, float], step: int) -> None:
+        for logger in self.loggers:
+            logger.scalars(values, step)
+
+    def _flush(self) -> None:
+        for logger in self.loggers:
+            logger.flush()
+
+    def close(self) -> None:
+        for logger in self.loggers:
+            logger.close()
+
+
+def _summary(directory: RunDirectory, outputs: Outputs) -> dict[str, float]:
+    from cl_ac.recording.summary import summarise
+
+    summary = summarise(directory, outputs.correct[-1].double().mean().item())
+    values = {tag: getattr(summary, name) for tag, name in METRICS.items()}
+    return {tag: value for tag, value in values.items() if value is not None}
+
+
+def _watched_values(watched: Watched, place: int, tasks: int) -> Iterator[tuple[str, float]]:
+    yield "watch/tasks_begun", (watched.task + 1) / tasks
+    biases = task_recency_bias(watched)[place].tolist()
+    for answer, on_tasks, bias in zip(watched.answers, watched.accuracy[place].tolist(), biases, strict=True):
+        told = on_tasks if answer in WATCHED_EVERYWHERE else on_tasks[:1]
+        yield from ((f"watch/accuracy/task_{task}/{answer}", value) for task, value in enumerate(told))
+        if len(on_tasks) > 1:
+            yield f"watch/accuracy/earlier_tasks/{answer}", sum(on_tasks[:-1]) / (len(on_tasks) - 1)
+            yield f"watch/recency_bias/{answer}", bias
+
+
+def task_confusion(outputs: Outputs, predictions: Tensor) -> Tensor:
+    """The share of each task's samples (rows) that are taken for a class of each task (columns) [T, T].
+
+    Args:
+        predictions: classes [N].
+    """
+    sizes = torch.tensor(outputs.sizes)
+    task_of_class = torch.arange(len(sizes)).repeat_interleave(sizes)
+    counts = torch.zeros(len(sizes), len(sizes), dtype=torch.float64)
+    places = (outputs.tasks, task_of_class[predictions])
+    counts.index_put_(places, torch.ones(len(predictions), dtype=torch.float64), accumulate=True)
+    return counts / counts.sum(1, keepdim=True)

@@ -1,0 +1,1 @@
+"""A finished run put to use: loaded, measured, converted, given exits, exported."""

@@ -1,0 +1,73 @@
+"""Finished runs, rebuilt and ready to answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cl_ac.data.tasks import Task
+from cl_ac.errors import ConfigurationError
+from cl_ac.network import ExitNetwork
+from cl_ac.recording.checkpoint import Checkpoint
+from cl_ac.recording.rundir import RunDirectory
+from cl_ac.run import assemble, choose_device, restore
+from cl_ac.settings.objects import Objects, rebuild
+from cl_ac.training import Trainer
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run, ready to answer.
+
+    Args:
+        objects: what its settings describe; the approach and the memory as they are after the last task.
+        network: as it is after the last task.
+        device: where both are.
+    """
+
+    objects: Objects
+    network: ExitNetwork
+    device: torch.device
+
+    @property
+    def last_task(self) -> Task:
+        """The newest task that the network has learned."""
+        return self.objects.benchmark[len(self.network.sizes) - 1]
+
+    @property
+    def trainer(self) -> Trainer:
+        """What the run was trained with."""
+        benchmark = self.objects.benchmark
+        return Trainer(self.objects.training, benchmark.augmentation, self.device, benchmark.seed)
+
+
+def finished(directory: RunDirectory, device: str = "auto") -> Finished:
+    """Rebuilds a finished run from its settings and its checkpoint.
+
+    Raises:
+        ConfigurationError: if it is not finished.
+        ResumeError: if its checkpoint cannot be read.
+    """
+    config = directory.config
+    if not directory.checkpoint_path.exists():
+        raise ConfigurationError(f"'{directory.path}' has no checkpoint.pt; measuring needs the run's network")
+    checkpoint = Checkpoint.load(directory.checkpoint_path)
+    if checkpoint.fit is not None or checkpoint.task == 0:
+        raise ConfigurationError(f"'{directory.path}' stopped inside a task; go on with it by --resume first")
+    objects, place = _objects(config), choose_device(device)
+    objects.benchmark.seed = config["seed"]
+    network = _assemble(objects)
+    restore(checkpoint, network, objects.approach)
+    objects.approach.to(place).eval()
+    return Finished(objects, network.to(place).eval(), place)
+
+
+def _objects(config: Mapping[str, Any]) -> Objects:
+    """What the settings of a run describe; those of `attach.attach` also say what they come from."""
+    return rebuild({name: value for name, value in config.items() if name != "attached"})
+
+
+def _assemble(objects: Objects) -> ExitNetwork:
+    objects.sparsify.prepare(objects.backbone)
+    return assemble(objects.approach, objects.backbone, objects.exits, objects.memory, objects.classifier)

@@ -1,0 +1,80 @@
+"""Early-exit models in one file, loaded where there is no run."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cl_ac.approach import Approach
+from cl_ac.efficiency.dynamic import descriptions, insert_described
+from cl_ac.errors import DataError
+from cl_ac.exits.model import EarlyExitModel
+from cl_ac.exits.rules import Confidence, Entropy, LearnedScorer, Margin, Patience, Rule
+from cl_ac.memory import Memory
+from cl_ac.recording.checkpoint import write_atomically
+from cl_ac.run import choose_device
+from cl_ac.serving.finished import _assemble, _objects
+from cl_ac.teacher import Teacher
+
+VERSION = 1
+
+RULES: dict[str, type[Rule]] = {rule.__name__: rule for rule in (Confidence, Entropy, Margin, Patience, LearnedScorer)}
+
+
+def save(model: EarlyExitModel, path: Path, config: Mapping[str, Any]) -> None:
+    """Writes what answering takes to one file: no exemplars, no teacher.
+
+    Args:
+        config: the settings of the run, as its config.yaml holds them; they say how the network is built.
+    """
+    approach = {} if model.approach is None else serving_state(model.approach)
+    rule = {field.name: getattr(model.rule, field.name) for field in fields(model.rule)}
+    content = {
+        "version": VERSION,
+        "config": dict(config),
+        "network": model.network.state_dict(),
+        "dynamic": descriptions(model.network),
+        "approach": approach,
+        "corrected": model.approach is not None,
+        "rule": {"name": type(model.rule).__name__, **rule},
+    }
+    write_atomically(Path(path), lambda file: torch.save(content, file))
+
+
+def load(path: Path, device: str = "auto", fold: bool = False) -> EarlyExitModel:
+    """Reads what `save` wrote; runs no code from the file, but imports the plugins that its settings name.
+
+    Args:
+        fold: whether stages take their form for inference: faster, and the same answers up to rounding.
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    place = choose_device(device)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        version = content["version"]
+    except Exception as error:
+        raise DataError(f"'{path}' is no saved early-exit model ({error})") from error
+    if version != VERSION:
+        raise DataError(f"'{path}' has version {version}; this program reads version {VERSION}")
+    objects = _objects(content["config"])
+    network, approach = _assemble(objects), objects.approach
+    # A file from before there were converted networks has none.
+    insert_described(network, content.get("dynamic", {}))
+    network.load_state_dict(content["network"])
+    if content["corrected"]:
+        missing, unexpected = approach.load_state_dict(content["approach"], strict=False)
+        if unexpected or set(missing) & set(serving_state(approach)):
+            raise DataError(f"'{path}' does not fit the approach {type(approach).__name__} of this program")
+    name, options = content["rule"].pop("name"), content["rule"]
+    answering = approach.to(place) if content["corrected"] else None
+    return EarlyExitModel(network.to(place), answering, RULES[name](**options), fold)
+
+
+def serving_state(approach: Approach) -> dict[str, Tensor]:
+    """The state of `approach` without that of its memories, which hold images, and its teachers."""
+    unused = [f"{name}." for name, module in approach.named_modules() if isinstance(module, Memory | Teacher)]
+    return {key: value for key, value in approach.state_dict().items() if not key.startswith(tuple(unused))}

@@ -1,0 +1,84 @@
+"""The objects that the settings of a run describe."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from cl_ac.approach import Approach
+from cl_ac.benchmark import Benchmark
+from cl_ac.classifiers.classifier import Classifier
+from cl_ac.data.seeding import global_stream
+from cl_ac.efficiency.sparsify import Sparsify
+from cl_ac.errors import ConfigurationError
+from cl_ac.memory import Memory
+from cl_ac.network import NO_EXITS, Backbone, Exits
+from cl_ac.settings.messages import sentence
+from cl_ac.settings.parser import PLUGINS, instantiate, run_parser
+from cl_ac.settings.plugins import classes, find
+from cl_ac.training import Training
+from cl_ac.watching.watch import Watch
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What a run is made of, as `run.run` takes it."""
+
+    approach: Approach
+    benchmark: Benchmark
+    backbone: Backbone
+    exits: Exits | str
+    training: Training
+    memory: Memory
+    classifier: Classifier | None
+    watch: Watch
+    sparsify: Sparsify
+
+
+def build(parser: ArgumentParser, settings: Namespace) -> Objects:
+    """The objects that `settings` describe, initialised from the seed in them.
+
+    Raises:
+        UserError: what a constructor found wrong.
+    """
+    settings = settings.clone()
+    backbone_settings, exits = settings.pop("backbone"), settings.pop("exits")
+    exits = Exits(**exits.as_dict()) if isinstance(exits, Namespace) else exits
+    with global_stream(settings.seed, "approach"):
+        objects = instantiate(parser, settings)
+    with global_stream(settings.seed, "backbone"):
+        backbone = build_backbone(backbone_settings, objects.benchmark)
+    return Objects(
+        objects.approach,
+        objects.benchmark,
+        backbone,
+        NO_EXITS if exits is None else exits,
+        objects.training,
+        objects.memory,
+        objects.get("classifier"),
+        objects.watch,
+        objects.sparsify,
+    )
+
+
+def rebuild(config: Mapping[str, Any]) -> Objects:
+    """The objects of a run, from the settings that it left in its config.yaml.
+
+    Raises:
+        ConfigurationError: if this version, or a plugin that the run used, no longer takes them.
+    """
+    parser = run_parser()
+    try:
+        settings = parser.parse_object(dict(config))
+    except (ArgumentError, KeyError) as error:
+        known = {kind: classes(kind, base) for kind, base in PLUGINS.items()}
+        told = sentence(error, parser, known) if isinstance(error, ArgumentError) else f"there is no {error}"
+        raise ConfigurationError(f"the run's settings no longer fit this program: {told}") from error
+    return build(parser, settings)
+
+
+def build_backbone(settings: Namespace, benchmark: Benchmark) -> Backbone:
+    """The backbone of `settings` for the images of `benchmark`."""
+    options = settings.get("init_args") or Namespace()
+    return find(settings.class_path)(benchmark.input_shape, **options.as_dict())

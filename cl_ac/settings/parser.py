@@ -1,0 +1,93 @@
+"""The settings of a run, read from the constructors' signatures."""
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from cl_ac.approach import Approach
+from cl_ac.benchmark import Benchmark
+from cl_ac.classifiers.classifier import Classifier
+from cl_ac.efficiency.sparsify import Sparsify
+from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.memory import Memory
+from cl_ac.network import Backbone, Exits
+from cl_ac.recording.loggers import LoggerName
+from cl_ac.settings.messages import sentence
+from cl_ac.settings.plugins import classes
+from cl_ac.settings.presets import with_tuned_values
+from cl_ac.training import Training
+from cl_ac.watching.watch import Watch
+
+PLUGINS: dict[str, type] = {
+    "approach": Approach,
+    "benchmark": Benchmark,
+    "backbone": Backbone,
+    "classifier": Classifier,
+}
+
+
+def run_parser() -> ArgumentParser:
+    """All options of `cl-ac run`, read from the constructors' signatures."""
+    parser = ArgumentParser(prog="cl-ac run", description="Trains an approach on a benchmark.", exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings; what comes later overrides it")
+    helps = {
+        "approach": "the continual-learning method",
+        "benchmark": "the data and how their classes are split into tasks",
+        "backbone": "the network without its classifiers",
+        "classifier": "what answers at inference instead of the linear heads",
+    }
+    for kind, base in PLUGINS.items():
+        names = ", ".join(classes(kind, base))
+        text = f"{helps[kind]}: {names}, or a dotted path such as my_file.MyClass"
+        parser.add_subclass_arguments(base, kind, skip={"image_shape"}, required=kind != "classifier", help=text)
+    parser.add_argument(
+        "--exits", type=str | Exits | None, default=None, help="where ACs hang: a preset of the backbone, or at/weights"
+    )
+    parser.add_class_arguments(Training, "training")
+    parser.add_class_arguments(Memory, "memory")
+    parser.add_class_arguments(Watch, "watch")
+    parser.add_class_arguments(Sparsify, "sparsify")
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if any")
+    parser.add_argument("--seed", type=int, default=0, help="of every random stream")
+    parser.add_argument("--out", type=str, default="runs", help="the folder in which the run's folder is made")
+    parser.add_argument(
+        "--name", type=str | None, default=None, help="the run's folder; made of the settings if absent"
+    )
+    parser.add_argument(
+        "--loggers",
+        type=list[LoggerName],
+        default=["tensorboard"],
+        help="where scalars and figures also go; csv writes scalars.csv, wandb needs the package of that name",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    return parser
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """The settings in `arguments`.
+
+    Raises:
+        ConfigurationError: one sentence that names the setting, its value and what is allowed.
+    """
+    known = {kind: classes(kind, base) for kind, base in PLUGINS.items()}
+    try:
+        return parser.parse_args(with_tuned_values(list(arguments)))
+    except ArgumentError as error:
+        raise ConfigurationError(sentence(error, parser, known)) from error
+
+
+def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
+    """The objects that `settings` describe.
+
+    Raises:
+        UserError: what a constructor found wrong, out of the error that the parser makes of it.
+    """
+    try:
+        return parser.instantiate(settings)
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise cause from None
+            cause = cause.__cause__
+        raise

@@ -1,0 +1,90 @@
+"""A study: every combination of some settings."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cl_ac.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is varied.
+
+    Args:
+        config: the settings file that all runs start from.
+        grids: the values of each setting that is varied, for each part of the study; `null` leaves a setting out.
+        set: settings that all runs share, on top of the file's.
+    """
+
+    config: str
+    grids: list[dict[str, list[Any]]]
+    set: dict[str, Any]
+
+    @staticmethod
+    def read(path: str) -> "Study":
+        """The study described in a YAML file.
+
+        Raises:
+            ConfigurationError: if the file is missing or does not describe one.
+        """
+        try:
+            content = yaml.safe_load(Path(path).read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigurationError(f"cannot read the study '{path}': {' '.join(str(error).split())}") from error
+        grids = content.get("grid") if isinstance(content, dict) else None
+        grids = grids if isinstance(grids, list) else [grids]
+        if not isinstance(content, dict) or "config" not in content or not all(map(_is_grid, grids)):
+            raise ConfigurationError(
+                f"the study '{path}' needs 'config', a settings file, and 'grid', lists of values or several such grids"
+            )
+        if extra := content.keys() - {"config", "grid", "set"}:
+            raise ConfigurationError(f"the study '{path}' has unknown keys {sorted(extra)}; known: config, grid, set")
+        return Study(content["config"], grids, content.get("set") or {})
+
+    @property
+    def varied(self) -> list[str]:
+        """The settings that are varied, the seed aside."""
+        return [name for name in dict.fromkeys(itertools.chain(*self.grids)) if name != "seed"]
+
+    @property
+    def names_devices(self) -> bool:
+        """Whether the settings say where runs compute, `auto` aside."""
+        try:
+            content = yaml.safe_load(Path(self.config).read_text())
+        except (OSError, yaml.YAMLError):
+            content = None  # its runs complain of the file
+        shared = {**(content if isinstance(content, dict) else {}), **self.set}
+        return shared.get("device", "auto") != "auto" or any("device" in grid for grid in self.grids)
+
+    def cells(self) -> Iterator[dict[str, Any]]:
+        """Every combination of each grid."""
+        for grid in self.grids:
+            for values in itertools.product(*grid.values()):
+                yield dict(zip(grid, values, strict=True))
+
+    def arguments(self, cell: Mapping[str, Any]) -> list[str]:
+        """The command line of one run."""
+        options = {**self.set, **cell}
+        # The class comes first, so that options of that class are known.
+        options = dict(sorted(options.items(), key=lambda item: item[0].count(".")))
+        given = [
+            f"--{name}={json.dumps(v) if isinstance(v, list) else v}" for name, v in options.items() if v is not None
+        ]
+        return ["--config", self.config, *given]
+
+
+def _is_grid(grid: Any) -> bool:
+    return (
+        isinstance(grid, dict) and bool(grid) and all(isinstance(values, list) and values for values in grid.values())
+    )
+
+
+def run_name(cell: Mapping[str, Any]) -> str:
+    """A folder name for one combination."""
+    return "_".join(f"{name}={value}" for name, value in cell.items() if value is not None).replace("/", "-")

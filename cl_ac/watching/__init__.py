@@ -1,0 +1,1 @@
+"""Looking at a network while it learns: continual evaluation, stability metrics, drift."""

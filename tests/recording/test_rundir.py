@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from cl_ac.errors import ConfigurationError, ResumeError
+from cl_ac.evaluation import Cost, Outputs
+from cl_ac.recording.rundir import Record, RunDirectory, flatten, runs_in
+
+SETTINGS = {"seed": 1, "training": {"epochs": 2, "workers": 4}, "device": "cpu"}
+
+
+def outputs(tasks: int) -> Outputs:
+    targets = torch.arange(2 * tasks).repeat(3)
+    stream = torch.Generator().manual_seed(tasks)
+    logits = torch.randn(2, len(targets), 2 * tasks, generator=stream)
+    return Outputs(logits, targets, targets // 2, (2,) * tasks, Cost([1.0, 3.0], 2.0))
+
+
+def record(task: int) -> Record:
+    return Record.of(task, outputs(task + 1), 1.0)
+
+
+def test_finished_tasks_come_back(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.open(SETTINGS, resume=False)
+    for task in range(3):
+        directory.finish(record(task), outputs(task + 1))
+    assert directory.records == [record(task) for task in range(3)]
+    assert torch.equal(directory.outputs(1).logits, outputs(2).logits)
+    assert directory.accuracies().shape == (3, 3, 2)
+    assert directory.ac_accuracies().isnan().sum() == 3
+
+
+def test_finishing_a_task_again_replaces_it_and_what_came_after(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.open(SETTINGS, resume=False)
+    for task in (0, 1, 2, 1):
+        directory.finish(record(task), outputs(task + 1))
+    assert [each.task for each in directory.records] == [0, 1]
+
+
+def test_resume_allows_another_device_but_no_other_seed(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.open(SETTINGS, resume=False)
+    directory.open({**SETTINGS, "device": "cuda", "training": {"epochs": 2, "workers": 0}}, resume=True)
+    with pytest.raises(ResumeError, match="seed was 1 and is 2"):
+        directory.open({**SETTINGS, "seed": 2}, resume=True)
+    with pytest.raises(ConfigurationError, match="already holds a run"):
+        directory.open(SETTINGS, resume=False)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="cannot write to"):
+        RunDirectory(tmp_path / "file" / "run").open(SETTINGS, resume=False)
+
+
+def test_flatten():
+    assert flatten(SETTINGS) == {"seed": 1, "training.epochs": 2, "training.workers": 4, "device": "cpu"}
+
+
+def test_runs_are_found_in_a_folder_of_runs(tmp_path):
+    runs = [RunDirectory(tmp_path / name) for name in ("b", "a")]
+    for run in runs:
+        run.open(SETTINGS, resume=False)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").touch()
+    (tmp_path / "nothing").mkdir()
+    assert [run.path.name for run in runs_in(tmp_path)] == ["a", "b"]
+    assert [run.path for run in runs_in(tmp_path / "b")] == [tmp_path / "b"]
+    assert runs_in(tmp_path / "report") == []
+    with pytest.raises(ConfigurationError, match="holds no run"):
+        runs_in(tmp_path / "nothing")

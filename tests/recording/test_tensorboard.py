@@ -1,0 +1,133 @@
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from cl_ac.approach import Approach
+from cl_ac.evaluation import Cost, Outputs
+from cl_ac.losses import cross_entropy
+from cl_ac.recording.tensorboard import DASHBOARD, METRICS, EventLog, dashboard, task_confusion
+from cl_ac.training import EpochReport
+from cl_ac.watching.watch import Watch
+
+
+class Plain(Approach):
+    """Fine-tuning."""
+
+    def loss(self, network, batch):
+        return cross_entropy(network(batch.images), batch.targets, batch.task.classes)
+
+
+def read(directory) -> EventAccumulator:
+    return EventAccumulator(str(directory.path)).Reload()
+
+
+def layout(events: EventAccumulator) -> dict[str, list[str]]:
+    """The patterns of each chart that TensorBoard would show."""
+    last = events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
+    categories = layout_pb2.Layout.FromString(last).category
+    return {f"{c.title}: {chart.title}": list(chart.multiline.tag) for c in categories for chart in c.chart}
+
+
+@pytest.mark.parametrize("watching", [False, True])
+def test_every_chart_of_a_finished_run_has_data(toy_run, watching):
+    directory = toy_run(
+        Plain(), exits="sdn", watch=Watch(every=2, nearest_mean="oracle", drift=True) if watching else Watch()
+    )
+    events = read(directory)
+    tags = events.Tags()["scalars"]
+    charts = layout(events)
+    assert charts
+    for patterns in charts.values():
+        assert all(any(re.match(pattern, tag) for tag in tags) for pattern in patterns)
+    questions = [f"{category}: {title}" for category, titles in DASHBOARD.items() for title in titles]
+    left_out = {"Training: validation accuracy"}
+    if not watching:
+        left_out |= {question for question in questions if question.startswith("While")}
+        titles = DASHBOARD["After each task"].items()
+        left_out |= {f"After each task: {title}" for title, tags in titles if "drift/" in tags[0]}
+    assert list(charts) == [question for question in questions if question not in left_out]
+    assert set(METRICS) <= set(tags)
+    for tag in tags:
+        steps = [event.step for event in events.Scalars(tag)]
+        assert steps == sorted(set(steps)), tag
+
+
+def test_drift_is_told_after_each_task(toy_run):
+    directory = toy_run(Plain(), exits="sdn", watch=Watch(drift=True))
+    events, drift = read(directory), directory.drift()
+    learned = [event.value for event in events.Scalars("drift/cka_with_learned/task_0/exit_0")]
+    assert learned == pytest.approx(drift.since_learned[:, 0, 0].tolist())
+    norms = [event.value for event in events.Scalars("drift/weight_norm/task_1/final")]
+    assert norms == pytest.approx(drift.weights[1:, -1, 1].tolist())
+    assert "drift/cka_with_previous/task_2/final" not in events.Tags()["scalars"], "the newest task has no before"
+
+
+def test_images_after_each_task(toy_run):
+    events = read(toy_run(Plain(), exits="sdn"))
+    images = {"accuracy_matrix/final", "accuracy_matrix/most_confident", "confusion_by_task/final"}
+    assert set(events.Tags()["images"]) == {*images, "confusion_by_task/most_confident", "cost_accuracy"}
+    assert len(events.Images("cost_accuracy")) == 3
+
+
+def test_watched_points_stand_at_the_steps_of_the_run(stored_run, tmp_path):
+    directory = stored_run(tmp_path / "run", exits=2, watch=True)
+    log = EventLog(directory, 2, 3)
+    for watched in directory.watched_all():
+        log.watched(watched.until(4), 0)
+        log.watched(watched, 3)
+    log.close()
+    events = read(directory)
+    first = events.Scalars("watch/accuracy/task_0/final")
+    # A task's point before its first step is at the last step of the task before.
+    assert [event.step for event in first] == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30]
+    later = directory.watched(2)
+    place = later.answers.index("nearest_mean/exit_0")
+    earlier = [event.value for event in events.Scalars("watch/accuracy/earlier_tasks/nearest_mean/exit_0")][-5:]
+    assert earlier == pytest.approx(later.accuracy[1:, place, :2].mean(-1).tolist())
+    biases = [event.value for event in events.Scalars("watch/recency_bias/final")][-5:]
+    assert biases == pytest.approx(later.predicted_task[1:, 1, :2, 2].mean(-1).tolist())
+    begun = {event.step: event.value for event in events.Scalars("watch/tasks_begun")}
+    assert (begun[10], begun[12], begun[30]) == (pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0)
+    tags = events.Tags()["scalars"]
+    assert "watch/accuracy/task_0/exit_0" in tags
+    assert "watch/accuracy/task_1/exit_0" not in tags
+
+
+def test_loggers_are_told_the_same(stored_run, tmp_path):
+    directory = stored_run(tmp_path / "run", exits=2)
+    log = EventLog(directory, 2, 3, loggers=["tensorboard", "csv"])
+    report = EpochReport(0, 1, torch.tensor([0.5, 0.25]), 0.1, None, 0.75, 1.0, 5, {})
+    log.epoch(report, 5)
+    log.epoch(replace(report, validation=None, gradient_norm=2.0), 10)
+    log.close()
+    rows = (directory.path / "scalars.csv").read_text().splitlines()[1:]
+    assert rows == [
+        "5,train/loss/exit_0,0.5", "5,train/loss/final,0.25", "5,train/learning_rate,0.1",
+        "5,validation/accuracy,0.75",
+        "10,train/loss/exit_0,0.5", "10,train/loss/final,0.25", "10,train/learning_rate,0.1",
+        "10,train/gradient_norm,2",
+    ]  # fmt: skip
+    events = read(directory)
+    told = [f"{e.step},{tag},{e.value:.6g}" for tag in events.Tags()["scalars"] for e in events.Scalars(tag)]
+    assert sorted(told) == sorted(rows)
+
+
+def test_charts_without_data_are_left_out():
+    assert dashboard(set()) == {}
+    assert dashboard({"watch/tasks_begun"}) == {}
+    charts = dashboard({"train/loss/final", "accuracy/task_1/final"})
+    assert charts == {
+        "After each task": {"accuracy on each task, final exit": ["Multiline", [r"accuracy/task_\d+/final$"]]},
+        "Training": {"loss of each exit": ["Multiline", ["train/loss/"]]},
+    }
+
+
+def test_task_confusion_by_hand():
+    targets = torch.tensor([0, 1, 2, 2])
+    outputs = Outputs(torch.zeros(1, 4, 3), targets, torch.tensor([0, 0, 1, 1]), (2, 1), Cost([1.0], 1.0))
+    confusion = task_confusion(outputs, torch.tensor([1, 2, 2, 2]))
+    assert confusion.tolist() == [[0.5, 0.5], [0.0, 1.0]]
