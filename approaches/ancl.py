@@ -7,6 +7,7 @@ from torch import Tensor
 from cl_ac.approach import Approach, Batch, ExitNetwork, TrainingSet
 from cl_ac.losses import Distillation, auxiliary_distillation, cross_entropy, distillation
 from cl_ac.teacher import Teacher, TeacherStatistics
+from cl_ac.training import Fit
 
 
 class ANCL(Approach):
@@ -53,9 +54,9 @@ class ANCL(Approach):
             return
         self.teacher.begin_task(task, trainer)
         auxiliary = copy.deepcopy(network)
-        auxiliary.train_old_classes(False)
+        auxiliary.train_old_rows(False)
         data, training = TrainingSet(task.train, task), trainer.with_training(**self.auxiliary_training)
-        trainer.fit(auxiliary, self.new_class_loss, data, training, stage="auxiliary")
+        trainer.fit(Fit(auxiliary, self.new_class_loss, data, training, stage="auxiliary"))
         self.auxiliary.update(auxiliary)
 
     def new_class_loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
@@ -74,4 +75,3 @@ class ANCL(Approach):
 
     def end_task(self, task, network, trainer) -> None:
         self.teacher.update(network)
-        super().end_task(task, network, trainer)

@@ -11,6 +11,7 @@ from cl_ac.errors import ConfigurationError
 from cl_ac.losses import cross_entropy, global_distillation
 from cl_ac.memory import Memory, rank_in_class
 from cl_ac.teacher import Teacher, TeacherStatistics
+from cl_ac.training import Fit
 
 
 class BiC(Approach):
@@ -96,10 +97,14 @@ class BiC(Approach):
         loss = cross_entropy(self.correct(logits), batch.targets, batch.task.seen_classes)
         return loss + 0.05 * self.newest[0, 1] ** 2
 
+    def choose_exemplars(self, task, network, trainer) -> None:
+        draws, share = trainer.generator("exemplars", task.index), self.shares(task)[0]
+        self.memory.update(self.split(task)[0], draws, network, trainer, share)
+
     def end_task(self, task, network, trainer) -> None:
         if not task.is_first:
             settings = {"epochs": self.bias_epochs, "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0}
-            trainer.fit(
+            stage_2 = Fit(
                 network,
                 self.bias_loss,
                 TrainingSet(self.held_out.samples, task),
@@ -109,10 +114,9 @@ class BiC(Approach):
                 fixed_statistics=True,
                 exit_weights=[1.0] * len(network),
             )
+            trainer.fit(stage_2)
             self.newest.requires_grad_(False)
         self.teacher.update(network)
-        draws, share = trainer.generator("exemplars", task.index), self.shares(task)[0]
-        self.memory.update(self.split(task)[0], draws, network, trainer, share)
 
     def correct(self, logits: Tensor) -> Tensor:
         biases = torch.cat([self.earlier, self.newest])[self.task_of_class[: logits.shape[-1]]]

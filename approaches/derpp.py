@@ -53,11 +53,11 @@ class DER(Approach):
         known = (classes < exemplars.extras["classes_known"][:, None]).float()
         return loss + self.strength * masked_squared_error(logits, stored, known)
 
-    def end_task(self, task, network, trainer) -> None:
+    def choose_exemplars(self, task, network, trainer) -> None:
         # [E, N, C] to [N, E, C]: what is stored with an image comes first by image.
         logits = trainer.predict(network, task.train).transpose(0, 1)
         extras = {"logits": logits, "classes_known": torch.full((len(logits),), task.classes_seen)}
-        super().end_task(replace(task, train=replace(task.train, extras=extras)), network, trainer)
+        super().choose_exemplars(replace(task, train=replace(task.train, extras=extras)), network, trainer)
 
 
 class DERpp(DER):

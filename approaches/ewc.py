@@ -61,7 +61,6 @@ class EWC(Approach):
         # The published Fisher moves batch statistics, but no parameter.
         self.penalty.fuse(self.information(task, network, trainer), keep)
         self.penalty.anchor_at(network)
-        super().end_task(task, network, trainer)
 
     def information(self, task: Task, network: ExitNetwork, trainer) -> Tensor:
         """F_new of each exit: [E, P]."""

@@ -54,8 +54,8 @@ class GDumb(Approach):
         own = cross_entropy(logits, batch.targets, classes)
         return kept * own + (1 - kept) * cross_entropy(logits, batch.targets[partner], classes)
 
-    def end_task(self, task, network, trainer) -> None:
-        """Chooses no exemplars: they were chosen before training."""
+    def choose_exemplars(self, task, network, trainer) -> None:
+        """Chooses none: they were chosen before training."""
 
 
 def cutmix(images: Tensor, probability: float) -> tuple[Tensor, Tensor, Tensor]:

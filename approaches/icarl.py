@@ -43,4 +43,3 @@ class ICaRL(Approach):
 
     def end_task(self, task, network, trainer) -> None:
         self.teacher.update(network)
-        super().end_task(task, network, trainer)

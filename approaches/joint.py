@@ -15,7 +15,7 @@ class Joint(Approach):
     """
 
     memory_use = "none"
-    trains_old_classes = True
+    sees_old_classes = True
 
     def training_set(self, task: Task) -> TrainingSet:
         return TrainingSet(concatenate(*(earlier.train for earlier in task.history())), task)

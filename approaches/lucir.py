@@ -26,7 +26,7 @@ class LUCIR(Approach):
     """
 
     memory_use = "required"
-    trains_old_classes = False
+    trains_old_rows = False
 
     def __init__(
         self,
@@ -62,4 +62,3 @@ class LUCIR(Approach):
 
     def end_task(self, task, network, trainer) -> None:
         self.teacher.update(network)
-        super().end_task(task, network, trainer)

@@ -44,4 +44,3 @@ class LwF(Approach):
 
     def end_task(self, task, network, trainer) -> None:
         self.teacher.update(network)
-        super().end_task(task, network, trainer)

@@ -45,7 +45,6 @@ class MAS(Approach):
         keep = task.old_classes.stop / task.classes_seen if self.alpha == -1 else self.alpha
         self.penalty.fuse(self.sensitivity(task, network, trainer), keep)
         self.penalty.anchor_at(network)
-        super().end_task(task, network, trainer)
 
     def sensitivity(self, task: Task, network: ExitNetwork, trainer) -> Tensor:
         """Ω_new of each exit: [E, P]."""

@@ -10,6 +10,7 @@ from cl_ac.errors import ConfigurationError
 from cl_ac.heads import GrowingCosine
 from cl_ac.losses import feature_distillation, nca, spatial_distillation
 from cl_ac.teacher import Teacher, TeacherStatistics
+from cl_ac.training import Fit
 
 
 class PODNet(Approach):
@@ -29,7 +30,7 @@ class PODNet(Approach):
     """
 
     memory_use = "required"
-    trains_old_classes = False
+    trains_old_rows = False
 
     def __init__(
         self,
@@ -86,11 +87,10 @@ class PODNet(Approach):
         return self.classification(network, network.classify(hidden), batch.targets)
 
     def end_task(self, task, network, trainer) -> None:
-        super().end_task(task, network, trainer)
         if not task.is_first and self.balanced_epochs:
-            network.train_old_classes(True)
+            network.train_old_rows(True)
             lr = self.balanced_lr * trainer.training.lr
-            trainer.fit(
+            balanced = Fit(
                 network,
                 self.balanced_loss,
                 TrainingSet(self.memory.samples, task),
@@ -99,6 +99,7 @@ class PODNet(Approach):
                 parameters=network.heads.parameters(),
                 fixed_statistics=True,
             )
+            trainer.fit(balanced)
         self.teacher.update(network)
 
 

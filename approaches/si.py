@@ -80,4 +80,3 @@ class SI(Approach):
         moved = flatten(network).detach() - self.penalty.anchor
         gained = self.path / (moved.square() + self.damping)
         self.penalty.importance = (self.penalty.importance + gained).clamp(min=0)
-        super().end_task(task, network, trainer)

@@ -53,4 +53,3 @@ class SSIL(Approach):
 
     def end_task(self, task, network, trainer) -> None:
         self.teacher.update(network)
-        super().end_task(task, network, trainer)

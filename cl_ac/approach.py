@@ -40,13 +40,18 @@ class Approach(Growing):
         self.inference: Classifier | None = None
 
     @property
-    def trains_old_classes(self) -> bool:
-        """Whether classifier rows of earlier tasks learn; by default only if there are exemplars to learn from."""
+    def sees_old_classes(self) -> bool:
+        """Whether samples of earlier tasks are trained on; by default if there are exemplars."""
         return len(self.memory) > 0
 
+    @property
+    def trains_old_rows(self) -> bool:
+        """Whether classifier rows of earlier tasks learn; by default if there are samples to learn from."""
+        return self.sees_old_classes
+
     def trained_classes(self, task: Task) -> slice:
-        """The classes that the cross-entropy runs over: all with exemplars, else those of the current task."""
-        return task.seen_classes if self.trains_old_classes else task.classes
+        """The classes that the cross-entropy runs over: all if samples of old ones are seen, else the newest."""
+        return task.seen_classes if self.sees_old_classes else task.classes
 
     def build_classifier(self, in_features: int) -> GrowingClassifier:
         """The classifier of one exit, for features [B, in_features]."""
@@ -66,9 +71,12 @@ class Approach(Growing):
     def end_step(self, network: ExitNetwork) -> None:
         """Runs after every step of the optimiser on the task, for methods that follow the path of the weights."""
 
-    def end_task(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
-        """Runs after training; by default chooses the exemplars of the new classes."""
+    def choose_exemplars(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
+        """Runs after training, before `end_task`; by default chooses the exemplars of the new classes."""
         self.memory.update(task.train, trainer.generator("exemplars", task.index), network, trainer)
+
+    def end_task(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
+        """Runs last, when the exemplars are chosen: what is kept of the task beside them."""
 
     def correct(self, logits: Tensor) -> Tensor:
         """Corrects logits [E, B, C] at inference; the identity for most."""

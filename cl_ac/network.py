@@ -162,7 +162,7 @@ class ExitNetwork(nn.Module):
             head.grow(num_classes, generator(seed, "head", len(self.sizes), depth))
         self.sizes.append(num_classes)
 
-    def train_old_classes(self, trained: bool) -> None:
+    def train_old_rows(self, trained: bool) -> None:
         """Lets the classifier rows of earlier tasks learn, or freezes them."""
         for head in self.heads:
             for rows in head.old_rows:

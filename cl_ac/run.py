@@ -21,7 +21,7 @@ from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.journal import Journal
 from cl_ac.recording.loggers import LoggerName, check_loggers
 from cl_ac.recording.rundir import Record, RunDirectory
-from cl_ac.training import EpochReport, Trainer, Training
+from cl_ac.training import EpochReport, Fit, Trainer, Training
 from cl_ac.watching.drift import measure
 from cl_ac.watching.watch import Watch, Watcher
 
@@ -93,17 +93,16 @@ def run(
                 trainer.warm_up_heads(network, task)
             else:
                 watcher.resume(task, directory.watched(task.index), unfinished["steps"])
-            network.train_old_classes(approach.trains_old_classes)
+            network.train_old_rows(approach.trains_old_rows)
             data, done = approach.training_set(task), unfinished["steps"] if unfinished else 0
             trainer.fit(
-                network,
-                sparsified(approach.loss, sparsify, data, training, done),
-                data,
+                Fit(network, sparsified(approach.loss, sparsify, data, training, done), data),
                 validate=partial(validation_accuracy, trainer, network, approach, task),
                 state=unfinished,
                 on_step=partial(after_step, approach, watcher),
                 on_epoch=partial(after_epoch, journal, watcher, task),
             )
+            approach.choose_exemplars(task, network, trainer)
             approach.end_task(task, network, trainer)
             if approach.inference is not None:
                 approach.inference.update(task, network, trainer, memory)

@@ -1,11 +1,11 @@
 """Training: its settings, and the one epoch loop that every approach uses."""
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.batches import Batch, TrainingSet
-from cl_ac.data.loading import Loader
+from cl_ac.data.loading import EpochBatches, Loader
 from cl_ac.data.samples import Samples
 from cl_ac.data.seeding import generator, global_stream
 from cl_ac.data.tasks import Task
@@ -143,6 +143,31 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """What one fit learns, from what, and how.
+
+    Args:
+        network: what the loss is asked about.
+        loss: gives one value per exit; they are weighted by the network's exits and summed.
+        data: what to iterate over.
+        training: its settings; the run's by default.
+        stage: name of its random streams; a second fit inside one task needs its own.
+        parameters: what learns; by default all of the network that requires a gradient.
+        exit_weights: the weight of each exit's loss, in place of the network's own.
+        fixed_statistics: keep the network in evaluation mode, so that batch norm and dropout do nothing new.
+    """
+
+    network: ExitNetwork
+    loss: Loss
+    data: TrainingSet
+    training: Training | None = None
+    stage: str = "task"
+    parameters: Iterable[nn.Parameter] | None = None
+    exit_weights: Sequence[float] | None = None
+    fixed_statistics: bool = False
+
+
+@dataclass(frozen=True)
 class EpochReport:
     """What an epoch came to.
 
@@ -169,14 +194,25 @@ class EpochReport:
     state: dict[str, Any]
 
 
-class _Optimisation:
-    """How one fit turns losses into steps: optimiser, clipping, and loss scaling in float16."""
+class _Fitting:
+    """How far one fit is, and how its losses become steps: optimiser, clipping, and loss scaling in float16.
 
-    def __init__(self, training: Training, parameters: Iterable[nn.Parameter], device: torch.device):
-        self.parameters = [p for p in parameters if p.requires_grad and p.numel()]
-        self.clip = training.clip
+    Args:
+        state: `EpochReport.state` to go on from.
+    """
+
+    def __init__(self, fit: Fit, training: Training, device: torch.device, state: dict[str, Any] | None):
+        learns = fit.network.parameters() if fit.parameters is None else fit.parameters
+        self.parameters = [p for p in learns if p.requires_grad and p.numel()]
+        self.network, self.clip = fit.network, training.clip
         self.optimizer = training.build_optimizer(self.parameters)
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
+        self.epoch, self.steps = 0, 0
+        self.best: dict[str, Any] | None = None
+        if state is not None:
+            self.epoch, self.steps, self.best = state["epoch"], state["steps"], state["best"]
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
 
     def set_learning_rate(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
@@ -192,14 +228,23 @@ class _Optimisation:
             norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.steps += 1
         return norm
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+    def consider(self, accuracy: float) -> None:
+        """Keeps the network as it is, if it never was as accurate before."""
+        if self.best is None or accuracy > self.best["accuracy"]:
+            self.best = {"accuracy": accuracy, "network": _cloned(self.network.state_dict())}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+    def take_best(self) -> None:
+        """Gives the network back the best weights that were kept, if any were."""
+        if self.best is not None:
+            self.network.load_state_dict(self.best["network"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `__init__` goes on from."""
+        progress = {"epoch": self.epoch, "steps": self.steps, "best": self.best}
+        return {**progress, "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
 
 class Trainer:
@@ -229,82 +274,78 @@ class Trainer:
 
     def fit(
         self,
-        network: ExitNetwork,
-        loss: Loss,
-        data: TrainingSet,
-        training: Training | None = None,
+        fit: Fit,
         *,
-        stage: str = "task",
-        parameters: Iterable[nn.Parameter] | None = None,
-        validate: Callable[[], float] | None = None,
         state: dict[str, Any] | None = None,
-        fixed_statistics: bool = False,
-        exit_weights: list[float] | None = None,
+        validate: Callable[[], float] | None = None,
         on_step: Callable[[ExitNetwork, int], None] | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
     ) -> None:
-        """Trains `network` on `data`.
+        """Trains a network.
 
         Args:
-            loss: gives one value per exit; they are weighted by the network's exits and summed.
-            data: what to iterate over.
-            training: settings of this fit; the run's by default.
-            stage: name of this fit's random streams; a second fit inside one task needs its own.
-            parameters: what learns; by default all of the network that requires a gradient.
-            validate: accuracy to select the best epoch by, where `training.select` asks for it.
+            fit: what is learned, from what, and how.
             state: `EpochReport.state` to go on from.
-            fixed_statistics: keep the network in evaluation mode, so that batch norm and dropout do nothing new.
-            exit_weights: the weight of each exit's loss, in place of the network's own.
+            validate: accuracy to select the best epoch by, where `training.select` asks for it.
             on_step: called after every step with the network and the number of steps so far.
             on_epoch: called after every epoch.
 
         Raises:
             UserError: if the loss becomes infinite or undefined.
         """
-        training = training or self.training
-        task = data.task.index
+        training = self.training if fit.training is None else fit.training
+        network, task = fit.network, fit.data.task.index
         epochs = training.epochs_of(task)
-        optimisation = _Optimisation(training, parameters or network.parameters(), self.device)
-        best: dict[str, Any] | None = None
-        start = steps = 0
-        if state:
-            start, steps, best = state["epoch"], state["steps"], state["best"]
-            optimisation.load_state_dict(state)
+        fitting = _Fitting(fit, training, self.device, state)
+        batches = EpochBatches(
+            fit.data, training.batch_size, self.loader, partial(self.generator, f"{fit.stage} order")
+        )
         network.batch_norm_frozen = training.freeze_batch_norm and task > 0
-        loaders = self.loader(data.samples), self.loader(data.exemplars)
-        for epoch in range(start, epochs):
-            began = time.perf_counter()
+        while fitting.epoch < epochs:
+            began, epoch = time.perf_counter(), fitting.epoch
             lr = training.learning_rate(epoch, epochs)
-            optimisation.set_learning_rate(lr)
-            weights = torch.tensor(exit_weights or network.exits.weights_at(epoch, epochs), device=self.device)
-            total, count, norms = torch.zeros(len(network), device=self.device), 0, []
-            network.train(not fixed_statistics)
-            with global_stream(self.seed, f"{stage} modules", task, epoch):
-                for batch in self._epoch(data, loaders, training, f"{stage} order", task, epoch):
-                    with self.autocast(training):
-                        losses = loss(network, batch)
-                    norms.append(optimisation.step((losses * weights).sum()))
-                    total += losses.detach()
-                    count += 1
-                    if on_step:
-                        on_step(network, steps + count)
-            steps += count
-            mean_losses = (total / max(count, 1)).cpu()
-            if not mean_losses.isfinite().all():
+            fitting.set_learning_rate(lr)
+            weights = network.exits.weights_at(epoch, epochs) if fit.exit_weights is None else fit.exit_weights
+            network.train(not fit.fixed_statistics)
+            with global_stream(self.seed, f"{fit.stage} modules", task, epoch):
+                losses, norm = self._steps(fit, fitting, batches(epoch), training, weights, on_step)
+            if not losses.isfinite().all():
                 raise UserError(
                     f"the loss is no longer finite in epoch {epoch + 1} of task {task + 1}; "
                     f"lower training.lr (now {training.lr:g}) or training.clip (now {training.clip:g})"
                 )
-            accuracy = validate() if validate and training.select == "best" else None
-            if accuracy is not None and (best is None or accuracy > best["accuracy"]):
-                best = {"accuracy": accuracy, "network": _cloned(network.state_dict())}
-            if on_epoch:
-                progress = {"epoch": epoch + 1, "steps": steps, "best": best, **optimisation.state_dict()}
-                norm, seconds = _mean_norm(norms), time.perf_counter() - began
-                on_epoch(EpochReport(epoch, epochs, mean_losses, lr, norm, accuracy, seconds, steps, progress))
-        if best is not None:
-            network.load_state_dict(best["network"])
+            accuracy = validate() if validate is not None and training.select == "best" else None
+            if accuracy is not None:
+                fitting.consider(accuracy)
+            fitting.epoch += 1
+            if on_epoch is not None:
+                seconds = time.perf_counter() - began
+                progress = fitting.steps, fitting.state_dict()
+                on_epoch(EpochReport(epoch, epochs, losses, lr, norm, accuracy, seconds, *progress))
+        fitting.take_best()
         network.eval()
+
+    def _steps(
+        self,
+        fit: Fit,
+        fitting: _Fitting,
+        batches: Iterator[Batch],
+        training: Training,
+        weights: Sequence[float],
+        on_step: Callable[[ExitNetwork, int], None] | None,
+    ) -> tuple[Tensor, float | None]:
+        """The steps of one epoch; returns each exit's mean loss [E] and the mean norm of the gradients."""
+        exit_weights = torch.tensor(weights, device=self.device)
+        total, count, norms = torch.zeros(len(fit.network), device=self.device), 0, []
+        for batch in batches:
+            with self.autocast(training):
+                losses = fit.loss(fit.network, batch)
+            norms.append(fitting.step((losses * exit_weights).sum()))
+            total += losses.detach()
+            count += 1
+            if on_step is not None:
+                on_step(fit.network, fitting.steps)
+        return (total / max(count, 1)).cpu(), _mean_norm(norms)
 
     def warm_up_heads(self, network: ExitNetwork, task: Task) -> None:
         """Trains what is new in the heads for `task`, as `training.head_warmup` says; nothing at the first task."""
@@ -319,38 +360,16 @@ class Trainer:
 
         settings = {"epochs": warmup.epochs, "lr": warmup.lr, "weight_decay": warmup.weight_decay}
         self.fit(
-            network,
-            loss,
-            TrainingSet(task.train, task),
-            self.with_training(**settings, schedule="cosine", warmup=0, select="last"),
-            stage="head warm-up",
-            parameters=network.new_rows,
-            fixed_statistics=warmup.freeze_batch_norm,
-        )
-
-    def _epoch(
-        self, data: TrainingSet, loaders: tuple[Loader, Loader], training: Training, stream: str, task: int, epoch: int
-    ) -> Iterator[Batch]:
-        """The batches of one epoch, each with its draws from memory."""
-        size, count = training.batch_size, len(data.samples)
-        if data.drop_last and count >= size:
-            count -= count % size
-        elif count > 1 and count % size == 1:
-            # Batch normalisation cannot train on a single sample.
-            count -= 1
-        steps = -(-count // size)
-        draws = [
-            loaders[1].shuffled(
-                amount or size, steps * (amount or size), self.generator(stream, task, epoch, index), data.task
+            Fit(
+                network,
+                loss,
+                TrainingSet(task.train, task),
+                self.with_training(**settings, schedule="cosine", warmup=0, select="last"),
+                stage="head warm-up",
+                parameters=network.new_rows,
+                fixed_statistics=warmup.freeze_batch_norm,
             )
-            for index, amount in enumerate(data.replay, start=1)
-        ]
-        new = loaders[0].shuffled(size, count, self.generator(stream, task, epoch, 0), data.task)
-        if not draws:
-            yield from new
-            return
-        for batch, *replay in zip(itertools.islice(new, steps), *draws, strict=False):
-            yield replace(batch, replay=tuple(replay))
+        )
 
     def autocast(self, training: Training | None = None):
         """The context in which forward passes run at the chosen precision."""

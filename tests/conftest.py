@@ -24,7 +24,7 @@ from cl_ac.memory import Memory
 from cl_ac.network import NO_EXITS, Backbone, ExitNetwork, Exits
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.serving.conversion import Converted, Settings, convert_run
-from cl_ac.training import Trainer, Training
+from cl_ac.training import Fit, Trainer, Training
 
 # The first call of an operation can take seconds on a busy machine.
 settings.register_profile("cl_ac", deadline=None)
@@ -147,13 +147,12 @@ def toy_learn(toy_trainer) -> Callable[..., None]:
         for task in tasks:
             network.grow(task.num_classes, toy_trainer.seed)
             approach.begin_task(task, network, toy_trainer)
-            network.train_old_classes(approach.trains_old_classes)
+            network.train_old_rows(approach.trains_old_rows)
             toy_trainer.fit(
-                network,
-                approach.loss,
-                approach.training_set(task),
+                Fit(network, approach.loss, approach.training_set(task)),
                 on_step=lambda network, _: approach.end_step(network),
             )
+            approach.choose_exemplars(task, network, toy_trainer)
             approach.end_task(task, network, toy_trainer)
 
     return learn

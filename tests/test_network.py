@@ -73,10 +73,10 @@ def test_maps_below_an_exit(toy_network, images):
 
 def test_only_new_rows_learn_when_old_classes_are_frozen(toy_network):
     network = toy_network("sdn", (2, 2))
-    network.train_old_classes(False)
+    network.train_old_rows(False)
     assert all(not rows.requires_grad for head in network.heads for rows in head.old_rows)
     assert all(rows.requires_grad for rows in network.new_rows)
-    network.train_old_classes(True)
+    network.train_old_rows(True)
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 

@@ -6,7 +6,7 @@ import torch
 from cl_ac.approach import TrainingSet
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.losses import cross_entropy
-from cl_ac.training import HeadWarmup, Trainer, Training
+from cl_ac.training import Fit, HeadWarmup, Trainer, Training
 
 
 def rates(epochs: int, **settings) -> list[float]:
@@ -69,7 +69,7 @@ def task(toy_benchmark):
 
 def test_fit_lowers_the_loss_and_counts_steps(toy_trainer, toy_network, task):
     reports = []
-    toy_trainer.fit(toy_network("sdn"), plain_loss, TrainingSet(task.train, task), on_epoch=reports.append)
+    toy_trainer.fit(Fit(toy_network("sdn"), plain_loss, TrainingSet(task.train, task)), on_epoch=reports.append)
     assert [report.epoch for report in reports] == [0, 1]
     assert reports[1].losses[-1] < reports[0].losses[-1]
     assert reports[1].steps == 2 * math.ceil(len(task.train) / 8)
@@ -87,7 +87,7 @@ def test_gradient_is_that_of_the_weighted_sum_over_exits(task, toy_network, toy_
 
     before = {name: value.clone() for name, value in network.named_parameters()}
     twin = network.frozen_copy().requires_grad_(True).train()
-    trainer.fit(network, loss, TrainingSet(task.train, task))
+    trainer.fit(Fit(network, loss, TrainingSet(task.train, task)))
     losses = plain_loss(twin, seen[0])
     # One epoch trains with the final weights of the ACs, 0.3 and 0.6, and 1 for the final classifier.
     (0.3 * losses[0] + 0.6 * losses[1] + losses[2]).backward()
@@ -107,7 +107,7 @@ def test_mean_gradient_norm_is_that_before_clipping(task, toy_network, toy_bench
         settings = Training(epochs=1, batch_size=8, lr=1e-9, schedule="constant", clip=clip)
         trainer = Trainer(settings, toy_benchmark.augmentation, torch.device("cpu"))
         data = TrainingSet(task.train, task)
-        trainer.fit(toy_network("sdn"), plain_loss, data, on_step=on_step, on_epoch=reports.append)
+        trainer.fit(Fit(toy_network("sdn"), plain_loss, data), on_step=on_step, on_epoch=reports.append)
     unclipped, clipped = norms[: len(norms) // 2], norms[len(norms) // 2 :]
     assert reports[0].gradient_norm == pytest.approx(torch.stack(unclipped).mean().item(), rel=1e-5)
     assert reports[1].gradient_norm == pytest.approx(reports[0].gradient_norm, rel=1e-3)
@@ -117,16 +117,14 @@ def test_mean_gradient_norm_is_that_before_clipping(task, toy_network, toy_bench
 def test_without_clipping_no_gradient_norm_is_known(task, toy_network, toy_benchmark):
     settings, reports = Training(epochs=1, batch_size=8, clip=0, schedule="constant"), []
     trainer = Trainer(settings, toy_benchmark.augmentation, torch.device("cpu"))
-    trainer.fit(toy_network(), plain_loss, TrainingSet(task.train, task), on_epoch=reports.append)
+    trainer.fit(Fit(toy_network(), plain_loss, TrainingSet(task.train, task)), on_epoch=reports.append)
     assert reports[0].gradient_norm is None
 
 
 def test_steps_are_counted_over_epochs(toy_trainer, toy_network, task):
     steps, reports = [], []
     toy_trainer.fit(
-        toy_network(),
-        plain_loss,
-        TrainingSet(task.train, task),
+        Fit(toy_network(), plain_loss, TrainingSet(task.train, task)),
         on_step=lambda network, step: steps.append(step),
         on_epoch=reports.append,
     )
@@ -142,7 +140,7 @@ def test_replay_comes_with_every_batch_in_the_size_asked_for(toy_trainer, toy_ne
         return plain_loss(network, batch)
 
     data = TrainingSet(second.train, second, first.train, replay=(None, 3), drop_last=True)
-    toy_trainer.fit(toy_network(sizes=(2, 2)), loss, data)
+    toy_trainer.fit(Fit(toy_network(sizes=(2, 2)), loss, data))
     assert len(batches) == 2 * (len(second.train) // 8)
     for batch in batches:
         assert [len(batch), *map(len, batch.replay)] == [8, 8, 3]
@@ -157,7 +155,7 @@ def test_replay_from_an_empty_memory_is_empty(toy_trainer, toy_network, task):
         batches.append(batch)
         return plain_loss(network, batch)
 
-    toy_trainer.fit(toy_network(), loss, TrainingSet(task.train, task, None, replay=(None,)))
+    toy_trainer.fit(Fit(toy_network(), loss, TrainingSet(task.train, task, None, replay=(None,))))
     assert all(batch.replay[0].images.shape == (0, 1, 6, 6) for batch in batches)
 
 
@@ -173,7 +171,9 @@ def test_best_epoch_on_validation_is_kept(toy_benchmark, toy_network, task):
     def on_epoch(report):
         states.append({name: value.clone() for name, value in network.state_dict().items() if name != "_extra_state"})
 
-    trainer.fit(network, plain_loss, TrainingSet(task.train, task), validate=lambda: next(scores), on_epoch=on_epoch)
+    trainer.fit(
+        Fit(network, plain_loss, TrainingSet(task.train, task)), validate=lambda: next(scores), on_epoch=on_epoch
+    )
     kept = network.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in states[1].items())
     assert any(not torch.equal(value, kept[name]) for name, value in states[2].items())
@@ -182,14 +182,18 @@ def test_best_epoch_on_validation_is_kept(toy_benchmark, toy_network, task):
 def test_a_diverging_loss_is_a_user_error(toy_trainer, toy_network, task):
     with pytest.raises(UserError, match=r"no longer finite.*training\.lr"):
         toy_trainer.fit(
-            toy_network(), lambda network, batch: plain_loss(network, batch) * torch.inf, TrainingSet(task.train, task)
+            Fit(
+                toy_network(),
+                lambda network, batch: plain_loss(network, batch) * torch.inf,
+                TrainingSet(task.train, task),
+            )
         )
 
 
 def test_fixed_statistics_leave_batch_norm_alone(toy_trainer, toy_network, task):
     network = toy_network()
     before = {name: value.clone() for name, value in network.named_buffers()}
-    toy_trainer.fit(network, plain_loss, TrainingSet(task.train, task), fixed_statistics=True)
+    toy_trainer.fit(Fit(network, plain_loss, TrainingSet(task.train, task), fixed_statistics=True))
     assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
 
 
@@ -197,7 +201,7 @@ def test_only_the_given_parameters_learn(toy_trainer, toy_network, task):
     network = toy_network("sdn")
     before = {name: value.clone() for name, value in network.named_parameters()}
     head = list(network.heads[-1].parameters())
-    toy_trainer.fit(network, plain_loss, TrainingSet(task.train, task), parameters=head)
+    toy_trainer.fit(Fit(network, plain_loss, TrainingSet(task.train, task), parameters=head))
     changed = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith("heads.2.") for name in changed)
@@ -220,7 +224,7 @@ def test_precisions_and_optimizers_learn(toy_benchmark, toy_network, task, preci
     settings = Training(epochs=8, batch_size=8, lr=0.02, optimizer=optimizer, precision=precision, schedule="constant")
     trainer = Trainer(settings, toy_benchmark.augmentation, torch.device("cpu"))
     reports = []
-    trainer.fit(toy_network("sdn"), plain_loss, TrainingSet(task.train, task), on_epoch=reports.append)
+    trainer.fit(Fit(toy_network("sdn"), plain_loss, TrainingSet(task.train, task)), on_epoch=reports.append)
     assert (reports[-1].losses < reports[0].losses).all()
 
 
@@ -251,7 +255,7 @@ def test_batch_norm_freezes_after_the_first_task(toy_benchmark, toy_network):
         norm = network.backbone.stages[0][1]
         before, weight = norm.running_mean.clone(), norm.weight.detach().clone()
         trainer = Trainer(training, toy_benchmark.augmentation, torch.device("cpu"))
-        trainer.fit(network, plain_loss, TrainingSet(task.train, task))
+        trainer.fit(Fit(network, plain_loss, TrainingSet(task.train, task)))
         assert torch.equal(norm.running_mean, before) == (task.index > 0)
         assert not torch.equal(norm.weight, weight)
 

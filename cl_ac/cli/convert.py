@@ -15,7 +15,9 @@ from cl_ac.efficiency.sparsify import Sparsify
 from cl_ac.recording.progress import phases
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report import conversion_results
-from cl_ac.serving import conversion, conversion_timing, router_free
+from cl_ac.report.router_free import table, write
+from cl_ac.serving import conversion, conversion_timing
+from cl_ac.serving.router_free import RuleName, sweep
 from cl_ac.settings.parser import instantiate, parse
 
 
@@ -37,7 +39,7 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--measure", action="store_true", help="measure seconds as well")
     parser.add_argument(
         "--router_free",
-        type=Literal["none", *get_args(router_free.RuleName)],
+        type=Literal["none", *get_args(RuleName)],
         default="none",
         help="convert nothing, but zero the activations of the network as it is by this rule, and find the sparsity up "
         "to which it keeps its accuracy; of the other options only the device counts",
@@ -50,9 +52,9 @@ def command(arguments: Sequence[str]) -> None:
     console = Console(stderr=True)
     if settings.router_free != "none":
         with phases(console) as progress:
-            swept = router_free.sweep(directory, settings.router_free, device=settings.device, progress=progress)
-        show(router_free.table(swept))
-        paths = router_free.write(swept, directory)
+            swept = sweep(directory, settings.router_free, device=settings.device, progress=progress)
+        show(table(swept))
+        paths = write(swept, directory)
     else:
         chosen = conversion.Settings(**{each.name: objects[each.name] for each in fields(conversion.Settings)})
         given = objects.experts, objects.finetune, objects.sparsify, settings.device

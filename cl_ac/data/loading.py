@@ -5,14 +5,16 @@ worker processes. Both come out of the same interface. The order and the windows
 once, so that a step costs no random numbers and no copies from the host.
 """
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cl_ac.data.augmentation import Augmentation
-from cl_ac.data.batches import Batch
+from cl_ac.data.batches import Batch, TrainingSet
 from cl_ac.data.samples import Images, Samples
 from cl_ac.data.tasks import Task
 from cl_ac.errors import DataError
@@ -110,3 +112,46 @@ class Loader:
             if isinstance(images, DataError):
                 raise images
             yield images.to(self.device, non_blocking=True)
+
+
+class EpochBatches:
+    """The batches of a training set, epoch by epoch, each with its draws from memory.
+
+    Args:
+        data: what is iterated over.
+        batch_size: of its samples.
+        loader: makes batches of samples.
+        stream: the random stream with given indices: the task, the epoch, and 0 for the samples, above for each draw.
+    """
+
+    def __init__(
+        self,
+        data: TrainingSet,
+        batch_size: int,
+        loader: Callable[[Samples], Loader],
+        stream: Callable[..., torch.Generator],
+    ):
+        self.data, self.batch_size, self.stream = data, batch_size, stream
+        self.new, self.exemplars = loader(data.samples), loader(data.exemplars)
+
+    def __call__(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch."""
+        size, count, task = self.batch_size, len(self.data.samples), self.data.task
+        if self.data.drop_last and count >= size:
+            count -= count % size
+        elif count > 1 and count % size == 1:
+            # Batch normalisation cannot train on a single sample.
+            count -= 1
+        new = self.new.shuffled(size, count, self.stream(task.index, epoch, 0), task)
+        if not self.data.replay:
+            yield from new
+            return
+        steps = -(-count // size)
+        draws = [
+            self.exemplars.shuffled(
+                amount or size, steps * (amount or size), self.stream(task.index, epoch, index), task
+            )
+            for index, amount in enumerate(self.data.replay, start=1)
+        ]
+        for batch, *replay in zip(itertools.islice(new, steps), *draws, strict=False):
+            yield replace(batch, replay=tuple(replay))

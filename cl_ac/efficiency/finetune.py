@@ -16,7 +16,7 @@ from cl_ac.efficiency.sparsify import SparsifiedLoss, Sparsify
 from cl_ac.errors import ConfigurationError
 from cl_ac.losses import cross_entropy, feature_distillation, taskwise_distillation
 from cl_ac.network import ExitNetwork
-from cl_ac.training import EpochReport, Loss, Trainer
+from cl_ac.training import EpochReport, Fit, Loss, Trainer
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,15 @@ def finetuned(
     )
     loss = _loss(network.frozen_copy(), approach, settings)
     steps = settings.epochs * -(-len(data) // training.batch_size)
-    trainer.fit(
+    sparsifying = Fit(
         student,
         SparsifiedLoss(loss, sparsify, steps),
         TrainingSet(data, task),
         training,
         stage="sparsify",
         exit_weights=[*network.exits.weights, 1.0],
-        on_epoch=on_epoch,
     )
+    trainer.fit(sparsifying, on_epoch=on_epoch)
     return student
 
 

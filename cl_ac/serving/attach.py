@@ -23,7 +23,7 @@ from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.rundir import Record, RunDirectory
 from cl_ac.run import assemble, evaluate
 from cl_ac.serving.finished import Finished, finished
-from cl_ac.training import Trainer, Training
+from cl_ac.training import Fit, Trainer, Training
 
 Source = Literal["memory", "last", "all"]
 GIBIBYTE = 2**30
@@ -182,7 +182,7 @@ def fit(network: ExitNetwork, trainer: Trainer, samples: Samples, task: Task, ca
         losses = cross_entropy(torch.stack(logits), batch.targets, task.seen_classes)
         return torch.cat([losses, losses.new_zeros(1)])  # the final exit learns nothing
 
-    trainer.fit(
+    attached_heads = Fit(
         network,
         loss,
         TrainingSet(samples, task),
@@ -191,6 +191,7 @@ def fit(network: ExitNetwork, trainer: Trainer, samples: Samples, task: Task, ca
         fixed_statistics=True,
         exit_weights=[1.0] * len(network),
     )
+    trainer.fit(attached_heads)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
 from cl_ac.datasets.image_folder import ImageFolder
 from cl_ac.network import NO_EXITS, Backbone, ExitNetwork
-from cl_ac.training import Trainer, Training
+from cl_ac.training import Fit, Trainer, Training
 
 BATCH = 128
 
@@ -119,7 +119,7 @@ def main() -> None:
             device,
             repeats,
             lambda network=network: bare_epoch(network, batches),
-            lambda network=network: trainer.fit(network, approach.loss, TrainingSet(samples, task)),
+            lambda network=network: trainer.fit(Fit(network, approach.loss, TrainingSet(samples, task))),
         )
         add_row(table, f"training epoch, {name}", bare, ours, steps)
     network = build(ResNet32, "sdn", device).eval()

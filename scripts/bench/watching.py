@@ -26,7 +26,7 @@ from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
 from cl_ac.datasets.image_folder import ImageFolder
 from cl_ac.network import NO_EXITS, ExitNetwork
-from cl_ac.training import EpochReport, Trainer, Training
+from cl_ac.training import EpochReport, Fit, Trainer, Training
 from cl_ac.watching.watch import Watch, Watcher
 
 BATCH = 128
@@ -89,7 +89,7 @@ def main() -> None:
         counts: list[int] = []
 
         def epoch(network=network) -> None:
-            trainer.fit(network, approach.loss, TrainingSet(train, task))
+            trainer.fit(Fit(network, approach.loss, TrainingSet(train, task)))
 
         def watched_epoch(network=network, watcher=watcher, counts=counts) -> None:
             def on_step(network: ExitNetwork, step: int) -> None:
@@ -101,7 +101,7 @@ def main() -> None:
                 counts.append(len(watcher.points))
                 watcher.end_epoch(report)
 
-            trainer.fit(network, approach.loss, TrainingSet(train, task), on_step=on_step, on_epoch=on_epoch)
+            trainer.fit(Fit(network, approach.loss, TrainingSet(train, task)), on_step=on_step, on_epoch=on_epoch)
 
         for work in (epoch, watched_epoch):
             seconds(device, work)

@@ -7,6 +7,7 @@ import torch
 
 from cl_ac.approaches.ancl import ANCL
 from cl_ac.approaches.lwf import LwF
+from cl_ac.training import Fit
 
 LOGITS = [[[(7 * e + 5 * n + 3 * c) % 11 / 4 for c in range(5)] for n in range(3)] for e in range(2)]
 OLD = [[[(3 * e + 2 * n + 5 * c) % 7 / 3 for c in range(3)] for n in range(3)] for e in range(2)]
@@ -60,5 +61,5 @@ def test_the_auxiliary_network_starts_from_the_network_and_learns_the_new_task(
         assert all(torch.equal(a, b) for a, b in zip(mine.old_rows, theirs.old_rows, strict=True))
         assert not torch.equal(mine.classifier.new_weight, theirs.classifier.new_weight)
     held = {name: value.clone() for name, value in auxiliary.named_parameters()}
-    toy_trainer.fit(network, approach.loss, approach.training_set(tasks[1]))
+    toy_trainer.fit(Fit(network, approach.loss, approach.training_set(tasks[1])))
     assert all(torch.equal(value, held[name]) for name, value in auxiliary.named_parameters())

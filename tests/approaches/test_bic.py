@@ -10,7 +10,7 @@ from cl_ac.errors import ConfigurationError
 from cl_ac.memory import Memory
 from cl_ac.network import Exits
 from cl_ac.run import check
-from cl_ac.training import Training
+from cl_ac.training import Fit, Training
 
 # [E = 2, N = 3, C = 5] of tasks with three and two classes.
 LOGITS = [[[(7 * e + 5 * n + 3 * c) % 11 / 4 for c in range(5)] for n in range(3)] for e in range(2)]
@@ -92,9 +92,10 @@ def test_stage_two_trains_nothing_but_the_newest_biases(exits, toy_benchmark, to
     network.grow(2, 0)
     approach.begin_task(tasks[2], network, toy_trainer)
     assert torch.equal(approach.newest, torch.tensor([[[1.0] * len(network), [0.0] * len(network)]]))
-    toy_trainer.fit(network, approach.loss, approach.training_set(tasks[2]))
+    toy_trainer.fit(Fit(network, approach.loss, approach.training_set(tasks[2])))
     before = {name: value.clone() for name, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
     earlier = approach.earlier.clone()
+    approach.choose_exemplars(tasks[2], network, toy_trainer)
     approach.end_task(tasks[2], network, toy_trainer)
     for name, value in before.items():
         assert torch.equal(network.state_dict()[name], value), name

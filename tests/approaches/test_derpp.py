@@ -7,6 +7,7 @@ import torch
 
 from cl_ac.approaches.derpp import DER, DERpp
 from cl_ac.memory import Memory
+from cl_ac.training import Fit
 
 # [E = 2, N = 7, C = 4]: images 0–2 are new, 3 and 4 the first draw, 5 and 6 the second.
 LOGITS = [[[(7 * e + 5 * n + 3 * c) % 11 / 4 for c in range(4)] for n in range(7)] for e in range(2)]
@@ -69,7 +70,7 @@ def test_new_images_and_each_draw_pass_alone(approach, passes, toy_benchmark, to
     approach.begin_task(tasks[1], network, toy_trainer)
     calls: list[bool] = []
     network.register_forward_pre_hook(lambda module, inputs: calls.append(module.training))
-    toy_trainer.fit(network, approach.loss, approach.training_set(tasks[1]))
+    toy_trainer.fit(Fit(network, approach.loss, approach.training_set(tasks[1])))
     assert calls == [True] * passes * 6
 
 
@@ -85,7 +86,7 @@ def test_two_draws_differ(toy_benchmark, toy_network, toy_learn, toy_trainer):
         seen.append(batch.replay)
         return approach.loss(network, batch)
 
-    toy_trainer.fit(network, loss, approach.training_set(tasks[1]))
+    toy_trainer.fit(Fit(network, loss, approach.training_set(tasks[1])))
     assert all(len(first) == len(second) == 8 for first, second in seen)
     assert not any(torch.equal(first.images, second.images) for first, second in seen)
 

@@ -41,7 +41,7 @@ def test_classifiers_of_the_new_task_learn_and_with_exemplars_all(toy_network, t
         if exemplars:
             approach.memory.size = 8
             approach.memory.update(task.previous.train, torch.Generator(), network, toy_trainer)
-        network.train_old_classes(approach.trains_old_classes)
+        network.train_old_rows(approach.trains_old_rows)
         approach.loss(network, batch).sum().backward()
         assert all(parameter.grad is None for parameter in network.backbone.parameters())
         assert all(rows.grad is not None and rows.grad.any() for rows in network.new_rows)

@@ -21,6 +21,7 @@ def second_task(toy_network, toy_benchmark, toy_trainer):
         network = toy_network(exits, (2,), classifier=approach.build_classifier)
         tasks = toy_benchmark().tasks
         approach.memory = Memory(6)
+        approach.choose_exemplars(tasks[0], network, toy_trainer)
         approach.end_task(tasks[0], network, toy_trainer)
         network.grow(2, 0)
         with torch.no_grad():

@@ -7,6 +7,7 @@ import torch
 
 from cl_ac.approaches.lwf import LwF
 from cl_ac.memory import Memory
+from cl_ac.training import Fit
 
 # [E = 2, N = 3, C = 5] of tasks with two, one and two classes.
 LOGITS = [[[(7 * e + 5 * n + 3 * c) % 11 / 4 for c in range(5)] for n in range(3)] for e in range(2)]
@@ -76,8 +77,8 @@ def test_teacher_is_the_network_after_the_task(toy_learn, toy_network, toy_bench
     network.grow(2, 0)
     approach.begin_task(tasks[1], network, toy_trainer)
     rows = [row.clone() for head in network.heads for row in head.old_rows]
-    network.train_old_classes(approach.trains_old_classes)
-    toy_trainer.fit(network, approach.loss, approach.training_set(tasks[1]))
+    network.train_old_rows(approach.trains_old_rows)
+    toy_trainer.fit(Fit(network, approach.loss, approach.training_set(tasks[1])))
     assert torch.equal(approach.teacher(images), after_first)
     # Without exemplars the classifiers of old tasks are frozen.
     assert all(torch.equal(a, b) for a, b in zip(rows, (r for h in network.heads for r in h.old_rows), strict=True))

@@ -20,6 +20,7 @@ def second_task(toy_network, toy_benchmark, toy_trainer):
         network = toy_network(exits, (2,), classifier=approach.build_classifier)
         tasks = toy_benchmark().tasks
         approach.memory = Memory(6)
+        approach.choose_exemplars(tasks[0], network, toy_trainer)
         approach.end_task(tasks[0], network, toy_trainer)
         network.grow(2, 0)
         with torch.no_grad():
@@ -82,12 +83,11 @@ def test_balanced_phase_trains_the_classifiers_on_exemplars_only(second_task, to
     approach, network, batch = second_task("sdn")
     seen = []
     fit = toy_trainer.fit
-    monkeypatch.setattr(
-        toy_trainer, "fit", lambda network, loss, data, *a, **k: (seen.append(data), fit(network, loss, data, *a, **k))
-    )
+    monkeypatch.setattr(toy_trainer, "fit", lambda each: (seen.append(each.data), fit(each)))
     backbone = {name: value.clone() for name, value in network.backbone.state_dict().items()}
     rows = [head.classifier.old_weight.clone() for head in network.heads]
-    network.train_old_classes(False)
+    network.train_old_rows(False)
+    approach.choose_exemplars(batch.task, network, toy_trainer)
     approach.end_task(batch.task, network, toy_trainer)
     assert [len(data.samples) for data in seen] == [6]
     assert torch.bincount(seen[0].samples.targets, minlength=4).max() == 2

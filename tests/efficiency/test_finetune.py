@@ -18,7 +18,7 @@ def network() -> ExitNetwork:
         backbone = ViT((1, 6, 6), width=8, depth=2, heads=2)
     network = ExitNetwork(backbone, backbone.exits("ln"))
     network.grow(2, 0)
-    network.train_old_classes(False)
+    network.train_old_rows(False)
     return network.eval()
 
 

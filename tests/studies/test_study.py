@@ -126,7 +126,7 @@ def test_workers_end_with_the_process_that_started_them():
         "import time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
         "from multiprocessing import get_context\n"
-        "from cl_ac.studies.study import begin_worker\n"
+        "from cl_ac.studies.local import begin_worker\n"
         "if __name__ == '__main__':\n"
         "    context = get_context('spawn')\n"
         "    pool = ProcessPoolExecutor(1, context, begin_worker, (1, context.SimpleQueue()))\n"
