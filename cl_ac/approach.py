@@ -21,7 +21,7 @@ from cl_ac.network import ExitNetwork
 from cl_ac.teacher import Teacher
 from cl_ac.training import Trainer
 
-__all__ = ["Approach", "Batch", ExitNetwork, "Task", "TrainingSet"]
+__all__ = ["Approach", "Batch", "ExitNetwork", "Task", "TrainingSet"]
 
 
 class Approach(Growing):

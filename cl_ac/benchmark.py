@@ -176,7 +176,8 @@ class Benchmark(ABC):
             count = min(round(share * len(members)) or int(share > 0), len(members) - 1)
             held_out.append(members[:count])
             kept.append(members[count:])
-        return tuple(samples.select(torch.cat(part or [torch.arange(0)]).sort().values) for part in (kept, held_out))
+        parts = (torch.cat(part or [torch.arange(0)]).sort().values for part in (kept, held_out))
+        return samples.select(next(parts)), samples.select(next(parts))
 
 
 def _of_classes(samples: Samples, classes: slice) -> Samples:

@@ -324,6 +324,7 @@ def build_head(
     if len(shape) == 3:
         pooling = Pooling(shape, pool)
         reader = classifier(pooling.out_features)
-        kind = PooledHead if isinstance(reader, GrowingLinear) else MixedHead
-        return kind(pooling, reader, cascade)
+        if isinstance(reader, GrowingLinear):
+            return PooledHead(pooling, reader, cascade)
+        return MixedHead(pooling, reader, cascade)
     return (TokenHead if len(shape) == 2 else Head)(classifier(shape[-1]), cascade)

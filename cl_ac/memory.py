@@ -124,7 +124,7 @@ class Memory(Growing):
         candidates = torch.cat([self.targets.cpu(), targets[order]])
         if self.selection == "reservoir":
             samples = Samples(samples.images, samples.targets, {**samples.extras, "reservoir_key": scores})
-            stored = self.extras.reservoir_key.cpu() if len(self) else scores[:0]
+            stored = self.extras.get_buffer("reservoir_key").cpu() if len(self) else scores[:0]
             first = torch.cat([stored, scores[order]]).argsort()[: int(quotas.sum())]
             kept = first.sort().values
         else:
@@ -142,6 +142,10 @@ class Memory(Growing):
         most: int,
     ) -> Tensor:
         """A number for each sample [N]; in its class, the lowest are chosen first, and at most the first `most`."""
+        if self.selection not in ("herding", "entropy", "distance"):
+            return torch.rand(len(samples), generator=generator, dtype=torch.float64)
+        if network is None or trainer is None:
+            raise ValueError(f"memory.selection '{self.selection}' asks the network; give it and the trainer")
         if self.selection == "herding":
             features = trainer.predict(network, samples, lambda images: network.features(images)[-1:])[0]
             scores = torch.full((len(samples),), torch.inf)
@@ -150,13 +154,11 @@ class Memory(Growing):
                 picked = herd(features[members], most)
                 scores[members[picked]] = torch.arange(len(picked)).float()
             return scores
-        if self.selection in ("entropy", "distance"):
-            logits = trainer.predict(network, samples)[-1]
-            if self.selection == "distance":
-                return logits.gather(1, samples.targets.cpu()[:, None])[:, 0]
-            log_probabilities = F.log_softmax(logits, 1)
-            return (log_probabilities.exp() * log_probabilities).sum(1)
-        return torch.rand(len(samples), generator=generator, dtype=torch.float64)
+        logits = trainer.predict(network, samples)[-1]
+        if self.selection == "distance":
+            return logits.gather(1, samples.targets.cpu()[:, None])[:, 0]
+        log_probabilities = F.log_softmax(logits, 1)
+        return (log_probabilities.exp() * log_probabilities).sum(1)
 
 
 def herd(features: Tensor, count: int) -> Tensor:

@@ -152,6 +152,11 @@ class ExitNetwork(nn.Module):
         return len(self.heads)
 
     @property
+    def device(self) -> torch.device:
+        """Where the heads, and with them the network, are."""
+        return next(self.heads.parameters()).device
+
+    @property
     def num_classes(self) -> int:
         """C."""
         return sum(self.sizes)

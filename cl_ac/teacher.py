@@ -72,6 +72,9 @@ class Teacher(nn.Module):
         return self._run(images, self.batch_norm == "batch", read)
 
     def _run(self, images: Tensor, batch_statistics: bool, read=ExitNetwork.__call__) -> Any:
-        for layer in batch_norms(self.network):
+        network = self.network
+        if network is None:
+            raise RuntimeError("a teacher is asked before `update` gave it a network")
+        for layer in batch_norms(network):
             layer.training = batch_statistics
-        return read(self.network, images)
+        return read(network, images)

@@ -41,7 +41,7 @@ def samples_of(counts: dict[int, int], seed: int = 0) -> Samples:
 
 def fill(memory: Memory, tasks: list[dict[int, int]], seed: int = 0) -> Memory:
     for index, counts in enumerate(tasks):
-        memory.update(samples_of(counts, 10 * index + 1), stream(seed + index), None, ReadingTrainer())
+        memory.update(samples_of(counts, 10 * index + 1), stream(seed + index), object(), ReadingTrainer())
     return memory
 
 
@@ -66,7 +66,7 @@ def test_each_class_has_exactly_its_share(tasks, size, selection):
     memory = Memory(size, selection=selection)
     available, past_shares = {}, {}
     for index, task in enumerate(tasks):
-        memory.update(samples_of(task, index), stream(index), None, ReadingTrainer())
+        memory.update(samples_of(task, index), stream(index), object(), ReadingTrainer())
         available |= task
         classes = len(available)
         shares = [size // classes + (target < size % classes) for target in range(classes)]
@@ -82,7 +82,7 @@ def test_never_more_than_the_limit(tasks, limit, selection, grows):
     memory = Memory(per_class=limit, selection=selection) if grows else Memory(limit, selection=selection)
     classes = images = 0
     for index, task in enumerate(tasks):
-        memory.update(samples_of(task, index), stream(index), None, ReadingTrainer())
+        memory.update(samples_of(task, index), stream(index), object(), ReadingTrainer())
         classes, images = classes + len(task), images + sum(task.values())
         assert len(memory) <= (limit * classes if grows else limit)
         if grows and selection != "reservoir":
@@ -112,7 +112,7 @@ def test_the_seed_decides_and_exemplars_keep_what_belongs_to_them(tasks, size, s
 def test_a_shrinking_share_keeps_what_was_chosen_first(selection):
     memory = fill(Memory(12, selection=selection), [{0: 20, 1: 20}])
     before = {target: memory.extras.number[memory.targets == target].tolist() for target in (0, 1)}
-    memory.update(samples_of({2: 20, 3: 20}, 5), stream(9), None, ReadingTrainer())
+    memory.update(samples_of({2: 20, 3: 20}, 5), stream(9), object(), ReadingTrainer())
     for target in (0, 1):
         assert memory.extras.number[memory.targets == target].tolist() == before[target][:3]
 
@@ -154,7 +154,7 @@ def test_distance_takes_the_smallest_own_logits_and_entropy_the_most_uncertain()
 
     for selection, score in (("distance", lambda i: logits[i][samples.targets[i]]), ("entropy", lambda i: -entropy(i))):
         memory = Memory(6, selection=selection)
-        memory.update(samples, stream(), None, ReadingTrainer())
+        memory.update(samples, stream(), object(), ReadingTrainer())
         for target in (0, 1):
             members = [index for index in range(20) if samples.targets[index] == target]
             best = sorted(members, key=score)[:3]
@@ -189,7 +189,7 @@ def test_its_state_goes_on_where_it_was_saved(selection):
     restored.load_state_dict(state)
     assert set(restored.samples.extras) == set(memory.samples.extras) >= {"number"}
     for each in (memory, restored):
-        each.update(samples_of({4: 9}, 3), stream(5), None, ReadingTrainer())
+        each.update(samples_of({4: 9}, 3), stream(5), object(), ReadingTrainer())
     assert {name: value.tolist() for name, value in restored.state_dict().items()} == {
         name: value.tolist() for name, value in memory.state_dict().items()
     }
@@ -216,7 +216,7 @@ def test_files_become_stored_images(selection, tmp_path):
     for task in (0, 1):
         part = torch.arange(6) + 6 * task
         targets = torch.full((6,), task)
-        memory.update(Samples(files.select(part), targets, {"number": part}), stream(task), None, ReadingTrainer())
+        memory.update(Samples(files.select(part), targets, {"number": part}), stream(task), object(), ReadingTrainer())
     assert memory.images.shape == (6, 3, 4, 4)
     assert memory.images.dtype == torch.uint8
     assert memory.images[:, :, 0, 0].tolist() == [colours[number] for number in memory.extras.number]

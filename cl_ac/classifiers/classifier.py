@@ -105,7 +105,7 @@ class Classifier(Growing):
     def vector(self, hidden: Tensor) -> Tensor:
         """What is known of each image at an exit whose head reads `hidden`: [B, D_i]."""
         if hidden.ndim == 4:
-            size = [min(side, self.side) for side in hidden.shape[2:]]
+            size = (min(hidden.shape[2], self.side), min(hidden.shape[3], self.side))
             pool = F.adaptive_avg_pool2d if self.pooling == "average" else F.adaptive_max_pool2d
             return pool(hidden, size).flatten(1)
         return F.layer_norm(hidden[:, 0], hidden.shape[-1:]) if hidden.ndim == 3 else hidden

@@ -62,7 +62,8 @@ class Loader:
     def shuffled(self, batch_size: int, count: int, generator: torch.Generator, task: Task) -> Iterator[Batch]:
         """`count` augmented samples in random order; the last batch may be smaller. Endless empty batches if empty."""
         order = self.order(count, generator)
-        windows = self.augmentation.draw(len(order), *self.samples.images.shape[-2:], generator=generator)
+        height, width = self.samples.images.shape[-2:]
+        windows = self.augmentation.draw(len(order), height, width, generator=generator)
         yield from self._batches(order, windows, batch_size, task)
         while not len(self):
             yield from self._batches(order, None, batch_size, task)
@@ -71,7 +72,7 @@ class Loader:
         """The evaluation inputs of all samples, in order."""
         if not len(self):
             return
-        if self.samples.resident:
+        if isinstance(self.samples.images, Tensor):
             parts: Iterable[Tensor] = self.samples.images.split(batch_size)
         else:
             parts = self._decoded(torch.arange(len(self)).split(batch_size))

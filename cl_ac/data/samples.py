@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -156,9 +156,9 @@ def concatenate(*parts: Samples) -> Samples:
     if len(parts) == 1:
         return parts[0]
     if all(part.resident for part in parts):
-        device = parts[0].images.device
+        device = parts[0].targets.device
+        images: Images = torch.cat([cast(Tensor, part.images).to(device) for part in parts])
         parts = tuple(part.to(device) for part in parts)
-        images: Images = torch.cat([part.images for part in parts])
     else:
         # Worker processes decode, and they cannot share tensors of an accelerator.
         parts = tuple(part.to(torch.device("cpu")) for part in parts)

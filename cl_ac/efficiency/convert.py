@@ -6,7 +6,7 @@ The activations should have been made sparse before (`efficiency.sparsify`). Leg
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from cl_ac.efficiency.split import coactivation_split, expert_weights, experts_o
 from cl_ac.errors import ConfigurationError
 from cl_ac.kernels.experts import Experts, hidden_neurons
 from cl_ac.kernels.gate import max_rule
+
+Model = TypeVar("Model", bound=nn.Module)
 
 Split = Literal["kmeans", "coactivation", "random"]
 
@@ -74,13 +76,13 @@ def moefication(size: int = 24, tokens: int = 32768, top_k: int = 1) -> Conversi
 
 @torch.no_grad()
 def convert(
-    model: nn.Module,
+    model: Model,
     inputs: Iterable[Any],
     settings: Conversion = Conversion(),
     seed: int = 0,
     adapters: Sequence[Adapter] = ADAPTERS,
     on_layer: Callable[[int, int], None] | None = None,
-) -> nn.Module:
+) -> Model:
     """A copy of `model` with dynamic FFNs in place of all that `find_feed_forwards` finds.
 
     Each FFN is split, and its router trained on what enters the FFN in the dense model: inputs are computed once, and

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -43,7 +44,7 @@ LEVELS += (0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0)
 
 def critical_sparsity(
     model: nn.Module,
-    evaluate: Callable[[nn.Module], float],
+    evaluate: Callable[[Any], float],
     masked_at: Callable[[float], AbstractContextManager[InducedSparsity]],
     levels: Sequence[float] = LEVELS,
     wanted: float = 0.99,

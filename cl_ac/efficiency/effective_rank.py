@@ -1,6 +1,7 @@
 """How many dimensions activations fill."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class EffectiveRank:
         return float(torch.special.entr(shares).sum().exp())
 
 
-def effective_ranks(model: nn.Module, run: Callable[[nn.Module], object]) -> dict[str, dict[Place, float]]:
+def effective_ranks(model: nn.Module, run: Callable[[Any], object]) -> dict[str, dict[Place, float]]:
     """The effective rank of each tensor of each FFN of `model`, by the FFN's path.
 
     Args:

@@ -58,7 +58,7 @@ class MagnitudeHistogram:
 Calibration = dict[str, dict[Place, MagnitudeHistogram]]
 
 
-def calibrate(model: nn.Module, run: Callable[[nn.Module], object]) -> Calibration:
+def calibrate(model: nn.Module, run: Callable[[Any], object]) -> Calibration:
     """Histograms of each tensor of each FFN of `model`, by the FFN's path.
 
     Args:
@@ -128,7 +128,7 @@ def find_blocks(model: nn.Module) -> list[str]:
 
 
 def layer_thresholds(
-    model: nn.Module, run: Callable[[nn.Module], object], sparsity: float, blocks: Sequence[str] | None = None
+    model: nn.Module, run: Callable[[Any], object], sparsity: float, blocks: Sequence[str] | None = None
 ) -> dict[str, Threshold]:
     """Thresholds that drop the same share of the input of every linear layer in the blocks of `model`, by its path."""
     layers = [path for block in blocks or find_blocks(model) for path in _linears(model, block)]
@@ -141,7 +141,7 @@ def layer_thresholds(
 def allocate(
     model: nn.Module,
     block: str,
-    run: Callable[[nn.Module], object],
+    run: Callable[[Any], object],
     step: float = 0.05,
     most: float = 0.9,
     tail: float = 0.25,
@@ -213,7 +213,7 @@ def _counted_inputs(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str
         yield histograms
 
 
-def _recorded_calls(model: nn.Module, block: str, run: Callable[[nn.Module], object]) -> tuple[list, list]:
+def _recorded_calls(model: nn.Module, block: str, run: Callable[[Any], object]) -> tuple[list, list]:
     """Arguments and outputs of each call of a block while `run` runs; caches of earlier tokens are left out."""
     calls, outputs = [], []
 

@@ -75,7 +75,8 @@ def fit_scorer(held_out: Outputs, decay: float = 1e-3) -> LearnedScorer:
         decay: weight of the squared weights of standardised features.
     """
     labels = torch.cat([leaving_is_right(held_out.correct)[:-1], held_out.correct[-1:]]).double()
-    features, state = [], ()
+    features: list[Tensor] = []
+    state: tuple[Tensor, ...] = ()
     for logits in held_out.logits:
         each, state = exit_features(Answer.of(logits), state)
         features.append(each)

@@ -34,7 +34,7 @@ def counted(run: Callable[[], Result]) -> tuple[float, Result]:
 
 def exit_costs(network: ExitNetwork) -> Cost:
     """Counted cost of one image at each exit, with heads in the form that inference runs."""
-    device, was_training = network.heads[-1].classifier.new_weight.device, network.training
+    device, was_training = network.device, network.training
     network.eval()
     hidden, logits = torch.zeros(1, *network.backbone.image_shape, device=device), None
     backbone, heads = [], []

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_ac.heads import GrowingClassifier, GrowingLinear, Head, PooledHead
+from cl_ac.heads import GrowingClassifier, GrowingLinear, PooledHead
 
 # Up to as many images, a product is as fast as the matrix can be read.
 FEW_IMAGES = 4
@@ -77,7 +77,7 @@ def _(classifier: GrowingLinear) -> nn.Module:
 
 
 @singledispatch
-def inference_head(head: Head) -> nn.Module:
+def inference_head(head: nn.Module) -> nn.Module:
     """The same function of a stage's output (and of the previous AC's logits) with the weights of this moment."""
     fixed = copy.deepcopy(head).eval().requires_grad_(False)
     fixed.classifier = inference_classifier(head.classifier)

@@ -6,9 +6,9 @@ Shapes: E exits, B batch, C classes seen.
 import copy
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -171,14 +171,17 @@ class EarlyExitModel(nn.Module):
         ConfigurationError: if the rule is for another number of exits, or the approach needs all exits at once.
     """
 
+    task_of_class: Tensor
+
     def __init__(self, network: ExitNetwork, approach: Approach | None, rule: Rule, fold: bool = False):
         super().__init__()
         self.network, self.approach = network, approach
         self.thresholds = rule.thresholds(len(network))
         if not network.num_classes:
             raise ConfigurationError("the network has no classes yet; an early-exit model needs one that has learned")
-        self.segments = nn.ModuleList([Segment(network, index, fold) for index in range(len(network))])
-        device = network.heads[-1].classifier.new_weight.device
+        segments = [Segment(network, index, fold) for index in range(len(network))]
+        self.segments = nn.ModuleList(segments)
+        device = network.device
         self.rule = rule.on(device)
         tasks = torch.arange(len(network.sizes)).repeat_interleave(torch.tensor(network.sizes))
         self.register_buffer("task_of_class", tasks.to(device), persistent=False)
@@ -218,8 +221,8 @@ class EarlyExitModel(nn.Module):
         if hidden.device.type == "cpu" and len(hidden) > size:
             # A head reads each part's feature map while it is still in the cache.
             parts = [passed.select(slice(start, start + size)) for start in range(0, len(hidden), size)]
-            logits, parts = zip(*(self._advance(segment, part) for part in parts), strict=True)
-            return torch.cat(logits), Passed.joined(parts)
+            advanced = [self._advance(segment, part) for part in parts]
+            return torch.cat([each for each, _ in advanced]), Passed.joined([part for _, part in advanced])
         hidden = segment.stages(hidden)
         classifier = self.approach.inference if self.approach else None
         if classifier is None or classifier.reads_logits:
@@ -248,7 +251,8 @@ class EarlyExitModel(nn.Module):
         passed, carried = Passed(images), Carried()
         inside: Tensor | None = None  # which images are left; None for all
         seen, left = [], []
-        for segment, threshold in zip(self.segments, self.thresholds, strict=True):
+        segments = cast(Iterable[Segment], self.segments)
+        for segment, threshold in zip(segments, self.thresholds, strict=True):
             logits, passed = self._advance(segment, passed)
             if tasks is not None:
                 logits = logits.masked_fill(self.task_of_class != tasks[:, None], -torch.inf)

@@ -30,7 +30,8 @@ def per_sample_fisher(labels: Labels, task: Task, network: ExitNetwork, trainer:
         [E, P].
     """
     network.eval()
-    loader, size, total = trainer.loader(task.train), chunk_size(network), 0
+    loader, size = trainer.loader(task.train), chunk_size(network)
+    total = torch.zeros((), device=trainer.device)
     # Streams are named from the final exit on, so that it draws the same labels whatever ACs there are.
     streams = [trainer.generator("fisher labels", task.index, depth) for depth in reversed(range(len(network)))]
     for images, targets in zip(loader.in_order(size), loader.samples.targets.split(size), strict=True):
@@ -38,7 +39,7 @@ def per_sample_fisher(labels: Labels, task: Task, network: ExitNetwork, trainer:
             probabilities = network(images).softmax(-1)
         rows = []
         for index, stream in enumerate(streams):
-            row = 0
+            row = torch.zeros((), device=trainer.device)
             for chosen, weights in _weighted_labels(labels, probabilities[index], targets, stream):
                 gradients = per_sample_gradients(network, index, images, _log_likelihood, chosen)
                 row = row + weights @ gradients.square()
@@ -73,7 +74,8 @@ def batch_mean_fisher(task: Task, network: ExitNetwork, trainer: Trainer) -> Ten
     """
     network.eval()
     order = torch.randperm(len(task.train), generator=trainer.generator("fisher order", task.index))
-    loader, size, total = trainer.loader(task.train.select(order)), trainer.training.batch_size, 0
+    loader, size = trainer.loader(task.train.select(order)), trainer.training.batch_size
+    total = torch.zeros((), device=trainer.device)
     batches = loader.samples.targets.split(size)
     for images, targets in zip(loader.in_order(size), batches, strict=True):
         total = total + batch_gradients(network, cross_entropy(network(images), targets)).square()
@@ -88,7 +90,8 @@ def published_fisher(task: Task, network: ExitNetwork, trainer: Trainer) -> Tens
     so that almost only the last batch counts, divided by the number of batches.
     """
     network.train()
-    loader, size, total = trainer.loader(task.train), min(trainer.training.batch_size, len(task.train)), 0
+    loader, size = trainer.loader(task.train), min(trainer.training.batch_size, len(task.train))
+    total = torch.zeros((), device=trainer.device)
     count = len(loader) // size * size
     for batch in loader.shuffled(size, count, trainer.generator("fisher order", task.index), task):
         logits = network(batch.images)

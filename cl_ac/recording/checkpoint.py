@@ -54,7 +54,7 @@ class Checkpoint:
         return Checkpoint(**content)
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a new file beside `path`, which then takes the place of `path` in one step."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     write(unfinished)

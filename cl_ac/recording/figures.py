@@ -6,6 +6,7 @@ Shapes: T tasks, E exits. Accuracies in [0, 1], NaN where there is none; drawn i
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from cl_ac.exits.curves import Curve
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,

@@ -35,7 +35,9 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Value]:
 
 def exits_text(exits: str | Mapping[str, Any] | None) -> str:
     """A few words for the setting `exits`: `none`, the name of a preset, or the stages at which ACs hang."""
-    if not exits or isinstance(exits, str):
-        return exits or "none"
+    if not exits:
+        return "none"
+    if isinstance(exits, str):
+        return exits
     at = exits.get("at") or []
     return f"at {' '.join(at)}" if at else "none"

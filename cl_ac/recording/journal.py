@@ -8,6 +8,7 @@ from torch import nn
 
 from cl_ac.data.tasks import Task
 from cl_ac.evaluation import Outputs
+from cl_ac.network import ExitNetwork
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.loggers import LoggerName
 from cl_ac.recording.progress import RunProgress
@@ -34,7 +35,7 @@ class Journal:
         self,
         directory: RunDirectory,
         checkpoint: Checkpoint,
-        network: nn.Module,
+        network: ExitNetwork,
         approach: nn.Module,
         epochs: list[int],
         console: Console,

@@ -73,8 +73,9 @@ class TensorBoardLogger(Logger):
         self.start = step
         self.writer = SummaryWriter(str(path), purge_step=step + 1 if step else 0)
         if step == 0:
+            events = self.writer._get_file_writer()
             for summary in _hparams(settings, metrics):
-                self.writer.file_writer.add_summary(summary)
+                events.add_summary(summary)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():

@@ -212,7 +212,7 @@ class RunDirectory:
     def _grams_path(self, task: int) -> Path:
         return self.path / "drift" / f"grams_{task}.safetensors"
 
-    def _write(self, path: Path, write: Callable[[Path], None]) -> None:
+    def _write(self, path: Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, write)
 

@@ -17,6 +17,7 @@ from cl_ac.data.samples import Samples, concatenate
 from cl_ac.data.seeding import generator
 from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError, unknown
+from cl_ac.heads import GrowingClassifier
 from cl_ac.losses import cross_entropy
 from cl_ac.network import Exits
 from cl_ac.recording.checkpoint import Checkpoint
@@ -74,9 +75,12 @@ class Attached(Approach):
     def __init__(self, approach: Approach) -> None:
         super().__init__()
         # No submodule: nothing of it is saved.
-        self.build_classifier = approach.build_classifier
+        self._build_classifier = approach.build_classifier
         self.register_buffer("scale", torch.empty(0))
         self.register_buffer("shift", torch.empty(0))
+
+    def build_classifier(self, in_features: int) -> GrowingClassifier:
+        return self._build_classifier(in_features)
 
     def take(self, approach: Approach, exits: int, classes: int, device: torch.device) -> None:
         """Takes over what `approach`, with `exits` exits, does to the final exit's logits of `classes` classes.
@@ -203,8 +207,7 @@ def reduced(network: ExitNetwork, images: Tensor) -> list[Tensor]:
 
 def bytes_of_one(network: ExitNetwork) -> int:
     """What `reduced` takes for one image."""
-    weight = network.heads[-1].classifier.new_weight
-    image = torch.zeros(1, *network.backbone.image_shape, device=weight.device)
+    image = torch.zeros(1, *network.backbone.image_shape, device=network.device)
     return sum(4 * math.prod(part.shape) for part in reduced(network, image))
 
 

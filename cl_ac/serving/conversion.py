@@ -119,7 +119,10 @@ class Converted:
     @property
     def chosen_gates(self) -> Gates:
         """The gates of the choice, which there must be."""
-        return next(point.gates for point in self.points if point.gate.threshold == self.choice.tau)
+        chosen = self.choice
+        if chosen is None:
+            raise ValueError("nothing was chosen, so there are no gates of the choice")
+        return next(point.gates for point in self.points if point.gates and point.gate.threshold == chosen.tau)
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,7 @@ def moefied(
     """The same network converted by MoEfication, with `SHARES` of its experts."""
     settings = moefication(conversion.size, conversion.tokens)
     network = convert(sparse, inputs, settings, seed, on_layer=partial(progress, "converting to MoEfication"))
-    experts = max(len(ffn.up) for ffn in dynamic_ffns(network).values())
+    experts = max(ffn.experts.up.shape[0] for ffn in dynamic_ffns(network).values())
     gates = [Gate("top_k", count) for count in sorted({max(1, round(share * experts)) for share in SHARES})]
     return swept(network, {gate: gate for gate in gates}, at, partial(progress, "sweeping MoEfication"))
 

@@ -52,7 +52,7 @@ def measure(converted: Converted, batches: Sequence[int] = BATCHES, repeats: int
             seconds = interleaved_medians(runs, repeats, run.device)
             return seconds["dynamic"] / seconds["plain"]
 
-        by_tau = {point.gate.threshold: relative(whole, point.gates) for point in converted.points}
+        by_tau = {point.gate.threshold: relative(whole, point.gates) for point in converted.points if point.gates}
         early = None
         if choice is not None:
             rule = Confidence(choice.confidence)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from cl_ac.serving.held_out import Correction, held_out_outputs, task_correction
 
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BATCHES = (1, 32, 256)
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,13 @@ def interleaved_medians(
 def time_rules(
     network: ExitNetwork,
     approach: Approach | None,
-    rules: Mapping[str, Rule],
+    rules: Mapping[Name, Rule],
     images: Tensor,
     batch: int,
     cost: Cost,
     repeats: int = 5,
     fold: bool = True,
-) -> dict[str, Timing]:
+) -> dict[Name, Timing]:
     """The cost of answering `images` in batches, for each rule.
 
     Args:
@@ -105,9 +107,9 @@ def time_rules(
         runs = {"plain": plain, "same form": same_form, "early exit": model}
         turns = {kind: partial(all_batches, run) for kind, run in runs.items()}
         seconds = interleaved_medians(turns, repeats, images.device)
-        ratios = [seconds["early exit"] / seconds[kind] for kind in ("plain", "same form")]
+        to_plain, to_same_form = (seconds["early exit"] / seconds[kind] for kind in ("plain", "same form"))
         speed = len(images) / seconds["early exit"]
-        found[name] = Timing((shares[name] @ relative).item(), *ratios, speed, shares[name])
+        found[name] = Timing((shares[name] @ relative).item(), to_plain, to_same_form, speed, shares[name])
     return found
 
 

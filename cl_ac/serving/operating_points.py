@@ -62,8 +62,10 @@ class Answers:
         targets = self.outputs.targets.expand(len(self.costs), -1)
         wrong = 1 - self.outputs.probabilities.gather(-1, targets[..., None])[..., 0].double()
         # The mean of what samples cost where they leave is the mean of anything that is known there.
-        curves = (cost_accuracy(self.outputs, thresholds=thresholds, costs=each) for each in (self.costs, wrong))
-        return thresholds, *(curve.cost for curve in curves)
+        cost, risk = (
+            cost_accuracy(self.outputs, thresholds=thresholds, costs=each).cost for each in (self.costs, wrong)
+        )
+        return thresholds, cost, risk
 
 
 @dataclass(frozen=True)

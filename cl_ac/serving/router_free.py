@@ -16,6 +16,7 @@ from cl_ac.efficiency.router_free import InducedSparsity, Place, masked
 from cl_ac.efficiency.sparsity_rules import MaxP, TopK, TopP
 from cl_ac.efficiency.teal import calibrate, thresholds
 from cl_ac.errors import ConfigurationError
+from cl_ac.network import ExitNetwork
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.serving.conversion import training_data
 from cl_ac.serving.finished import Finished, finished
@@ -69,7 +70,7 @@ def sweep(
     data = training_data(run, "all")
     samples = data.select(torch.randperm(len(data), generator=trainer.generator("calibration"))[:CALIBRATION])
 
-    def pass_through(network: nn.Module) -> None:
+    def pass_through(network: ExitNetwork) -> None:
         trainer.predict(network, samples)
 
     ranks = effective_ranks(run.network, pass_through)
@@ -81,7 +82,7 @@ def sweep(
         def at(level: float, tensors: tuple[Place, ...] = tensors) -> AbstractContextManager[InducedSparsity]:
             return masked_at(level, tensors)
 
-        def accuracy(network: nn.Module, name: str = name) -> float:
+        def accuracy(network: ExitNetwork, name: str = name) -> float:
             nonlocal done
             done += 1
             progress(f"masking {name}", done, len(levels) + 1)
@@ -95,7 +96,7 @@ def sweep(
 
 
 def masks(
-    network: nn.Module, rule: RuleName, calibrate_on: Callable[[nn.Module], None]
+    network: nn.Module, rule: RuleName, calibrate_on: Callable[[ExitNetwork], None]
 ) -> tuple[tuple[float, ...], Callable[[float, tuple[Place, ...]], AbstractContextManager[InducedSparsity]]]:
     """Levels of a rule, and what masks tensors of every FFN of `network` at one of them."""
     if rule == "teal":
@@ -112,7 +113,7 @@ def tensors_to_mask(network: nn.Module) -> list[tuple[Place, ...]]:
     return [*((each,) for each in alone), ("input", "intermediate")]
 
 
-def final_accuracy(run: Finished, trainer: Trainer, network: nn.Module) -> float:
+def final_accuracy(run: Finished, trainer: Trainer, network: ExitNetwork) -> float:
     """Accuracy of the final exit on the test samples of all tasks learned."""
     samples, _ = run.objects.benchmark.seen(run.last_task)
     logits = trainer.predict(network, samples, partial(run.objects.approach.answer, network))

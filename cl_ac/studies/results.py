@@ -66,7 +66,7 @@ def row(settings: dict[str, Any], directories: Sequence[RunDirectory]) -> Row:
         mean(lost),
         stdev(lost) if len(lost) > 1 else 0.0,
         mean(sum(record.seconds for record in directory.records) for directory in directories),
-        None if None in held_out else mean(held_out),
+        mean(known) if len(known := [value for value in held_out if value is not None]) == len(held_out) else None,
     )
 
 

@@ -176,7 +176,7 @@ def gap_area(steps: Tensor, accuracy: Tensor, level: Tensor) -> Tensor:
 
 def anytime_accuracy(run: Sequence[Watched]) -> Tensor:
     """Average anytime accuracy (Caccia et al., 2020): the mean over tasks seen, then over all steps of the run [A]."""
-    area = sum(torch.trapezoid(w.accuracy.double().mean(-1), w.steps.double(), dim=0) for w in run)
+    area = torch.stack([torch.trapezoid(w.accuracy.double().mean(-1), w.steps.double(), dim=0) for w in run]).sum(0)
     return area / sum(int(w.steps[-1]) for w in run)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -196,7 +196,7 @@ class Watcher:
 
     def _hidden(self, samples: Samples) -> Iterator[list[Tensor]]:
         """What each exit reads of batches of `samples`, without augmentation."""
-        for images in samples.images.split(self.batch):
+        for images in cast(Tensor, samples.images).split(self.batch):
             with self.autocast():
                 hidden = self.network.hidden(self.trainer.augmentation.apply(images))
             yield hidden
@@ -216,7 +216,7 @@ class Watcher:
     def _class_means(self) -> NearestMean:
         """The class means of the network as it is."""
         reading = self.approach.inference
-        means = NearestMean(**({} if reading is None else {"pooling": reading.pooling, "side": reading.side}))
+        means = NearestMean() if reading is None else NearestMean(pooling=reading.pooling, side=reading.side)
         features = ([means.vector(part).float() for part in hidden] for hidden in self._hidden(self.prototypes))
         means.set_means(zip(features, self.prototypes.targets.split(self.batch), strict=True), len(self.membership))
         return means
