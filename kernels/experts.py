@@ -42,7 +42,8 @@ class Experts(NamedTuple):
     def flat(self) -> "Experts":
         """The dense FFN's layout: weights [E·M, D] and biases [E·M] (views, no copy)."""
         up, down, activation, up_bias, down_bias, gate, gate_bias = self
-        return Experts(_flat(up), _flat(down), activation, _flat(up_bias), down_bias, _flat(gate), _flat(gate_bias))
+        biases = _flat(up_bias), down_bias
+        return Experts(up.flatten(0, 1), down.flatten(0, 1), activation, *biases, _flat(gate), _flat(gate_bias))
 
     def neurons(self, first: int, last: int) -> "Experts":
         """Neurons first..last-1 of a `flat` layout, without the output bias (views, no copy)."""

@@ -5,6 +5,7 @@ Legend: N tokens, D model width, E experts, M neurons per expert, R tokens of on
 
 from collections.abc import Iterator
 from itertools import groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +104,8 @@ def gradients(grad: Tensor, x: Tensor, mask: Tensor, experts: Experts, grouped: 
     Returns:
         gradient of x [N, D], and gradients of the weights in the shape of `experts` (None where a weight is None).
     """
-    weights = Experts(*[torch.zeros_like(w) if isinstance(w, Tensor) else w for w in experts])
+    zeros: dict[str, Any] = {name: torch.zeros_like(w) for name, w in experts._asdict().items() if isinstance(w, Tensor)}
+    weights = experts._replace(**zeros)
     if weights.down_bias is not None:
         weights.down_bias.copy_(grad.sum(0))
     flat, flat_weights = experts.flat(), weights.flat()

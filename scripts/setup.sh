@@ -16,10 +16,10 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "installing cl_ac and its dependencies in $venv (several GB, a few minutes)"
     if command -v uv >/dev/null; then
         [ -x "$venv/bin/python" ] || uv venv --quiet --python "$python" "$venv"
-        uv pip install --quiet --python "$venv/bin/python" --editable '.[test]'
+        uv pip install --quiet --python "$venv/bin/python" --editable '.[dev]'
     else
         [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
     fi
     echo "$wanted" > "$stamp"
 fi
