@@ -87,9 +87,10 @@ def run(
         for task in tasks[checkpoint.task :]:
             unfinished = checkpoint.fit if task.index == checkpoint.task else None
             if unfinished is None:
+                watcher.begin(task, journal.checkpoint.steps)
                 network.grow(task.num_classes, seed)
                 approach.begin_task(task, network, trainer)
-                watcher.begin(task, journal.checkpoint.steps)
+                watcher.grown(task)
                 trainer.warm_up_heads(network, task)
             else:
                 watcher.resume(task, directory.watched(task.index), unfinished["steps"])
