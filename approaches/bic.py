@@ -55,6 +55,10 @@ class BiC(Approach):
         self.register_buffer("task_of_class", torch.empty(0, dtype=torch.int64))
 
     def begin_task(self, task, network, trainer) -> None:
+        if not len(self.split(task)[1]):
+            raise ConfigurationError(
+                f"BiC holds back exemplars for its bias layers, but no class of task {task.index + 1} has two images"
+            )
         self.teacher.begin_task(task, trainer)
         identity = self.newest.new_tensor([1.0, 0.0])[None, :, None].repeat(1, 1, len(network))
         self.earlier = torch.cat([self.earlier, self.newest.detach()])
@@ -72,7 +76,7 @@ class BiC(Approach):
     def split(self, task: Task) -> tuple[Samples, Samples]:
         """The task's images to train on, and to hold out; half of a class at most is held out."""
         targets = task.train.targets
-        shares = (targets.bincount() // 2).clamp(max=self.shares(task)[1])
+        shares = (targets.bincount(minlength=task.classes_seen) // 2).clamp(max=self.shares(task)[1])
         held_out = rank_in_class(targets) < shares[targets]
         return task.train.select(~held_out), task.train.select(held_out)
 

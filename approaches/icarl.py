@@ -14,8 +14,8 @@ class ICaRL(Approach):
 
     Training follows FACIL and the AC paper's code: softmax cross-entropy over all classes (the original trains
     sigmoids) and `strength` times the binary cross-entropy to the teacher's sigmoids, summed over old classes. At
-    inference the nearest mean of exemplars of each exit answers, for new classes too (alg. 1); `--classifier NearestMean`
-    takes new classes' means over all their training data. Exemplars are meant to be chosen by herding.
+    inference the nearest mean of exemplars of each exit answers, for new classes too (alg. 1); with the classifier
+    `NearestMean` their means are taken over all training data. Exemplars are meant to be chosen by herding.
 
     Args:
         strength: weight of the distillation term (v1 of the AC paper: 0.5, with ACs in 5 tasks 0.25).

@@ -23,8 +23,8 @@ class NearestMean(Classifier):
     Args:
         temperature: changes no exit's answers but their confidence, and with it what an early exit does; so does the
             spread of the means, which is wider in deeper exits.
-        newest: what the means of the task's own classes are taken over: all their `training` data, or their `exemplars`,
-            as in iCaRL's paper; a class without exemplars takes its training data.
+        newest: what the means of the task's own classes are taken over: all their `training` data, or, as in iCaRL's
+            paper, their `exemplars`; a class without exemplars takes its training data.
         reading: how features are read and exits aggregated, see `Classifier`.
     """
 

@@ -67,7 +67,9 @@ def test_means_of_new_classes_are_those_of_their_exemplars(toy_learn, toy_networ
     toy_learn(approach, network, tasks)
     classifier = approach.inference_classifier()
     classifier.update(tasks[1], network, toy_trainer, approach.memory)
-    features = toy_trainer.predict(network, approach.memory.samples, lambda images: classifier.features(network, images))
+    features = toy_trainer.predict(
+        network, approach.memory.samples, lambda images: classifier.features(network, images)
+    )
     for index, part in enumerate(features):
         unit = F.normalize(part)
         means = torch.stack([F.normalize(unit[approach.memory.targets == c].mean(0), dim=0) for c in range(4)])
