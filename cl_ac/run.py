@@ -171,10 +171,8 @@ def check_data(tasks: Sequence[Task], training: Training) -> None:
         for what, samples in needed.items():
             if not len(samples):
                 raise ConfigurationError(
-                    f"task {task.index + 1} of {len(tasks)} has no {what} images; give each task some, split "
-                    "classes in another way (benchmark.tasks)"
-                    + ", or set training.select to 'last'"
-                    * (what == "held-out")
+                    f"task {task.index + 1} of {len(tasks)} has no {what} images; give each task some, or split "
+                    "the classes in another way (benchmark.tasks)"
                 )
 
 

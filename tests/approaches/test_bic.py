@@ -170,3 +170,19 @@ def test_a_class_of_one_image_among_others_is_trained_on(toy_benchmark, toy_netw
     kept, held_out = approach.split(few)
     assert kept.targets.bincount().tolist()[2] == 1
     assert held_out.targets.unique().tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "training", "lr"),
+    [({}, {"lr": 0.3}, 0.3), ({}, {"lr": 0.3, "optimizer": "adamw"}, 0.1), ({"bias_lr": 0.02}, {"lr": 0.3}, 0.02)],
+)
+def test_the_second_stage_has_its_own_rate(
+    settings, training, lr, toy_benchmark, toy_network, toy_trainer, monkeypatch
+):
+    approach, network, fits = BiC(**settings), toy_network(sizes=(2, 2)), []
+    monkeypatch.setattr(toy_trainer, "training", Training(schedule="constant", **training))
+    monkeypatch.setattr(toy_trainer, "fit", fits.append)
+    approach.newest = torch.nn.Parameter(torch.tensor([[[-0.5], [0.0]]]))
+    with pytest.warns(UserWarning, match=r"negative scale to the logits of task 2.*approach\.bias_lr"):
+        approach.end_task(toy_benchmark()[1], network, toy_trainer)
+    assert (fits[0].training.lr, fits[0].training.optimizer) == (lr, "sgd")
