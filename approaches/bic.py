@@ -1,6 +1,7 @@
 """BiC: a bias layer, fitted to held-out exemplars, takes back the preference for new classes."""
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ class BiC(Approach):
             (1 - λ) times cross-entropy and λ times distillation.
         temperature: softmax temperature of teacher and student.
         validation: share of each class's exemplars that the bias layers are fitted to.
-        bias_epochs: epochs of stage 2.
+        bias_epochs: epochs of stage 2: SGD with momentum 0.9 at a constant rate, as in the code of FACIL and the AC paper.
+        bias_lr: its rate. None takes the run's where that is of SGD too, as both codes do, else 0.1, their rate.
         teacher_bn: statistics of the teacher's batch norm.
     """
 
@@ -39,6 +41,7 @@ class BiC(Approach):
         temperature: float = 2.0,
         validation: float = 0.1,
         bias_epochs: int = 200,
+        bias_lr: float | None = None,
         teacher_bn: TeacherStatistics = "frozen",
     ):
         super().__init__()
@@ -46,7 +49,9 @@ class BiC(Approach):
             got = f"BiC.validation is {validation} and BiC.bias_epochs {bias_epochs}"
             raise ConfigurationError(f"{got}; the share must be above 0 and at most 0.5, the epochs at least 1")
         self.strength, self.temperature = strength, temperature
-        self.validation, self.bias_epochs = validation, bias_epochs
+        if bias_lr is not None and bias_lr <= 0:
+            raise ConfigurationError(f"BiC.bias_lr is {bias_lr}; it must be above 0")
+        self.validation, self.bias_epochs, self.bias_lr = validation, bias_epochs, bias_lr
         self.teacher = Teacher(teacher_bn)
         self.held_out = Memory()
         # Scale and shift of the logits, for each task and exit: [T, 2, E].
@@ -55,6 +60,10 @@ class BiC(Approach):
         self.register_buffer("task_of_class", torch.empty(0, dtype=torch.int64))
 
     def begin_task(self, task, network, trainer) -> None:
+        if not len(self.split(task)[1]):
+            raise ConfigurationError(
+                f"BiC holds back exemplars for its bias layers, but no class of task {task.index + 1} has two images"
+            )
         self.teacher.begin_task(task, trainer)
         identity = self.newest.new_tensor([1.0, 0.0])[None, :, None].repeat(1, 1, len(network))
         self.earlier = torch.cat([self.earlier, self.newest.detach()])
@@ -72,7 +81,7 @@ class BiC(Approach):
     def split(self, task: Task) -> tuple[Samples, Samples]:
         """The task's images to train on, and to hold out; half of a class at most is held out."""
         targets = task.train.targets
-        shares = (targets.bincount() // 2).clamp(max=self.shares(task)[1])
+        shares = (targets.bincount(minlength=task.classes_seen) // 2).clamp(max=self.shares(task)[1])
         held_out = rank_in_class(targets) < shares[targets]
         return task.train.select(~held_out), task.train.select(held_out)
 
@@ -103,7 +112,9 @@ class BiC(Approach):
 
     def end_task(self, task, network, trainer) -> None:
         if not task.is_first:
-            settings = {"epochs": self.bias_epochs, "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0}
+            run_lr = trainer.training.lr if trainer.training.optimizer == "sgd" else 0.1
+            lr = run_lr if self.bias_lr is None else self.bias_lr
+            settings = {"epochs": self.bias_epochs, "lr": lr, "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0}
             stage_2 = Fit(
                 network,
                 self.bias_loss,
@@ -116,6 +127,12 @@ class BiC(Approach):
             )
             trainer.fit(stage_2)
             self.newest.requires_grad_(False)
+            if (self.newest[0, 0] < 0).any():
+                warnings.warn(
+                    f"BiC fitted a negative scale to the logits of task {task.index + 1}, which reverses their order; "
+                    f"lower approach.bias_lr (now {lr:g})",
+                    stacklevel=2,
+                )
         self.teacher.update(network)
 
     def correct(self, logits: Tensor) -> Tensor:

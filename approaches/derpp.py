@@ -20,7 +20,7 @@ class DER(Approach):
     not known at test time, use DERpp.
 
     New images and exemplars pass the network one after the other, as in both codes: batch normalisation takes the
-    statistics of each batch alone.
+    statistics of each batch alone. The last, smaller batch of an epoch is trained on too; the AC paper's code drops it.
 
     Args:
         strength: weight of the distillation term (α).

@@ -14,10 +14,11 @@ class ICaRL(Approach):
 
     Training follows FACIL and the AC paper's code: softmax cross-entropy over all classes (the original trains
     sigmoids) and `strength` times the binary cross-entropy to the teacher's sigmoids, summed over old classes. At
-    inference the nearest class mean of each exit answers. Exemplars are meant to be chosen by herding.
+    inference the nearest mean of exemplars of each exit answers, for new classes too (alg. 1); with the classifier
+    `NearestMean` their means are taken over all training data. Exemplars are meant to be chosen by herding.
 
     Args:
-        strength: weight of the distillation term.
+        strength: weight of the distillation term (v1 of the AC paper: 0.5, with ACs in 5 tasks 0.25).
         teacher_bn: batch statistics that the teacher uses.
     """
 
@@ -29,7 +30,7 @@ class ICaRL(Approach):
         self.teacher = Teacher(teacher_bn)
 
     def inference_classifier(self) -> Classifier:
-        return NearestMean()
+        return NearestMean(newest="exemplars")
 
     def begin_task(self, task, network, trainer) -> None:
         self.teacher.begin_task(task, trainer)

@@ -13,7 +13,7 @@ class LODE(Approach):
     numbers of classes. The first task has plain cross-entropy.
 
     New images and exemplars pass the network one after the other, as in the original: batch normalisation takes the
-    statistics of each batch alone.
+    statistics of each batch alone. The last, smaller batch of an epoch is trained on too; the published code drops it.
 
     Args:
         intra_weight: weight of telling new classes from each other (C).

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork
 from cl_ac.heads import GrowingCosine
+from cl_ac.imprinting import imprint
 from cl_ac.losses import cross_entropy, feature_distillation, margin_ranking
 from cl_ac.teacher import Teacher, TeacherStatistics
 
@@ -22,6 +23,8 @@ class LUCIR(Approach):
         ranking: weight of the margin ranking term.
         margin: between the cosine of an old class and those of its rivals.
         rivals: how many new classes with the highest scores are pushed away.
+        imprint: whether new rows start at the mean direction of their class's features, as in all of the authors' runs,
+            or at random, as in FACIL.
         teacher_bn: the statistics of the teacher's batch norm; `batch` is teacher adaptation.
     """
 
@@ -34,10 +37,12 @@ class LUCIR(Approach):
         ranking: float = 1.0,
         margin: float = 0.5,
         rivals: int = 2,
+        imprint: bool = True,
         teacher_bn: TeacherStatistics = "frozen",
     ):
         super().__init__()
         self.strength, self.ranking, self.margin, self.rivals = strength, ranking, margin, rivals
+        self.imprint = imprint
         self.teacher = Teacher(teacher_bn)
 
     def build_classifier(self, in_features: int) -> GrowingCosine:
@@ -45,6 +50,8 @@ class LUCIR(Approach):
 
     def begin_task(self, task, network, trainer) -> None:
         self.teacher.begin_task(task, trainer)
+        if self.imprint and not task.is_first:
+            imprint(task, network, trainer)
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         task = batch.task

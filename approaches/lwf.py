@@ -16,6 +16,9 @@ class LwF(Approach):
             Rebuffi et al., 2017).
         temperature: softmax temperature of teacher and student.
         teacher_bn: the statistics of the teacher's batch norm; `batch` is teacher adaptation.
+        train_old_rows: whether classifier rows of earlier tasks learn, from distillation alone where there are no
+            exemplars. None: with exemplars only, as in FACIL and the AC paper. The code of teacher adaptation
+            (Szatkowski et al., 2024) always trains them.
     """
 
     def __init__(
@@ -24,10 +27,16 @@ class LwF(Approach):
         distillation: Distillation = "taskwise",
         temperature: float = 2.0,
         teacher_bn: TeacherStatistics = "frozen",
+        train_old_rows: bool | None = None,
     ):
         super().__init__()
+        self.train_old_rows = train_old_rows
         self.strength, self.distillation, self.temperature = strength, distillation, temperature
         self.teacher = Teacher(teacher_bn)
+
+    @property
+    def trains_old_rows(self) -> bool:
+        return super().trains_old_rows if self.train_old_rows is None else self.train_old_rows
 
     def begin_task(self, task, network, trainer) -> None:
         self.teacher.begin_task(task, trainer)

@@ -13,33 +13,40 @@ from cl_ac.losses import cross_entropy
 
 
 class MAS(Approach):
-    """Memory aware synapses (Aljundi et al., 2018, eqs. 2–5): `+ strength / 2 · Σ_n Ω_n (θ_n − θ*_n)²`.
+    """Memory aware synapses (Aljundi et al., 2018, eqs. 2–5): `+ strength · Σ_n Ω_n (θ_n − θ*_n)²`.
 
     Each exit has its own `Ω = mean_x |∂ ‖z(x)‖² / ∂θ|` of its logits z over all classes seen, taken for each image
-    alone, without augmentation; no label is needed. Heads are never protected. After each task
-    `Ω ← alpha · Ω + (1 − alpha) · Ω_new`, from Ω = 0.
+    alone, without augmentation; no label is needed. Heads are never protected. After each task, as in FACIL (the paper
+    accumulates), `Ω ← alpha · Ω + (1 − alpha) · Ω_new`, from Ω = 0.
 
     Args:
         strength: λ.
         alpha: share of the old importance that is kept; −1 keeps the share of old classes among all classes.
         norm: `squared`, ‖z‖² as in the paper; `plain`, ‖z‖ as in FACIL (whose code also averages over each batch first,
             so that samples cancel).
+        halved: whether the penalty is `strength / 2 · …`, as in FACIL; the paper has no ½.
     """
 
-    def __init__(self, strength: float = 1.0, alpha: float = 0.5, norm: Literal["squared", "plain"] = "squared"):
+    def __init__(
+        self,
+        strength: float = 1.0,
+        alpha: float = 0.5,
+        norm: Literal["squared", "plain"] = "squared",
+        halved: bool = False,
+    ):
         super().__init__()
         if alpha != -1 and not 0 <= alpha <= 1:
             raise ConfigurationError(
                 f"approach.alpha is {alpha}; it must be from 0 to 1, or -1 for the share of classes"
             )
-        self.strength, self.alpha, self.norm = strength, alpha, norm
+        self.strength, self.alpha, self.norm, self.halved = strength, alpha, norm, halved
         self.penalty = QuadraticPenalty()
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         loss = cross_entropy(network(batch.images), batch.targets, self.trained_classes(batch.task))
         if batch.task.is_first:
             return loss
-        return loss + self.strength / 2 * self.penalty(network)
+        return loss + (self.strength / 2 if self.halved else self.strength) * self.penalty(network)
 
     def end_task(self, task, network, trainer) -> None:
         keep = task.old_classes.stop / task.classes_seen if self.alpha == -1 else self.alpha

@@ -103,6 +103,11 @@ class GrowingCosine(GrowingClassifier):
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
         super().grow(num_classes * self.proxies, generator)
 
+    @torch.no_grad()
+    def imprint(self, directions: Tensor) -> None:
+        """Sets the newest rows to `directions` [rows, D], lengthened to the mean length of the old rows."""
+        self.new_weight.copy_(directions * self.old_weight.norm(dim=1).mean())
+
     def forward(self, features: Tensor) -> Tensor:
         cosines = F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
         cosines = cosines.unflatten(-1, (-1, self.proxies))  # [..., C, proxies]

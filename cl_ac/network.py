@@ -54,12 +54,17 @@ class Exits:
     def weights_at(self, epoch: int, epochs: int) -> list[float]:
         """Loss weights of all E exits in `epoch` (from 0) of `epochs`: `0.01 + e / (epochs − 1) · (W − 0.01)`.
 
-        An AC of weight 0 is never trained; a single epoch trains with the final weights.
+        An AC of weight 0 is never trained, by weight decay neither; a single epoch trains with the final weights.
         """
         done = epoch / (epochs - 1) if epochs > 1 else 1.0
         start = 0.01 if self.ramp == "linear" else None
         ramped = [w if start is None or w == 0 else start + done * (w - start) for w in self.weights]
         return [*ramped, 1.0]
+
+    @property
+    def weights_of_heads(self) -> list[float]:
+        """Loss weights of all E exits where heads alone learn: 1, as no exit takes anything from another; or 0 of 0."""
+        return [*(float(weight > 0) for weight in self.weights), 1.0]
 
 
 NO_EXITS = Exits([], [])

@@ -12,7 +12,7 @@ from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers.classifier import Classifier
 from cl_ac.data.tasks import Task
 from cl_ac.efficiency.sparsify import Sparsify, sparsified
-from cl_ac.errors import ConfigurationError
+from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.evaluation import Outputs
 from cl_ac.exits.cost import exit_costs
 from cl_ac.memory import Memory
@@ -75,6 +75,7 @@ def run(
 
     # Read first: data that are missing or damaged must leave no half-begun run behind.
     tasks = benchmark.tasks
+    check_data(tasks, training)
     watcher = Watcher(watch, network, approach, trainer, tasks)
     checkpoint = directory.open(config or {}, resume)
     if checkpoint.task == len(tasks):
@@ -87,10 +88,11 @@ def run(
         for task in tasks[checkpoint.task :]:
             unfinished = checkpoint.fit if task.index == checkpoint.task else None
             if unfinished is None:
+                watcher.begin(task, journal.checkpoint.steps)
                 network.grow(task.num_classes, seed)
                 approach.begin_task(task, network, trainer)
-                watcher.begin(task, journal.checkpoint.steps)
-                trainer.warm_up_heads(network, task)
+                watcher.grown(task)
+                trainer.warm_up_heads(network, approach.training_set(task))
             else:
                 watcher.resume(task, directory.watched(task.index), unfinished["steps"])
             network.train_old_rows(approach.trains_old_rows)
@@ -146,8 +148,9 @@ def check(approach: Approach, benchmark: Benchmark, training: Training, memory: 
         problems.append(f"memory.per_class is {memory.per_class}, but {name} needs at least {needed}")
     if isinstance(training.epochs, list) and len(training.epochs) != len(benchmark):
         problems.append(f"training.epochs lists {len(training.epochs)} tasks, but the benchmark has {len(benchmark)}")
-    if training.select == "best" and benchmark.validation == 0:
-        problems.append("training.select is 'best', but benchmark.validation is 0: there is nothing to select by")
+    if training.select == "best" and benchmark.validation in (0, "test"):
+        what = "the test images would be selected by" if benchmark.validation else "there is nothing to select by"
+        problems.append(f"training.select is 'best', but benchmark.validation is {benchmark.validation}: {what}")
     if watch.every and watch.data == "validation" and benchmark.validation == 0:
         problems.append("watch.data is 'validation', but benchmark.validation is 0: there is nothing to watch")
     if watch.nearest_mean == "exemplars" and not memory.enabled:
@@ -157,6 +160,20 @@ def check(approach: Approach, benchmark: Benchmark, training: Training, memory: 
         )
     if problems:
         raise ConfigurationError("; ".join(problems))
+
+
+def check_data(tasks: Sequence[Task], training: Training) -> None:
+    """Raises a `ConfigurationError` that names the first task without images for something that it needs."""
+    for task in tasks:
+        needed = {"training": task.train, "test": task.test}
+        if training.select == "best":
+            needed["held-out"] = task.validation
+        for what, samples in needed.items():
+            if not len(samples):
+                raise ConfigurationError(
+                    f"task {task.index + 1} of {len(tasks)} has no {what} images; give each task some, or split "
+                    "the classes in another way (benchmark.tasks)"
+                )
 
 
 def choose_device(name: str) -> torch.device:
@@ -202,6 +219,9 @@ def evaluate(trainer: Trainer, network: ExitNetwork, approach: Approach, benchma
     """Every exit's answers on the test data of all tasks so far."""
     samples, tasks = benchmark.seen(task)
     logits = trainer.predict(network, samples, partial(approach.answer, network))
+    if logits.isnan().any():
+        lr = trainer.training.lr
+        raise UserError(f"the answers after task {task.index + 1} are no numbers; lower training.lr (now {lr:g})")
     return Outputs(logits, samples.targets, tasks, task.sizes, exit_costs(network))
 
 

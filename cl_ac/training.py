@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -16,7 +16,6 @@ from cl_ac.data.batches import Batch, TrainingSet
 from cl_ac.data.loading import EpochBatches, Loader
 from cl_ac.data.samples import Samples
 from cl_ac.data.seeding import generator, global_stream
-from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.losses import cross_entropy
 from cl_ac.network import ExitNetwork
@@ -28,7 +27,8 @@ Loss = Callable[[ExitNetwork, Batch], Tensor]
 class HeadWarmup:
     """Training of the newest classifier rows alone, before each task but the first (Szatkowski et al., 2024).
 
-    Cross-entropy over the new classes on the task's own data; the rate follows a cosine to 0.
+    Cross-entropy over the new classes, on their images among those that the approach trains on, every exit weighing the
+    same; the rate follows a cosine to 0.
 
     Args:
         epochs: of the warm-up; 0 for none.
@@ -203,7 +203,12 @@ class _Fitting:
 
     def __init__(self, fit: Fit, training: Training, device: torch.device, state: dict[str, Any] | None):
         learns = fit.network.parameters() if fit.parameters is None else fit.parameters
-        self.parameters = [p for p in learns if p.requires_grad and p.numel()]
+        # Without a loss of its own, weight decay alone would change a head.
+        weights = [*fit.network.exits.weights, 1.0] if fit.exit_weights is None else fit.exit_weights
+        silent = {
+            p for head, weight in zip(fit.network.heads, weights, strict=True) if not weight for p in head.parameters()
+        }
+        self.parameters = [p for p in learns if p.requires_grad and p.numel() and p not in silent]
         self.network, self.clip = fit.network, training.clip
         self.optimizer = training.build_optimizer(self.parameters)
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
@@ -291,10 +296,13 @@ class Trainer:
             on_epoch: called after every epoch.
 
         Raises:
-            UserError: if the loss becomes infinite or undefined.
+            UserError: if there is nothing to learn from, or the loss, the weights or the answers become infinite or
+                undefined.
         """
         training = self.training if fit.training is None else fit.training
         network, task = fit.network, fit.data.task.index
+        if not len(fit.data.samples):
+            raise UserError(f"task {task + 1} has no image to learn from (stage: {fit.stage}); give each task some")
         epochs = training.epochs_of(task)
         fitting = _Fitting(fit, training, self.device, state)
         batches = EpochBatches(
@@ -309,9 +317,13 @@ class Trainer:
             network.train(not fit.fixed_statistics)
             with global_stream(self.seed, f"{fit.stage} modules", task, epoch):
                 losses, norm = self._steps(fit, fitting, batches(epoch), training, weights, on_step)
-            if not losses.isfinite().all():
+            finite = {"the loss is": bool(losses.isfinite().all()), "the weights are": _finite(fitting.parameters)}
+            if epoch + 1 == epochs:
+                # The last step may spoil answers after all losses were numbers: one more batch tells.
+                finite["the answers are"] = self._answers_finite(fit, training)
+            for what in (what for what, fine in finite.items() if not fine):
                 raise UserError(
-                    f"the loss is no longer finite in epoch {epoch + 1} of task {task + 1}; "
+                    f"{what} no longer finite in epoch {epoch + 1} of task {task + 1}; "
                     f"lower training.lr (now {training.lr:g}) or training.clip (now {training.clip:g})"
                 )
             accuracy = validate() if validate is not None and training.select == "best" else None
@@ -338,7 +350,7 @@ class Trainer:
         exit_weights = torch.tensor(weights, device=self.device)
         total, count, norms = torch.zeros(len(fit.network), device=self.device), 0, []
         for batch in batches:
-            with self.autocast(training):
+            with self.autocast(training), _one_image_refused(batch):
                 losses = fit.loss(fit.network, batch)
             norms.append(fitting.step((losses * exit_weights).sum()))
             total += losses.detach()
@@ -347,9 +359,19 @@ class Trainer:
                 on_step(fit.network, fitting.steps)
         return (total / max(count, 1)).cpu(), _mean_norm(norms)
 
-    def warm_up_heads(self, network: ExitNetwork, task: Task) -> None:
-        """Trains what is new in the heads for `task`, as `training.head_warmup` says; nothing at the first task."""
-        warmup = self.training.head_warmup
+    @torch.no_grad()
+    def _answers_finite(self, fit: Fit, training: Training) -> bool:
+        """Whether the network, in evaluation mode, answers images of the training data with numbers."""
+        few = torch.arange(min(len(fit.data.samples), training.batch_size))
+        return bool(self.predict(fit.network, fit.data.samples.select(few).without_extras()).isfinite().all())
+
+    def warm_up_heads(self, network: ExitNetwork, data: TrainingSet) -> None:
+        """Trains what is new in the heads, as `training.head_warmup` says; nothing at the first task.
+
+        Args:
+            data: what the task is then trained on; images of old classes are left out.
+        """
+        warmup, task = self.training.head_warmup, data.task
         if task.is_first or not warmup.epochs:
             return
 
@@ -363,10 +385,11 @@ class Trainer:
             Fit(
                 network,
                 loss,
-                TrainingSet(task.train, task),
+                TrainingSet(data.samples.select(data.samples.targets >= task.classes.start), task),
                 self.with_training(**settings, schedule="cosine", warmup=0, select="last"),
                 stage="head warm-up",
                 parameters=network.new_rows,
+                exit_weights=network.exits.weights_of_heads,
                 fixed_statistics=warmup.freeze_batch_norm,
             )
         )
@@ -403,6 +426,26 @@ class Trainer:
     def features(self, network: ExitNetwork, samples: Samples) -> list[Tensor]:
         """The feature vectors [N, D_i] that each exit's classifier reads."""
         return self.predict(network, samples, network.features)
+
+
+def _finite(parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether all values are numbers; one answer from the device for all."""
+    return not parameters or bool(torch.stack([p.detach().isfinite().all() for p in parameters]).all())
+
+
+@contextmanager
+def _one_image_refused(batch: Batch) -> Iterator[None]:
+    """Says what torch means where batch normalisation is to learn from a single value."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"batch normalisation cannot learn from a batch of {len(batch)} image whose feature maps are 1 × 1; set "
+            f"training.batch_size to 2 or more, give task {batch.task.index + 1} more images, or take a backbone with "
+            "larger maps"
+        ) from error
 
 
 def _mean_norm(norms: list[Tensor | None]) -> float | None:

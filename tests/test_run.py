@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from cl_ac.approaches.finetuning import FineTuning
+from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.rundir import RunDirectory
+from cl_ac.training import Training
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-c", "import sys; from cl_ac.cli.main import main; sys.exit(main())", "run"]
@@ -94,3 +97,32 @@ def test_a_damaged_checkpoint_is_one_sentence(whole, tmp_path):
     process = start(tmp_path, "run", "--resume")
     assert process.wait(timeout=300) == 2
     assert "is no readable checkpoint" in process.stderr.read().decode()
+
+
+def test_selecting_by_test_images_or_by_nothing_is_refused_before_training(toy_run, toy_benchmark):
+    best = Training(epochs=1, select="best", schedule="constant")
+    with pytest.raises(
+        ConfigurationError, match=r"benchmark\.validation is test: the test images would be selected by"
+    ):
+        toy_run(FineTuning(), training=best, benchmark=toy_benchmark(validation="test"))
+    with pytest.raises(ConfigurationError, match="there is nothing to select by"):
+        toy_run(FineTuning(), training=best, benchmark=toy_benchmark(validation=0))
+    with pytest.raises(ConfigurationError, match="task 1 of 3 has no held-out images"):
+        toy_run(FineTuning(), training=best, benchmark=toy_benchmark(per_class=1))
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_task_without_images_is_refused_before_training(part, toy_run, toy_benchmark, monkeypatch):
+    benchmark = toy_benchmark()
+    loaded = list(benchmark.load())
+    loaded[part] = loaded[part].select(loaded[part].targets < 4)
+    monkeypatch.setattr(benchmark, "load", lambda: tuple(loaded))
+    with pytest.raises(ConfigurationError, match=f"task 3 of 3 has no {('training', 'test')[part]} images"):
+        toy_run(FineTuning(), benchmark=benchmark)
+
+
+def test_answers_that_are_no_numbers_are_no_result(toy_run, monkeypatch, tmp_path):
+    monkeypatch.setattr(FineTuning, "correct", lambda self, logits: logits * torch.nan)
+    with pytest.raises(UserError, match=r"answers after task 1 are no numbers; lower training\.lr"):
+        toy_run(FineTuning(), "run")
+    assert not RunDirectory(tmp_path / "run").records

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from cl_ac.approach import TrainingSet
+from cl_ac.data.samples import concatenate
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.losses import cross_entropy
+from cl_ac.network import Exits
 from cl_ac.training import Fit, HeadWarmup, Trainer, Training
 
 
@@ -232,7 +234,9 @@ def warmed_up(toy_benchmark, toy_network, task, **warmup):
     training = Training(epochs=1, batch_size=8, head_warmup=HeadWarmup(**warmup))
     network = toy_network("sdn", (2,) * (task.index + 1))
     before = {name: value.clone() for name, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
-    Trainer(training, toy_benchmark.augmentation, torch.device("cpu")).warm_up_heads(network, task)
+    Trainer(training, toy_benchmark.augmentation, torch.device("cpu")).warm_up_heads(
+        network, TrainingSet(task.train, task)
+    )
     after = network.state_dict()
     return {name for name, value in before.items() if not torch.equal(value, after[name])}
 
@@ -246,6 +250,60 @@ def test_head_warmup_moves_the_newest_rows_only(toy_benchmark, toy_network):
     assert not warmed_up(toy_benchmark, toy_network, second, epochs=0)
     drifting = warmed_up(toy_benchmark, toy_network, second, epochs=1, freeze_batch_norm=False)
     assert any("running_mean" in name for name in drifting)
+
+
+def test_head_warmup_learns_from_the_new_images_of_the_given_data_with_every_exit_at_weight_one(
+    toy_benchmark, toy_network, monkeypatch
+):
+    first, second = toy_benchmark().tasks[:2]
+    trainer = Trainer(Training(epochs=1, head_warmup=HeadWarmup(1)), toy_benchmark.augmentation, torch.device("cpu"))
+    fits = []
+    monkeypatch.setattr(trainer, "fit", fits.append)
+    given = concatenate(first.train, second.train.select(torch.arange(5)))
+    trainer.warm_up_heads(toy_network(Exits(["first", "second"], [0.3, 0.0]), (2, 2)), TrainingSet(given, second))
+    assert torch.equal(fits[0].data.samples.images, second.train.images[:5])
+    assert fits[0].exit_weights == [1.0, 0.0, 1.0]
+
+
+def test_an_ac_of_weight_zero_keeps_its_rows_whatever_the_weight_decay(toy_benchmark, toy_network, task):
+    network = toy_network(Exits(["first", "second"], [0.0, 0.6]))
+    before = {name: value.clone() for name, value in network.heads.named_parameters()}
+    training = Training(epochs=2, batch_size=8, lr=0.1, weight_decay=0.1, momentum=0.9, schedule="constant")
+    trainer = Trainer(training, toy_benchmark.augmentation, torch.device("cpu"))
+    trainer.fit(Fit(network, plain_loss, TrainingSet(task.train, task)))
+    for name, value in network.heads.named_parameters():
+        assert torch.equal(value, before[name]) == (name.startswith("0.") or not value.numel()), name
+
+
+def test_nothing_to_learn_from_is_a_sentence(toy_trainer, toy_network, task):
+    empty = task.train.select(torch.arange(0))
+    with pytest.raises(UserError, match="task 1 has no image to learn from"):
+        toy_trainer.fit(Fit(toy_network(), plain_loss, TrainingSet(empty, task)))
+
+
+def test_a_batch_that_batch_norm_cannot_learn_from_is_a_sentence(toy_trainer, toy_network, task):
+    network = toy_network()
+    network.backbone.stages[2].append(torch.nn.BatchNorm1d(4))
+    one = TrainingSet(task.train.select(torch.arange(1)), task)
+    with pytest.raises(UserError, match=r"batch of 1 image.*training\.batch_size"):
+        toy_trainer.fit(Fit(network, plain_loss, one))
+
+
+@pytest.mark.parametrize(("spoilt", "named"), [(torch.inf, "the weights are"), (3e38, "the answers are")])
+def test_weights_spoilt_by_the_last_step_are_no_result(spoilt, named, toy_trainer, toy_network, task):
+    network = toy_network()
+
+    def spoil(network, steps):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.fill_(spoilt)
+
+    one_step = TrainingSet(task.train.select(torch.arange(8)), task)
+    training = Training(epochs=1, batch_size=8, schedule="constant")
+    epochs = []
+    with pytest.raises(UserError, match=rf"{named} no longer finite.*training\.lr"):
+        toy_trainer.fit(Fit(network, plain_loss, one_step, training), on_step=spoil, on_epoch=epochs.append)
+    assert not epochs
 
 
 def test_batch_norm_freezes_after_the_first_task(toy_benchmark, toy_network):

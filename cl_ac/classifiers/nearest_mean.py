@@ -1,6 +1,7 @@
 """The nearest class mean, on the features of every exit."""
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,33 +9,42 @@ from torch import Tensor
 
 from cl_ac.classifiers.classifier import Classifier
 from cl_ac.data.samples import concatenate
-from cl_ac.errors import ConfigurationError
+from cl_ac.errors import ConfigurationError, unknown
 
 
 class NearestMean(Classifier):
     """The nearest class mean (Rebuffi et al., 2017, alg. 1): `log p(c|x) = cos(x, μ_c) / temperature + constant`.
 
     μ_c is the mean of L2-normalised features, normalised again; answers are those of the smallest Euclidean distance
-    between normalised vectors. After each task all means are computed anew with the network as it is: of the task's
-    classes from all their training data, of earlier classes from their exemplars. Classes without exemplars keep the
-    mean that they had, which the network of that time gave.
+    between normalised vectors. After each task all means are computed anew with the network as it is, those of earlier
+    classes from their exemplars. Earlier classes without exemplars keep the mean that they had, which the network of
+    that time gave.
 
     Args:
         temperature: changes no exit's answers but their confidence, and with it what an early exit does; so does the
             spread of the means, which is wider in deeper exits.
+        newest: what the means of the task's own classes are taken over: all their `training` data, or, as in iCaRL's
+            paper, their `exemplars`; a class without exemplars takes its training data.
         reading: how features are read and exits aggregated, see `Classifier`.
     """
 
-    def __init__(self, temperature: float = 0.05, **reading):
+    def __init__(self, temperature: float = 0.05, newest: Literal["training", "exemplars"] = "training", **reading):
         super().__init__(**reading)
         if temperature <= 0:
             raise ConfigurationError(f"classifier.temperature is {temperature}; it must be above 0")
-        self.temperature = temperature
+        if newest not in ("training", "exemplars"):
+            raise ConfigurationError(unknown("classifier.newest", newest, ("training", "exemplars")))
+        self.temperature, self.newest = temperature, newest
 
     def fit(self, task, network, trainer, memory) -> None:
-        exemplars = memory.samples.without_extras()
-        old = exemplars.select((exemplars.targets < task.classes.start).nonzero()[:, 0]) if len(memory) else exemplars
-        samples = concatenate(task.train.without_extras(), old)
+        exemplars, train = memory.samples.without_extras(), task.train.without_extras()
+        if len(memory):
+            counts = exemplars.targets.bincount(minlength=task.classes_seen)
+            if self.newest == "training":
+                counts[task.classes] = 0
+            exemplars = exemplars.select(counts[exemplars.targets] > 0)
+            train = train.select(counts[train.targets] == 0)
+        samples = concatenate(train, exemplars)
         self.set_means(self.passes(network, samples, trainer), task.classes_seen)
 
     def set_means(self, passes: Iterable[tuple[Sequence[Tensor], Tensor]], classes: int) -> None:

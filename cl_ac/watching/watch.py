@@ -34,8 +34,8 @@ class Watch:
     """What is looked at while a task is trained; training itself never changes.
 
     Args:
-        every: steps between two looks at all tasks seen; also before the first step, after 1, 2, 4, … steps below it,
-            and after the task's last step; 0 looks at nothing.
+        every: steps between two looks at all tasks seen; also as the task before left the network, after 1, 2,
+            4, … steps below it, and after the task's last step; 0 looks at nothing.
         samples: images looked at over all tasks of the benchmark; each task keeps its own fixed share, balanced over
             its classes. 0 takes all.
         data: whether they are `test` images or the `validation` images held out of the training data.
@@ -137,11 +137,22 @@ class Watcher:
         self.points: list[tuple[int, Tensor]] = []
 
     def begin(self, task: Task, start: int) -> None:
-        """Prepares for `task`, whose heads have grown, and takes a first look; `start` is the run's steps before it."""
+        """Takes a first look before anything is changed for `task`; `start` is the run's steps before it.
+
+        So a task begins where the one before ended, whatever its approach does first: reset, imprint, or add rows.
+        """
         if self.watch.every:
             self._prepare(task)
             self.seen = Watched.empty(task.index, start, self.answers, task.index + 1)
-            self.look(0)
+            if self.network.num_classes:
+                self.look(0)
+
+    def grown(self, task: Task) -> None:
+        """Prepares to go on, when heads and approach are ready for `task`; here the first task has its first look."""
+        if self.watch.every:
+            self._choose_prototypes(task)
+            if not self.points:
+                self.look(0)
 
     def resume(self, task: Task, seen: Watched | None, step: int) -> None:
         """Prepares to go on inside `task` after `step` steps, with the points that an earlier attempt saw.
@@ -160,9 +171,14 @@ class Watcher:
         self.membership = torch.eye(len(history)).repeat_interleave(torch.tensor(task.sizes), 0).to(device)
         self.samples = concatenate(*map(self._watched_samples, history)).to(device)
         self.points = []
+        self._choose_prototypes(task)
+
+    def _choose_prototypes(self, task: Task) -> None:
+        """Chooses what class means are taken over; classes without, or whose rows are yet to come, are never named."""
         if self.watch.nearest_mean != "off":
-            self.prototypes = self._prototypes(task).to(device)
+            self.prototypes = self._prototypes(task).to(self.trainer.device)
             self.unknown = self.prototypes.targets.bincount(minlength=task.classes_seen) == 0
+            self.unknown[self.network.num_classes :] = True
 
     def step(self, step: int) -> None:
         """Looks at the network after `step` steps of the task, if this point is watched."""

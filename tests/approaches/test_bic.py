@@ -1,6 +1,7 @@
 """BiC: bias layers, their two stages, and where their data come from."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -155,3 +156,33 @@ def test_biases_of_an_exit_without_weight_are_fitted_all_the_same(toy_benchmark,
     approach.memory = Memory(24)
     toy_learn(approach, network, toy_benchmark(validation=0).tasks[:2])
     assert (approach.newest != approach.earlier).all()
+
+
+def test_classes_of_one_image_are_refused(toy_run, toy_benchmark):
+    with pytest.raises(ConfigurationError, match="no class of task 1 has two images"):
+        toy_run(BiC(bias_epochs=1), benchmark=toy_benchmark(per_class=1, validation=0), memory=12)
+
+
+def test_a_class_of_one_image_among_others_is_trained_on(toy_benchmark, toy_network, toy_trainer):
+    task, approach = toy_benchmark()[1], BiC()
+    approach.memory = Memory(40)
+    few = replace(task, train=task.train.select(torch.tensor([0, *(task.train.targets == 3).nonzero()[:, 0]])))
+    kept, held_out = approach.split(few)
+    assert kept.targets.bincount().tolist()[2] == 1
+    assert held_out.targets.unique().tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "training", "lr"),
+    [({}, {"lr": 0.3}, 0.3), ({}, {"lr": 0.3, "optimizer": "adamw"}, 0.1), ({"bias_lr": 0.02}, {"lr": 0.3}, 0.02)],
+)
+def test_the_second_stage_has_its_own_rate(
+    settings, training, lr, toy_benchmark, toy_network, toy_trainer, monkeypatch
+):
+    approach, network, fits = BiC(**settings), toy_network(sizes=(2, 2)), []
+    monkeypatch.setattr(toy_trainer, "training", Training(schedule="constant", **training))
+    monkeypatch.setattr(toy_trainer, "fit", fits.append)
+    approach.newest = torch.nn.Parameter(torch.tensor([[[-0.5], [0.0]]]))
+    with pytest.warns(UserWarning, match=r"negative scale to the logits of task 2.*approach\.bias_lr"):
+        approach.end_task(toy_benchmark()[1], network, toy_trainer)
+    assert (fits[0].training.lr, fits[0].training.optimizer) == (lr, "sgd")

@@ -5,10 +5,12 @@ import torch
 
 from cl_ac.approach import Approach
 from cl_ac.data.seeding import global_stream
+from cl_ac.evaluation import exit_accuracy
 from cl_ac.network import Exits
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.run import Journal
 from cl_ac.settings.plugins import classes
+from cl_ac.watching.watch import Watch
 
 APPROACHES = classes("approach", Approach)
 
@@ -63,6 +65,18 @@ def test_same_seed_same_numbers_and_another_seed_others(toy_run, name):
     )
     assert_equal(final_state(first), final_state(second))
     assert not torch.equal(first.outputs(2).logits, other.outputs(2).logits)
+
+
+@pytest.mark.parametrize("name", APPROACHES)
+def test_a_task_is_watched_from_where_the_one_before_ended(toy_run, name):
+    approach = make(name)
+    # What is watched are the linear heads.
+    approach.inference_classifier = lambda: None
+    directory = toy_run(approach, "run", "sdn", memory_for(name), watch=Watch(4))
+    for before, watched in enumerate(directory.watched_all()[1:]):
+        accuracy = exit_accuracy(directory.outputs(before)).T.float()
+        torch.testing.assert_close(watched.accuracy[0, : len(accuracy), :-1], accuracy)
+        assert watched.steps[0] == 0
 
 
 class Stopped(Exception):

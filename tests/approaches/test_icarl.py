@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cl_ac.approach import Batch
 from cl_ac.approaches.icarl import ICaRL
 from cl_ac.classifiers.nearest_mean import NearestMean
+from cl_ac.memory import Memory
 
 
 def test_loss_is_cross_entropy_over_all_classes_and_binary_distillation(toy_network, toy_benchmark):
@@ -56,3 +58,19 @@ def test_nearest_means_answer(toy_run):
     # Cosines divided by the temperature, less a constant for each sample.
     assert (logits.amax(-1) - logits.amin(-1)).max() <= 2 / approach.inference.temperature
     assert logits.softmax(-1).sum(-1).allclose(torch.ones(3, logits.shape[1]))
+
+
+def test_means_of_new_classes_are_those_of_their_exemplars(toy_learn, toy_network, toy_benchmark, toy_trainer):
+    approach, network = ICaRL(), toy_network("sdn", ())
+    approach.memory = Memory(8, selection="herding")
+    tasks = toy_benchmark().tasks[:2]
+    toy_learn(approach, network, tasks)
+    classifier = approach.inference_classifier()
+    classifier.update(tasks[1], network, toy_trainer, approach.memory)
+    features = toy_trainer.predict(
+        network, approach.memory.samples, lambda images: classifier.features(network, images)
+    )
+    for index, part in enumerate(features):
+        unit = F.normalize(part)
+        means = torch.stack([F.normalize(unit[approach.memory.targets == c].mean(0), dim=0) for c in range(4)])
+        torch.testing.assert_close(getattr(classifier, f"means_{index}"), means)

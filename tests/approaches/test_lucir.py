@@ -81,3 +81,16 @@ def test_heads_are_cosine_and_old_rows_stay(toy_learn, toy_network, toy_benchmar
     for head, row, scale in zip(network.heads, rows, scales, strict=True):
         assert torch.equal(head.classifier.old_weight, row)
         assert head.classifier.scale.item() != scale
+
+
+@pytest.mark.parametrize("imprint", [True, False])
+def test_new_rows_point_at_their_class(imprint, toy_network, toy_benchmark, toy_trainer):
+    approach, tasks = LUCIR(imprint=imprint), toy_benchmark().tasks
+    network = toy_network("sdn", (2, 2), classifier=approach.build_classifier)
+    approach.begin_task(tasks[1], network, toy_trainer)
+    for head, features in zip(network.heads, toy_trainer.features(network, tasks[1].train), strict=True):
+        rows = head.classifier.new_weight.detach()
+        means = torch.stack([F.normalize(features[tasks[1].train.targets == label]).mean(0) for label in (2, 3)])
+        assert bool((F.cosine_similarity(rows, means) > 0.999).all()) == imprint
+        if imprint:
+            torch.testing.assert_close(rows.norm(dim=1), head.classifier.old_weight.norm(dim=1).mean().expand(2))

@@ -92,3 +92,15 @@ def test_teacher_adaptation_changes_what_is_learned(statistics, toy_learn, toy_n
         toy_learn(LwF(teacher_bn=kind), network, toy_benchmark().tasks[:2])
         finals.append(network.heads[-1].classifier.weight.detach())
     assert not torch.equal(*finals)
+
+
+def test_old_rows_learn_without_exemplars_if_asked(toy_learn, toy_network, toy_benchmark):
+    moved = {}
+    for asked in (None, True):
+        network, approach = toy_network(sizes=()), LwF(train_old_rows=asked)
+        tasks = toy_benchmark().tasks[:2]
+        toy_learn(approach, network, tasks[:1])
+        before = network.heads[0].classifier.weight.clone()
+        toy_learn(approach, network, tasks[1:])
+        moved[asked] = not torch.equal(network.heads[0].classifier.old_weight, before)
+    assert moved == {None: False, True: True}

@@ -41,14 +41,15 @@ def test_sensitivity_equals_finite_differences(toy_trainer, toy_network, toy_ben
     assert checked > 20
 
 
-def test_loss_adds_half_the_weighted_square_to_each_exit(toy_network, toy_benchmark):
+@pytest.mark.parametrize(("settings", "factor"), [({}, 1.0), ({"halved": True}, 0.5)])
+def test_loss_adds_the_weighted_square_to_each_exit(settings, factor, toy_network, toy_benchmark):
     task, network = toy_benchmark()[1], toy_network("sdn", (2, 2)).eval()
-    approach = MAS(strength=4.0)
+    approach = MAS(strength=4.0, **settings)
     approach.penalty.fuse(torch.rand(3, flatten(network).numel()), 0.0)
     approach.penalty.anchor = flatten(network).detach() - 0.5
     batch = Batch(torch.randn(5, 1, 6, 6), torch.tensor([2, 3, 3, 2, 2]), task)
     expected = cross_entropy(network(batch.images), batch.targets, task.classes)
-    expected = expected + 4.0 / 2 * 0.25 * approach.penalty.importance.sum(1)
+    expected = expected + 4.0 * factor * 0.25 * approach.penalty.importance.sum(1)
     assert torch.allclose(approach.loss(network, batch), expected, rtol=1e-5)
 
 

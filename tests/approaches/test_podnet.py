@@ -101,3 +101,30 @@ def test_needs_feature_maps(toy_benchmark, toy_trainer):
     network = ExitNetwork(vector, classifier=approach.build_classifier)
     with pytest.raises(ConfigurationError, match="PODNet distils feature maps"):
         approach.begin_task(toy_benchmark()[0], network, toy_trainer)
+
+
+def test_the_balanced_phase_takes_the_authors_epochs_and_rate_and_weighs_all_exits_the_same(
+    second_task, toy_trainer, monkeypatch
+):
+    approach, network, batch = second_task("sdn")
+    fits = []
+    monkeypatch.setattr(toy_trainer, "fit", fits.append)
+    approach.end_task(batch.task, network, toy_trainer)
+    assert fits[0].training.epochs == 20
+    assert fits[0].training.lr == 0.5 * toy_trainer.training.lr
+    assert fits[0].exit_weights == [1.0, 1.0, 1.0]
+
+
+def test_new_proxies_are_imprinted(second_task, toy_trainer):
+    approach, network, batch = second_task("sdn")
+    approach.begin_task(batch.task, network, toy_trainer)
+    train = batch.task.train
+    for head, features in zip(network.heads, toy_trainer.features(network, train), strict=True):
+        classifier = head.classifier
+        for index, proxies in enumerate(classifier.new_weight.detach().unflatten(0, (2, 3))):
+            members = F.normalize(features[train.targets == 2 + index])
+            nearest = (members @ F.normalize(proxies).T).argmax(1)
+            assert nearest.unique().tolist() == [0, 1, 2]
+            clusters = torch.stack([members[nearest == proxy].mean(0) for proxy in range(3)])
+            length = classifier.old_weight.norm(dim=1).mean().detach()
+            torch.testing.assert_close(proxies, clusters * length, rtol=1e-4, atol=1e-5)
