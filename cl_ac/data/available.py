@@ -1,0 +1,41 @@
+"""How much memory this process may still take."""
+
+import resource
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes() -> int | None:
+    """The least of what the machine has free, its control group allows and `ulimit -v` leaves; None if unknown."""
+    limits = [_free_on_machine(), _left_in_group(), _left_in_address_space()]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _free_on_machine() -> int | None:
+    lines = _text(Path("/proc/meminfo")).splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _left_in_group() -> int | None:
+    limit, used = (_text(CGROUP / name).strip() for name in ("memory.max", "memory.current"))
+    if not (limit.isdigit() and used.isdigit()):
+        return None
+    # Cached files count as used, and are given back when needed.
+    statistics = dict(line.split() for line in _text(CGROUP / "memory.stat").splitlines())
+    return max(int(limit) - int(used) + int(statistics.get("inactive_file", 0)), 0)
+
+
+def _left_in_address_space() -> int | None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    pages = _text(Path("/proc/self/statm")).split()
+    if limit == resource.RLIM_INFINITY or not pages:
+        return None
+    return max(limit - int(pages[0]) * resource.getpagesize(), 0)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
