@@ -1,15 +1,51 @@
-"""How much memory this process may still take."""
+"""How much memory this process may still take, and what is said when there is no more."""
 
+import functools
+import re
 import resource
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from cl_ac.errors import DataError
 
 CGROUP = Path("/sys/fs/cgroup")
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def available_bytes() -> int | None:
     """The least of what the machine has free, its control group allows and `ulimit -v` leaves; None if unknown."""
     limits = [_free_on_machine(), _left_in_group(), _left_in_address_space()]
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def told_when_memory_runs_out(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, whose failed allocations, on the host or on a GPU, are one sentence that names the settings.
+
+    Raises:
+        DataError: from within `function`.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (MemoryError, RuntimeError) as error:
+            # PyTorch has no exception of its own for the memory of the host.
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            wanted = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
+            amount = f" ({wanted[1]} more were asked for)" if wanted else ""
+            raise DataError(
+                f"memory ran out{amount}; lower training.batch_size or the size of the images, or set "
+                "benchmark.in_memory of an ImageFolder to false"
+            ) from error
+
+    return wrapped
 
 
 def _free_on_machine() -> int | None:
