@@ -12,7 +12,7 @@ from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples, concatenate
 from cl_ac.data.seeding import generator
 from cl_ac.data.tasks import Task, task_slices
-from cl_ac.errors import ConfigurationError
+from cl_ac.errors import ConfigurationError, DataError
 
 
 def split_sizes(num_classes: int, tasks: int, first_task: int | None = None) -> list[int]:
@@ -50,7 +50,8 @@ class Benchmark(ABC):
             is one), a seed that shuffles them, or the list of class labels.
         validation: share of each class's training images that is held out; 0 holds out none; `test` trains on all
             and validates on the test images, the protocol of most papers.
-        samples_per_class: use at most so many training images of a class.
+        samples_per_class: use at most so many training images of a class, drawn by the seed.
+        test_samples_per_class: use at most so many test images of a class, the same for every seed.
         augmentation: how images become inputs of the network.
     """
 
@@ -66,20 +67,32 @@ class Benchmark(ABC):
         order: Literal["natural", "published"] | int | list[int] = "natural",
         validation: float | Literal["test"] = 0.1,
         samples_per_class: int | None = None,
+        test_samples_per_class: int | None = None,
         augmentation: Augmentation = Augmentation(),
     ):
         self.num_tasks, self.first_task, self.classes_per_task = tasks, first_task, classes_per_task
-        self.order, self.validation, self.samples_per_class = order, validation, samples_per_class
+        self.order, self.validation = order, validation
+        self.samples_per_class, self.test_samples_per_class = samples_per_class, test_samples_per_class
         self.augmentation = augmentation
         self.seed = 0
         if validation != "test" and not 0 <= validation < 1:
             raise ConfigurationError(f"benchmark.validation is {validation}; it must be 'test' or from 0 to below 1")
-        if samples_per_class is not None and samples_per_class < 1:
-            raise ConfigurationError(f"benchmark.samples_per_class is {samples_per_class}; it must be at least 1")
+        caps = {"samples_per_class": samples_per_class, "test_samples_per_class": test_samples_per_class}
+        for name, cap in caps.items():
+            if cap is not None and cap < 1:
+                raise ConfigurationError(f"benchmark.{name} is {cap}; it must be at least 1")
 
     @abstractmethod
     def load(self) -> tuple[Samples, Samples]:
         """All training and all test samples, targets in the data set's own labels 0 … num_classes - 1."""
+
+    def list_samples(self) -> tuple[Samples, Samples]:
+        """What tasks choose from: as `load`, but images in files need not be read before they are chosen."""
+        return self.load()
+
+    def keep(self, parts: Sequence[Samples]) -> Sequence[Samples]:
+        """The chosen samples of all tasks as training reads them, such as decoded into memory."""
+        return parts
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -133,16 +146,21 @@ class Benchmark(ABC):
 
     @cached_property
     def tasks(self) -> "list[Task]":
-        """All tasks with their data, targets renumbered in the order of arrival."""
-        train, test = (self._renumber(samples) for samples in self.load())
+        """All tasks with their data, targets renumbered in the order of arrival.
+
+        Raises:
+            DataError: if what `load` gives is not of the promised form.
+        """
         sizes = self.sizes
+        train, test = (self._renumber(samples) for samples in self._checked(self.list_samples()))
+        splits = [self._split(train, test, classes) for classes in task_slices(sizes)]
+        kept = iter(self.keep([part for split in splits for part in split]))
         tasks: list[Task] = []
-        for index, classes in enumerate(task_slices(sizes)):
-            kept, held_out = self._hold_out(_of_classes(train, classes))
-            task_test = _of_classes(test, classes)
+        for index in range(len(sizes)):
+            task_train, held_out, task_test = next(kept), next(kept), next(kept)
             validation = task_test if self.validation == "test" else held_out
             previous = tasks[-1] if tasks else None
-            tasks.append(Task(index, tuple(sizes[: index + 1]), kept, validation, task_test, previous))
+            tasks.append(Task(index, tuple(sizes[: index + 1]), task_train, validation, task_test, previous))
         return tasks
 
     def __len__(self) -> int:
@@ -165,20 +183,41 @@ class Benchmark(ABC):
         arrival[torch.tensor(self.class_order)] = torch.arange(self.num_classes)
         return Samples(samples.images, arrival[samples.targets.long()], samples.extras)
 
-    def _hold_out(self, samples: Samples) -> tuple[Samples, Samples]:
-        """Training and held-out samples, chosen per class by the benchmark's seed; each class keeps one or more."""
+    def _checked(self, loaded: object) -> "tuple[Samples, Samples]":
+        name = type(self).__name__
+        if not (isinstance(loaded, tuple | list) and len(loaded) == 2 and all(isinstance(p, Samples) for p in loaded)):
+            raise DataError(f"load() of {name} must give two Samples, those for training and those for testing")
+        for part, samples in zip(("training", "test"), loaded, strict=True):
+            fault = samples.fault(tuple(self.image_shape), self.num_classes)
+            if fault:
+                raise DataError(f"load() of {name} gives {part} samples whose {fault}")
+        return tuple(loaded)
+
+    def _split(self, train: Samples, test: Samples, classes: slice) -> list[Samples]:
+        """Training, held-out and test samples of `classes`, in the order in which they were loaded.
+
+        They are chosen per class: the training and the held-out ones by the benchmark's seed, and one or more is kept
+        for training.
+        """
         share = 0.0 if self.validation == "test" else self.validation
-        kept, held_out = [], []
-        for target in samples.targets.unique().tolist():
-            members = (samples.targets == target).nonzero()[:, 0]
-            stream = generator(self.seed, "held-out samples", target)
-            members = members[torch.randperm(len(members), generator=stream)][: self.samples_per_class]
-            count = min(round(share * len(members)) or int(share > 0), len(members) - 1)
-            held_out.append(members[:count])
-            kept.append(members[count:])
-        parts = (torch.cat(part or [torch.arange(0)]).sort().values for part in (kept, held_out))
-        return samples.select(next(parts)), samples.select(next(parts))
+        chosen: tuple[list[Tensor], ...] = ([], [], [])
+        for target in range(classes.start, classes.stop):
+            members = _drawn(train, target, self.samples_per_class, generator(self.seed, "held-out samples", target))
+            count = max(min(round(share * len(members)) or int(share > 0), len(members) - 1), 0)
+            tests = _members(test, target)
+            if self.test_samples_per_class is not None:
+                tests = _drawn(test, target, self.test_samples_per_class, generator(0, "test samples", target))
+            for part, indices in zip(chosen, (members[count:], members[:count], tests), strict=True):
+                part.append(indices)
+        sources = (train, train, test)
+        return [source.select(torch.cat(part).sort().values) for source, part in zip(sources, chosen, strict=True)]
 
 
-def _of_classes(samples: Samples, classes: slice) -> Samples:
-    return samples.select((samples.targets >= classes.start) & (samples.targets < classes.stop))
+def _members(samples: Samples, target: int) -> Tensor:
+    return (samples.targets == target).nonzero()[:, 0]
+
+
+def _drawn(samples: Samples, target: int, cap: int | None, stream: torch.Generator) -> Tensor:
+    """The indices of the samples of one class in random order, at most `cap`."""
+    members = _members(samples, target)
+    return members[torch.randperm(len(members), generator=stream)][:cap]

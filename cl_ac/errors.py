@@ -26,4 +26,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     lowered = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     hint = f"did you mean '{lowered[close[0]]}'? " if close else ""
+    if not choices:
+        return f"unknown {kind} '{name}'; there is none to choose from"
     return f"unknown {kind} '{name}'; {hint}known: {', '.join(choices)}"
+
+
+def told(error: BaseException, limit: int = 200) -> str:
+    """Somebody else's error in one line of about `limit` characters, with its type where the text says little."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= limit else text[:limit] + " …"
+    if isinstance(error, KeyError):
+        return f"KeyError {text}"
+    return text or type(error).__name__

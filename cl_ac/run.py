@@ -10,6 +10,7 @@ from rich.console import Console
 from cl_ac.approach import Approach
 from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers.classifier import Classifier
+from cl_ac.data.available import told_when_memory_runs_out
 from cl_ac.data.tasks import Task
 from cl_ac.efficiency.sparsify import Sparsify, sparsified
 from cl_ac.errors import ConfigurationError, UserError
@@ -26,6 +27,7 @@ from cl_ac.watching.drift import measure
 from cl_ac.watching.watch import Watch, Watcher
 
 
+@told_when_memory_runs_out
 def run(
     approach: Approach,
     benchmark: Benchmark,

@@ -12,7 +12,7 @@ from cl_ac.benchmark import Benchmark
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
 from cl_ac.data.seeding import global_stream
-from cl_ac.errors import ConfigurationError, DataError
+from cl_ac.errors import ConfigurationError, DataError, told
 
 
 class AvalancheBenchmark(Benchmark):
@@ -28,6 +28,7 @@ class AvalancheBenchmark(Benchmark):
         augmentation: how images become inputs of the network.
         validation: share of each class's training images that is held out; `test` validates on the test images.
         samples_per_class: use at most so many training images of a class.
+        test_samples_per_class: use at most so many test images of a class.
     """
 
     def __init__(
@@ -37,8 +38,14 @@ class AvalancheBenchmark(Benchmark):
         augmentation: Augmentation = Augmentation(),
         validation: float | Literal["test"] = 0.1,
         samples_per_class: int | None = None,
+        test_samples_per_class: int | None = None,
     ):
-        super().__init__(validation=validation, samples_per_class=samples_per_class, augmentation=augmentation)
+        super().__init__(
+            validation=validation,
+            samples_per_class=samples_per_class,
+            test_samples_per_class=test_samples_per_class,
+            augmentation=augmentation,
+        )
         self.factory, self.arguments = factory, arguments or {}
 
     @cached_property
@@ -51,16 +58,20 @@ class AvalancheBenchmark(Benchmark):
         module, _, name = self.factory.rpartition(".")
         try:
             build = getattr(import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
+        # A module runs code of its own, which may raise anything.
+        except Exception as error:
             raise ConfigurationError(
-                f"benchmark.factory '{self.factory}' cannot be imported ({error}); "
+                f"benchmark.factory '{self.factory}' cannot be imported ({told(error)}); "
                 "it must be the dotted path of a function, and Avalanche comes with `pip install avalanche-lib`"
             ) from error
         try:
             with global_stream(0, "avalanche"):
                 return build(**self.arguments)
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"benchmark.arguments do not suit '{self.factory}': {error}") from error
+        except Exception as error:
+            raise ConfigurationError(
+                f"benchmark.factory '{self.factory}' cannot build a benchmark from benchmark.arguments "
+                f"{self.arguments}: {told(error)}"
+            ) from error
 
     @cached_property
     def labels(self) -> list[list[int]]:

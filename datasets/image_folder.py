@@ -1,19 +1,34 @@
 """Images in folders named after their classes."""
 
-from collections.abc import Callable
+import mimetypes
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from cl_ac.benchmark import Benchmark
 from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.available import available_bytes
+from cl_ac.data.decoding import readable, square
 from cl_ac.data.samples import ImageFiles, Samples
 from cl_ac.errors import DataError
 
-EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# The raster formats that Pillow reads without another program.
+EXTENSIONS = frozenset(
+    (
+        *(".apng", ".avif", ".avifs", ".bmp", ".bw", ".dds", ".dib", ".gif", ".ico", ".im", ".j2c", ".j2k", ".jfif"),
+        *(".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png"),
+        *(".pnm", ".ppm", ".psd", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".webp", ".xbm"),
+        ".xpm",
+    )
+)
 RESIDENT_BYTES = 4 * 2**30
+# What training takes beside the images, at the least.
+WORKING_BYTES = 2**29
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -21,14 +36,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ImageFolder(Benchmark):
     """Any tree `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`) of image files.
 
-    Classes are numbered in the alphabetical order of their folders. Images become RGB, their shorter side is
+    Classes are numbered in the alphabetical order of their folders, which may be nested and linked; names that start
+    with a dot are left out. Images become upright RGB, on white where they are transparent, their shorter side is
     resized to `size` and the central square is kept.
 
     Args:
         root: folder that holds `train` and `test`.
         size: side in pixels of the images kept; `augmentation.size` is the side of what the network sees.
         in_memory: whether all images are decoded once and kept as one tensor; otherwise they are decoded each time
-            they are used. None decides by size: up to 4 GiB (3 · size² bytes per image) are kept.
+            they are used. None decides by size: up to 4 GiB (3 · size² bytes per image) are kept if memory has room.
     """
 
     def __init__(
@@ -77,47 +93,100 @@ class ImageFolder(Benchmark):
             )
         return train, test
 
-    def load(self) -> tuple[Samples, Samples]:
-        """All images, as tensors or as files.
+    def list_samples(self) -> tuple[Samples, Samples]:
+        """All images as files, of which nothing is read.
 
         Raises:
-            DataError: naming every file that is no readable image. Of images that are not kept in memory only the
-                headers are read here; a damaged picture is then named when it is first used.
+            DataError: if a class has no images, or one that cannot be read by its name.
         """
-        paths, targets = zip(*(self._list(part) for part in self._parts), strict=True)
-        files = ImageFiles([*paths[0], *paths[1]], self.size)
-        keep = self.in_memory
-        if keep is None:
-            keep = torch.Size(files.shape).numel() <= RESIDENT_BYTES
-        if keep:
-            images = torch.empty(files.shape, dtype=torch.uint8)
-            _for_each(len(files), lambda index: images[index].copy_(files.decode(files.paths[index])))
-            train, test = images[: len(paths[0])], images[len(paths[0]) :]
-        else:
-            _for_each(len(files), lambda index: files.probe(files.paths[index]))
-            train, test = (ImageFiles(part, self.size) for part in paths)
-        return Samples(train, targets[0]), Samples(test, targets[1])
+        return self._list(self._parts[0]), self._list(self._parts[1])
 
-    def _list(self, part: Path) -> tuple[list[Path], torch.Tensor]:
-        """The image files of all classes, and their labels."""
+    def load(self) -> tuple[Samples, Samples]:
+        train, test = self.keep(self.list_samples())
+        return train, test
+
+    def keep(self, parts: Sequence[Samples]) -> list[Samples]:
+        """The same samples, decoded into one tensor where memory has room for them.
+
+        Raises:
+            DataError: naming every file that is no readable image, or if memory has no room. Of images that are not
+                kept in memory only the headers are read here; a damaged picture is named when it is first used.
+        """
+        files = ImageFiles([path for part in parts for path in part.images.paths], self.size)
+        if not self._fits(torch.Size(files.shape).numel()):
+            _for_each(files.paths, lambda index, path: _probe(path))
+            return list(parts)
+        images = torch.empty(files.shape, dtype=torch.uint8)
+        _for_each(files.paths, lambda index, path: images[index].copy_(square(path, self.size)))
+        ends = torch.tensor([0, *map(len, parts)]).cumsum(0).tolist()
+        return [
+            Samples(images[start:end], part.targets) for part, (start, end) in zip(parts, pairwise(ends), strict=True)
+        ]
+
+    def _fits(self, needed: int) -> bool:
+        """Whether images of `needed` bytes are kept in memory."""
+        free = available_bytes()
+        has_room = free is None or needed + WORKING_BYTES <= free
+        if self.in_memory and not has_room:
+            raise DataError(
+                f"benchmark.in_memory is true, but the images take {needed / 2**30:.2f} GiB and training "
+                f"{WORKING_BYTES / 2**30:g} more, and {free / 2**30:.2f} GiB of memory are free; set it to false, or "
+                "lower benchmark.size or benchmark.samples_per_class"
+            )
+        return has_room and needed <= RESIDENT_BYTES if self.in_memory is None else self.in_memory
+
+    def _list(self, part: Path) -> Samples:
+        """The image files of all classes with their labels."""
         paths, counts = [], []
         for name in self.class_names:
-            found = sorted(path for path in (part / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+            found = sorted(_pictures(part / name))
             if not found:
                 raise DataError(f"'{part / name}' holds no images ({', '.join(sorted(EXTENSIONS))})")
             paths += found
             counts.append(len(found))
-        return paths, torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        return Samples(ImageFiles(paths, self.size), targets)
 
 
-def _for_each(count: int, read: Callable[[int], object], chunk: int = 256) -> None:
-    """Calls `read` with every index, on threads; raises one `DataError` for all of those that it raises."""
+def _pictures(folder: Path) -> Iterator[Path]:
+    """The image files at any depth, through links too; what is hidden is left out, and so are files of other kinds.
+
+    Raises:
+        DataError: for an image of a kind that cannot be read.
+    """
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        # A link may lead back to a folder above it.
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
+        if real in seen:
+            continue
+        seen.add(real)
+        for name in files:
+            path = Path(place, name)
+            if name.startswith("."):
+                continue
+            if path.suffix.lower() in EXTENSIONS:
+                yield path
+            elif (mimetypes.guess_type(name, strict=False)[0] or "").startswith("image/"):
+                raise DataError(f"'{path}' is an image of a kind that cannot be read; convert it or remove it")
+
+
+def _probe(path: Path) -> None:
+    """Reads the header only: quick, and finds what is no image at all, but not a damaged picture."""
+    with readable(path):
+        pass
+
+
+def _for_each(paths: Sequence[Path], read: Callable[[int, Path], object], chunk: int = 256) -> None:
+    """Calls `read` with every index and path, on threads; raises one `DataError` for all of those that it raises."""
+    count = len(paths)
 
     def read_chunk(start: int) -> list[str]:
         errors = []
         for index in range(start, min(start + chunk, count)):
             try:
-                read(index)
+                read(index, paths[index])
             except DataError as error:
                 errors.append(str(error))
         return errors

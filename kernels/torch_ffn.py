@@ -104,7 +104,9 @@ def gradients(grad: Tensor, x: Tensor, mask: Tensor, experts: Experts, grouped: 
     Returns:
         gradient of x [N, D], and gradients of the weights in the shape of `experts` (None where a weight is None).
     """
-    zeros: dict[str, Any] = {name: torch.zeros_like(w) for name, w in experts._asdict().items() if isinstance(w, Tensor)}
+    zeros: dict[str, Any] = {
+        name: torch.zeros_like(w) for name, w in experts._asdict().items() if isinstance(w, Tensor)
+    }
     weights = experts._replace(**zeros)
     if weights.down_bias is not None:
         weights.down_bias.copy_(grad.sum(0))

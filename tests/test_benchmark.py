@@ -9,7 +9,7 @@ from cl_ac.benchmark import Benchmark, split_sizes
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
 from cl_ac.data.tasks import task_slices
-from cl_ac.errors import ConfigurationError
+from cl_ac.errors import ConfigurationError, DataError
 
 
 class Numbered(Benchmark):
@@ -167,6 +167,7 @@ def test_seen_tests_in_order_with_their_task():
         ({"validation": 1.0}, ["benchmark.validation is 1.0", "below 1"]),
         ({"validation": -0.1}, ["benchmark.validation is -0.1"]),
         ({"samples_per_class": 0}, ["benchmark.samples_per_class is 0", "at least 1"]),
+        ({"test_samples_per_class": 0}, ["benchmark.test_samples_per_class is 0", "at least 1"]),
         ({"augmentation": Augmentation((0.5,) * 3, (0.5,) * 3)}, ["augmentation.mean has 3 values", "1 channels"]),
     ],
 )
@@ -187,3 +188,31 @@ def test_input_shape_is_what_the_augmentation_gives():
 def test_a_benchmark_without_data_cannot_be_made():
     with pytest.raises(TypeError, match="load"):
         Benchmark()
+
+
+def test_capped_test_samples_are_the_same_for_every_seed():
+    def tests(seed: int, cap: int | None) -> list[int]:
+        benchmark = Numbered([3] * 2, tasks=1, test_samples_per_class=cap)
+        benchmark.load = lambda: (_numbered([3] * 2), _numbered([9] * 2))
+        benchmark.seed = seed
+        return _indices(benchmark[0].test)
+
+    assert len(tests(0, None)) == 18
+    assert len(tests(0, 4)) == 8
+    assert tests(0, 4) == tests(1, 4) == sorted(tests(0, 4))
+
+
+@pytest.mark.parametrize(
+    ("loaded", "words"),
+    [
+        (None, "must give two Samples"),
+        ((_numbered([1]),), "must give two Samples"),
+        ((_numbered([1, 1]), Samples(torch.zeros(2, 1, 1, 1), torch.arange(2))), "test samples whose images are"),
+        ((_numbered([1, 1, 1]), _numbered([1, 1])), "training samples whose targets go from 0 to 2"),
+    ],
+)
+def test_what_load_gives_is_looked_at(loaded, words):
+    benchmark = Numbered([1, 1], tasks=2)
+    benchmark.load = lambda: loaded
+    with pytest.raises(DataError, match=words):
+        benchmark.tasks  # noqa: B018

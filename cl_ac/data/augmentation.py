@@ -97,7 +97,8 @@ class Augmentation:
         """
         height, width = images.shape[-2:]
         out_height, out_width = self.output_size(height, width)
-        floats = images.float()
+        # A copy even of floats: what follows works in place, and the images belong to the data set.
+        floats = images.to(torch.float32, copy=True)
         if windows is None and (out_height, out_width) != (height, width):
             windows = self._center(height, width).to(images.device).expand(len(images), 5)
         if windows is not None:

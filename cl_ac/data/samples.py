@@ -1,15 +1,14 @@
 """Labelled images: resident tensors, or files that are decoded when asked for."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
-from cl_ac.errors import DataError
+from cl_ac.data.decoding import square
 
 
 class Images(Protocol):
@@ -45,46 +44,12 @@ class ImageFiles:
     def __getitem__(self, indices: Tensor) -> Tensor:
         images = torch.empty(len(indices), *self.shape[1:], dtype=torch.uint8)
         for image, index in zip(images, indices.tolist(), strict=True):
-            image.copy_(self.decode(self.paths[index]))
+            image.copy_(square(self.paths[index], self.size))
         return images
 
     def select(self, indices: Tensor) -> "ImageFiles":
         """The images at `indices`, still in their files."""
         return ImageFiles([self.paths[index] for index in indices.tolist()], self.size)
-
-    def decode(self, path: Path) -> Tensor:
-        """One image as uint8 [3, size, size].
-
-        Raises:
-            DataError: if the file is no readable image.
-        """
-        import numpy
-        from PIL import Image, ImageOps
-
-        with _readable(path) as image:
-            square = ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.BILINEAR)
-        return torch.from_numpy(numpy.array(square)).permute(2, 0, 1)
-
-    def probe(self, path: Path) -> None:
-        """Reads the header only: quick, and finds what is no image at all, but not a damaged picture.
-
-        Raises:
-            DataError: if the file is no readable image.
-        """
-        with _readable(path):
-            pass
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[Any]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            yield image
-    # Given damaged bytes, Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error, …).
-    except Exception as error:
-        raise DataError(f"cannot read the image '{path}': {error}; mend it or remove it") from error
 
 
 @dataclass(frozen=True)
@@ -133,6 +98,34 @@ class Samples:
         """Whether the images are a tensor that can live on the training device."""
         return isinstance(self.images, Tensor)
 
+    def fault(self, image_shape: tuple[int, int, int], num_classes: int) -> str | None:
+        """What is wrong with samples that somebody else made, so that "samples whose …" is a sentence; None if nothing.
+
+        Args:
+            image_shape: channels, height and width that were promised.
+            num_classes: targets must be below it.
+        """
+        targets, count = self.targets, len(self.images)
+        if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point() or targets.is_complex():
+            return f"targets are {_kind(targets)}; they must be a tensor of integers [N]"
+        lengths = {"targets": targets, **self.extras}
+        for name, values in lengths.items():
+            if not isinstance(values, Tensor) or len(values) != count:
+                return f"{name} are {_kind(values)}, which is not one for each of {count} images"
+        if count == 0:
+            return "number is 0; there must be at least one"
+        if tuple(self.images.shape[1:]) != image_shape:
+            return f"images have the shape {tuple(self.images.shape[1:])}, but image_shape is {image_shape}"
+        first = self.images[torch.tensor([0])]
+        if not isinstance(first, Tensor) or first.dtype != torch.uint8:
+            return f"images are {_kind(first)}; they must be bytes from 0 to 255 (torch.uint8), `augmentation` scales"
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= num_classes:
+            return (
+                f"targets go from {low} to {high}; with {num_classes} classes they must be from 0 to {num_classes - 1}"
+            )
+        return None
+
     def select(self, indices: Tensor) -> "Samples":
         """The samples at `indices` (int64 or bool mask); files stay files, tensors are copied, mixtures decoded."""
         if indices.dtype == torch.bool:
@@ -166,3 +159,8 @@ def concatenate(*parts: Samples) -> Samples:
     names = set.intersection(*(set(part.extras) for part in parts))
     extras = {name: torch.cat([part.extras[name] for part in parts]) for name in sorted(names)}
     return Samples(images, torch.cat([part.targets for part in parts]), extras)
+
+
+def _kind(value: object) -> str:
+    """What a value is, in few words."""
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -183,3 +183,10 @@ def test_normalisation_per_channel_leaves_the_source_alone():
 def test_impossible_settings(settings, words):
     with pytest.raises(ConfigurationError, match=words):
         Augmentation(**settings)
+
+
+def test_the_callers_images_are_never_changed():
+    images = torch.rand(2, 1, 4, 4)
+    before = images.clone()
+    Augmentation().apply(images)
+    assert torch.equal(images, before)

@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 from cl_ac.data.samples import ImageFiles, ImageParts, Samples, concatenate
-from cl_ac.errors import DataError
 
 
 @pytest.fixture
@@ -48,13 +47,6 @@ def test_files_are_resized_to_the_shorter_side_and_cropped_at_the_centre(tmp_pat
     colour = torch.tensor([200, 100, 50], dtype=torch.uint8)
     assert torch.equal(image[:, :, 1:4], colour[:, None, None].expand(3, 5, 3))
     assert (image[0] > 150).all()
-
-
-@pytest.mark.parametrize(("mode", "colour"), [("L", (90, 90, 90)), ("P", (90, 90, 90)), ("RGBA", (90, 90, 90))])
-def test_every_kind_of_image_becomes_rgb(tmp_path, mode, colour):
-    Image.new("L", (4, 4), 90).convert(mode).save(tmp_path / "image.png")
-    image = ImageFiles([tmp_path / "image.png"], 4)[torch.tensor([0])][0]
-    assert image[:, 0, 0].tolist() == list(colour)
 
 
 def test_selection_by_mask_or_index(files):
@@ -102,18 +94,30 @@ def test_mixture_of_files_and_tensors_indexes_like_one_tensor(files):
     assert joined.images[torch.arange(0)].shape == (0, 3, 5, 5)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", "truncated"])
-def test_unreadable_image_is_named(tmp_path, files, content):
-    path = tmp_path / "bad.png"
-    path.write_bytes(files.paths[0].read_bytes()[:-40] if content == "truncated" else content)
-    with pytest.raises(DataError, match=r"cannot read the image '.*bad\.png'.*mend it or remove it"):
-        ImageFiles([path], 5)[torch.tensor([0])]
+def _bytes(count: int = 2, **changes) -> Samples:
+    values = {"images": torch.zeros(count, 1, 2, 2, dtype=torch.uint8), "targets": torch.arange(count), **changes}
+    return Samples(**values)
 
 
-def test_probe_reads_only_the_header(tmp_path, files):
-    path = tmp_path / "truncated.png"
-    path.write_bytes(files.paths[0].read_bytes()[:-40])
-    files.probe(path)
-    path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"truncated\.png"):
-        files.probe(path)
+def test_samples_of_the_promised_form_have_no_fault(files):
+    assert _bytes().fault((1, 2, 2), 2) is None
+    assert Samples(files, torch.arange(6, dtype=torch.int32)).fault((3, 5, 5), 6) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": torch.rand(2, 1, 2, 2)}, "torch.float32"),
+        ({"images": torch.zeros(2, 2, 2, dtype=torch.uint8)}, "shape (2, 2)"),
+        ({"images": torch.zeros(3, 1, 2, 2, dtype=torch.uint8)}, "each of 3 images"),
+        ({"targets": torch.zeros(2)}, "integers"),
+        ({"targets": [0, 1]}, "a list"),
+        ({"targets": torch.tensor([[0], [1]])}, "[2, 1]"),
+        ({"targets": torch.tensor([1, 2])}, "from 0 to 1"),
+        ({"targets": torch.tensor([-1, 0])}, "from -1 to 0"),
+        ({"extras": {"logits": torch.zeros(3)}}, "logits are"),
+        ({"images": torch.zeros(0, 1, 2, 2, dtype=torch.uint8), "targets": torch.arange(0)}, "number is 0"),
+    ],
+)
+def test_faults_of_samples_are_told(changes, words):
+    assert words in _bytes(**changes).fault((1, 2, 2), 2)

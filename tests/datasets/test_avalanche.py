@@ -183,7 +183,7 @@ def test_what_is_no_image_is_refused(convert, words):
         ("avalanche.benchmarks.nothing", {}, "cannot be imported"),
         ("no_such_package.benchmark", {}, "No module named 'no_such_package'"),
         ("benchmark", {}, "cannot be imported"),
-        (NC, {"experiences": 5}, "benchmark.arguments do not suit"),
+        (NC, {"experiences": 5}, "cannot build a benchmark from benchmark.arguments"),
     ],
 )
 def test_wrong_factory_or_arguments(factory, arguments, words):

@@ -1,10 +1,13 @@
 """Trees of image files, written as PNG and JPEG to a temporary folder."""
 
+import os
+
 import numpy
 import pytest
 import torch
 from PIL import Image
 
+from cl_ac.data.decoding import square
 from cl_ac.data.samples import ImageFiles
 from cl_ac.datasets import image_folder
 from cl_ac.datasets.image_folder import IMAGENET_100, ImageFolder, ImageNet100
@@ -146,3 +149,55 @@ def test_imagenet_100_of_other_classes(tmp_path):
     _write_tree(tmp_path)
     with pytest.raises(DataError, match="not the 100 classes"):
         ImageNet100(str(tmp_path), order="published").check()
+
+
+def test_caps_are_applied_before_anything_is_decoded(tmp_path, monkeypatch):
+    _write_tree(tmp_path, train=8, test=4)
+    kept, streamed = (
+        ImageFolder(str(tmp_path), size=8, in_memory=keep, tasks=3, samples_per_class=4, test_samples_per_class=2)
+        for keep in (True, False)
+    )
+    decoded = []
+    monkeypatch.setattr(image_folder, "square", lambda path, size: decoded.append(path) or square(path, size))
+    for expected, task in zip(streamed, kept, strict=True):
+        for part, count in (("train", 4 - 1), ("validation", 1), ("test", 2)):
+            samples = getattr(task, part)
+            assert len(samples) == count
+            assert torch.equal(samples.images, getattr(expected, part).images[torch.arange(count)])
+    assert len(decoded) == 3 * (4 + 2)
+
+
+@pytest.mark.parametrize("in_memory", [None, True])
+def test_images_beyond_memory_stream_or_are_refused_by_the_settings_name(tmp_path, monkeypatch, in_memory):
+    _write_tree(tmp_path)
+    monkeypatch.setattr(image_folder, "available_bytes", lambda: image_folder.WORKING_BYTES)
+    benchmark = ImageFolder(str(tmp_path), size=8, in_memory=in_memory)
+    if in_memory is None:
+        assert not benchmark.load()[0].resident
+    else:
+        with pytest.raises(DataError, match=r"benchmark\.in_memory is true.*set it to false"):
+            benchmark.load()
+
+
+def test_hidden_files_are_left_out_and_links_followed(tmp_path):
+    _write_tree(tmp_path / "set", names=["ant"])
+    folder, elsewhere = tmp_path / "set/train/ant", tmp_path / "elsewhere"
+    image = Image.new("L", (8, 8), 77)
+    for hidden in (folder / ".ipynb_checkpoints/000.png", folder / ".000.png"):
+        hidden.parent.mkdir(exist_ok=True)
+        image.save(hidden)
+    elsewhere.mkdir()
+    image.save(elsewhere / "z.pgm")
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    train, _ = ImageFolder(str(tmp_path / "set"), size=8, tasks=1).load()
+    assert len(train) == 5
+    assert (train.images[4] == 77).all()
+
+
+@pytest.mark.parametrize("name", ["drawing.svg", "pipe.png"])
+def test_what_is_called_an_image_and_cannot_be_read_is_named(tmp_path, name):
+    _write_tree(tmp_path)
+    os.mkfifo(tmp_path / "train/ant" / name)
+    with pytest.raises(DataError, match=name):
+        ImageFolder(str(tmp_path), size=8).load()
