@@ -15,6 +15,11 @@ COMMANDS = {
     "attach": "train auxiliary classifiers on the frozen network of a finished run",
     "convert": "make a finished run's transformer compute only what each input needs",
 }
+# What to do after Ctrl-C; the other commands have nothing to go on with.
+GO_ON = {
+    "run": "; repeat the command with --resume to go on",
+    "study": "; repeat the command to go on, finished runs are kept",
+}
 USAGE = "\n".join(
     [
         "usage: cl-ac COMMAND [options]",
@@ -43,6 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cl-ac: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("cl-ac: interrupted; repeat the command with --resume to go on", file=sys.stderr)
+        print(f"cl-ac: interrupted{GO_ON.get(name, '')}", file=sys.stderr)
         return 130
     return 0

@@ -11,7 +11,7 @@ from cl_ac.cli.show import show
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.settings.parser import parse
 from cl_ac.studies.local import run_all
-from cl_ac.studies.results import rows, table, write_results
+from cl_ac.studies.results import check_writable, rows, table, write_results
 from cl_ac.studies.study import Study
 
 
@@ -27,10 +27,12 @@ def command(arguments: Sequence[str]) -> None:
     study, console = Study.read(settings.study), Console(stderr=True)
     if settings.workers < 1:
         raise ConfigurationError(f"--workers is {settings.workers}; it must be at least 1")
+    if settings.results:
+        check_writable(Path(settings.results))
     finished = run_all(study, Path(settings.out), settings.workers, console, start)
     results = rows(study, finished)
     show(table(study, results))
     if settings.results:
         write_results(Path(settings.results), study, results)
     if missing := sum(1 for _ in study.cells()) - len(finished):
-        raise UserError(f"{missing} runs failed; the table is without them")
+        raise UserError(f"{missing} of the runs failed; the table is without them")

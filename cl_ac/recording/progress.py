@@ -42,7 +42,9 @@ class RunProgress:
 
     def epoch(self, task: Task, report: EpochReport) -> None:
         """One more epoch is done."""
-        text = f"task {task.index + 1}  loss {report.losses[-1]:.3f}"
+        # What the step descends is a weighted sum over exits; that of one exit can be compared between runs.
+        whose = "loss of the final exit" if len(report.losses) > 1 else "loss"
+        text = f"task {task.index + 1}  {whose} {report.losses[-1]:.3f}"
         self.bar.update(self.row, advance=1, description=text)
         # In a log file one line every ten seconds is enough to see that the run is alive.
         if not self.console.is_terminal and time.monotonic() - self.last_line > 10:
@@ -52,10 +54,11 @@ class RunProgress:
     def task(self, record: Record, tasks: int) -> None:
         """One more task is done."""
         final = sum(exits[-1] for exits in record.exits) / len(record.exits)
-        text = f"task {record.task + 1}/{tasks}  accuracy {100 * final:.1f} %"
+        accuracy = f"{100 * final:.1f} %"
         if len(record.relative_cost) > 1:
             ac = sum(record.most_confident) / len(record.most_confident)
-            text += f"  most confident exit {100 * ac:.1f} %"
+            accuracy = f"of the most confident exit {100 * ac:.1f} %, of the final exit {accuracy}"
+        text = f"task {record.task + 1}/{tasks}  accuracy {accuracy}"
         self.console.print(f"{text}  ({record.seconds:.1f} s)", highlight=False)
 
 

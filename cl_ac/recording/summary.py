@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from cl_ac.errors import ConfigurationError
-from cl_ac.evaluation import average, average_incremental, forgetting
+from cl_ac.evaluation import Outputs, average, average_incremental, forgetting
 from cl_ac.exits.curves import cost_accuracy, cost_at_accuracy
+from cl_ac.recording.hyperparameters import Value, hyperparameters
 from cl_ac.recording.rundir import RunDirectory
 
 
@@ -40,6 +41,10 @@ class Summary:
     per_task: list[float]
     per_exit: list[float]
     cost_at_final: float | None = None
+
+    @property
+    def has_acs(self) -> bool:
+        return len(self.per_exit) > 1
 
 
 def summarise(directory: RunDirectory, reference: float | None = None) -> Summary:
@@ -74,13 +79,48 @@ def _cost_at(directory: RunDirectory, accuracy: float) -> float | None:
     return cost_at_accuracy(cost_accuracy(outputs), accuracy)
 
 
-def reference_accuracy(directories: Sequence[RunDirectory]) -> float | None:
-    """Accuracy over all samples of the first run without ACs; None if there is none."""
-    for directory in directories:
-        if len(directory.records[-1].relative_cost) == 1:
-            outputs = directory.outputs(directory.records[-1].task)
-            return outputs.correct.double().mean().item()
-    return None
+def without_acs(directory: RunDirectory, others: Sequence[RunDirectory]) -> RunDirectory | None:
+    """The run among `others` that `directory` is to be compared with: without ACs, of the same approach, backbone,
+    benchmark and seed, as far as it, and of several the one with the most settings in common; None if there is none.
+    """
+    own = hyperparameters(directory.config)
+
+    def is_like(other: RunDirectory) -> bool:
+        records = other.records
+        ends = bool(records) and len(records[-1].relative_cost) == 1
+        return ends and records[-1].task == directory.records[-1].task and _kin(other) == _kin(directory)
+
+    def common(other: RunDirectory) -> int:
+        return len(own.items() & hyperparameters(other.config).items())
+
+    return max(filter(is_like, others), key=common, default=None)
+
+
+def _kin(directory: RunDirectory) -> dict[str, Value]:
+    """What runs have in common whose accuracies at equal cost are compared."""
+    settings = hyperparameters(directory.config)
+    # ACs that were attached later belong to what the network was trained by.
+    approach = settings.get("approach.approach", settings.get("approach", ""))
+    rooms = ("benchmark", "backbone", "seed")
+    return {"approach": approach, **{name: v for name, v in settings.items() if name.split(".")[0] in rooms}}
+
+
+def accuracy_of_samples(directory: RunDirectory) -> float:
+    """Accuracy of the final exit over all samples, after the last task."""
+    return directory.outputs(directory.records[-1].task).correct[-1].double().mean().item()
+
+
+def overconfident_exits(outputs: Outputs) -> dict[str, tuple[float, float]]:
+    """By name, the exits that guess or do worse and yet are sure of it: accuracy and mean confidence over samples.
+
+    A guess is right once in as many times as there are classes.
+    """
+    classes = outputs.logits.shape[-1]
+    accuracies = outputs.correct.double().mean(1).tolist()
+    confidences = outputs.confidences.double().mean(1).tolist()
+    names = [*(f"exit {index}" for index in range(len(confidences) - 1)), "final exit"]
+    found = zip(names, accuracies, confidences, strict=True)
+    return {name: (right, sure) for name, right, sure in found if classes > 2 and right <= 1 / classes and sure > 0.5}
 
 
 def percent(value: float, digits: int = 1) -> str:

@@ -2,23 +2,21 @@
 
 import io
 import os
-import threading
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import get_context, parent_process
-from multiprocessing.queues import SimpleQueue
+from contextlib import closing, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from cl_ac.errors import UserError
+from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.recording.hyperparameters import hyperparameters
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent, summarise
 from cl_ac.studies.study import Study, run_name
+from cl_ac.studies.workers import Worker, share_out
 
 
 def run_all(
@@ -32,32 +30,47 @@ def run_all(
         start: makes one run from the options of `cl-ac run`; a function that a new process can import.
     Returns:
         The finished runs by name.
+    Raises:
+        ConfigurationError: if the folder of the runs cannot be made.
     """
     cells = list(study.cells())
+    names = [run_name(cell) for cell in cells]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write to '{out}' (--out): {error.strerror}") from error
+    before = sum(is_complete(RunDirectory(out / name)) for name in names)
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    say(f"{len(cells)} runs in {out}, {before} of them finished before; at most {workers} at a time")
+
     threads = max(1, (os.cpu_count() or 1) // workers)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [] if study.names_devices else gpus_of_workers(workers, torch.cuda.device_count(), visible)
+
+    def worker(place: int) -> Worker:
+        return Worker(partial(run_one, start), threads, gpus[place] if gpus else None)
+
     finished: dict[str, RunDirectory] = {}
-    # A worker imports everything once and then runs one combination after the other.
-    context = get_context("spawn")
-    gpus = context.SimpleQueue()
-    if not study.names_devices:
-        for gpu in gpus_of_workers(workers, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")):
-            gpus.put(gpu)
-    pool = ProcessPoolExecutor(workers, context, begin_worker, (threads, gpus))
-    with pool:
-        started = [pool.submit(run_one, start, study.arguments(cell), str(out), run_name(cell)) for cell in cells]
-        for count, (cell, future) in enumerate(zip(cells, started, strict=True), start=1):
-            name = run_name(cell)
-            try:
-                problem = future.result()
-            except BrokenProcessPool:
-                problem = "its process was killed; start the study again to go on"
+    pieces = [(study.arguments(cell), str(out), name) for cell, name in zip(cells, names, strict=True)]
+    ended = share_out(pieces, worker, workers, lambda index: say(f"begins  {names[index]}"))
+    with closing(ended):
+        for count, (index, problem, killed) in enumerate(ended, start=1):
+            name = names[index]
+            if killed:
+                problem = "its process was killed twice, perhaps for want of memory; repeat the command to go on"
             if problem is None:
                 finished[name] = RunDirectory(out / name)
-                problem = percent(summarise(finished[name]).accuracy) + " %"
+                result = percent(summarise(finished[name]).accuracy) + " %"
             else:
-                problem = f"failed: {problem}"
-            console.print(f"{count}/{len(cells)}  {name}  {problem}", highlight=False)
+                result = f"failed: {problem}"
+            say(f"{count}/{len(cells)}  {name}  {result}")
     return finished
+
+
+def is_complete(directory: RunDirectory) -> bool:
+    """Whether all tasks of a run are finished, as far as its settings tell how many there are."""
+    records = directory.records
+    return bool(records) and records[-1].task + 1 == hyperparameters(directory.config).get("benchmark.tasks")
 
 
 def gpus_of_workers(workers: int, count: int, visible: str | None) -> list[str]:
@@ -69,19 +82,6 @@ def gpus_of_workers(workers: int, count: int, visible: str | None) -> list[str]:
     """
     names = visible.split(",") if visible else [str(gpu) for gpu in range(count)]
     return [names[worker % count] for worker in range(workers)] if count > 1 else []
-
-
-def begin_worker(threads: int, gpus: "SimpleQueue[str]") -> None:
-    """Prepares a worker: its threads, its GPU if `gpus` holds any, and that it ends with its parent."""
-    torch.set_num_threads(threads)
-    if not gpus.empty():
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent_process().join()
-    os._exit(1)
 
 
 def run_one(start: Callable[[list[str]], None], arguments: list[str], out: str, name: str) -> str | None:

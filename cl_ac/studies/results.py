@@ -1,6 +1,9 @@
 """What a study comes to: a row for each combination of settings, over its seeds."""
 
+import errno
 import json
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +12,8 @@ from typing import Any
 
 from rich.table import Table
 
+from cl_ac.errors import ConfigurationError
+from cl_ac.recording.checkpoint import write_atomically
 from cl_ac.recording.rundir import RunDirectory, provenance
 from cl_ac.recording.summary import percent, summarise
 from cl_ac.serving.held_out import held_out_accuracy
@@ -90,8 +95,25 @@ def table(study: Study, results: Sequence[Row]) -> Table:
     return shown
 
 
+def check_writable(path: Path) -> None:
+    """Finds out before hours of runs whether `write_results` can write to `path`.
+
+    Raises:
+        ConfigurationError: if it cannot.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent):
+            pass
+        if path.exists():
+            path.open("a").close()
+    except OSError as error:
+        raise ConfigurationError(f"cannot write to '{path}' (--results): {error.strerror}") from error
+
+
 def write_results(path: Path, study: Study, results: Sequence[Row]) -> None:
     """Writes the rows with what is needed to understand them later."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"study": asdict(study), "provenance": provenance(), "rows": [asdict(result) for result in results]}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n"))

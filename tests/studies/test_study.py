@@ -1,12 +1,7 @@
 import json
-import os
-import signal
-import subprocess
-import sys
+import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
+from importlib import import_module
 
 import pytest
 import torch
@@ -14,8 +9,10 @@ import torch
 from cl_ac.cli.main import main
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.serving.finished import finished
-from cl_ac.studies.local import begin_worker, gpus_of_workers
+from cl_ac.studies import local
+from cl_ac.studies.local import gpus_of_workers, is_complete
 from cl_ac.studies.study import Study
+from cl_ac.studies.workers import Worker
 
 CONFIG = "approach: FineTuning\nbenchmark: Digits\nbackbone: SmallConvNet\ntraining: {epochs: 1, batch_size: 64}\n"
 
@@ -68,7 +65,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(tmp_path, capsys):
     assert main(["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs")]) == 2
     printed = capsys.readouterr()
     assert "ER needs exemplars" in printed.err
-    assert "1 runs failed" in printed.err
+    assert "1 of the runs failed" in printed.err
     assert "FineTuning" in printed.out
 
 
@@ -110,41 +107,57 @@ def test_a_study_may_name_devices(tmp_path, config, shared, grid, expected):
     assert study.names_devices == expected
 
 
-def test_a_worker_sees_the_gpu_that_it_was_given(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    context = get_context("spawn")
-    gpus = context.SimpleQueue()
-    gpus.put("1")
-    with ProcessPoolExecutor(1, context, begin_worker, (1, gpus)) as pool:
-        assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "1"
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ
-
-
-def test_workers_end_with_the_process_that_started_them():
-    program = (
-        "import os\n"
-        "import time\n"
-        "from concurrent.futures import ProcessPoolExecutor\n"
-        "from multiprocessing import get_context\n"
-        "from cl_ac.studies.local import begin_worker\n"
-        "if __name__ == '__main__':\n"
-        "    context = get_context('spawn')\n"
-        "    pool = ProcessPoolExecutor(1, context, begin_worker, (1, context.SimpleQueue()))\n"
-        "    print(pool.submit(os.getpid).result(), flush=True)\n"
-        "    pool.submit(time.sleep, 600).result()\n"
+def test_a_killed_run_is_begun_again_and_the_table_is_whole(tmp_path, monkeypatch, capsys):
+    (tmp_path / "settings.yaml").write_text(
+        "approach: FineTuning\nbenchmark: {class_path: Digits, init_args: {tasks: 2, samples_per_class: 8}}\n"
+        "backbone: SmallConvNet\ntraining: {epochs: 4, schedule: constant}\ndevice: cpu\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
-        worker = int(parent.stdout.readline())
-        assert alive(worker)
-        parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while alive(worker):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    (tmp_path / "study.yaml").write_text(f"config: {tmp_path}/settings.yaml\ngrid: {{seed: [0, 1]}}\n")
+    made = []
+
+    class Watched(Worker):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self.process)
+
+    def kill_the_first():
+        while not (tmp_path / "runs" / "seed=0" / "config.yaml").exists():
+            time.sleep(0.01)
+        made[0].kill()
+
+    monkeypatch.setattr(local, "Worker", Watched)
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    arguments = ["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"), "--workers", "2"]
+    assert main([*arguments, "--results", str(tmp_path / "table.json")]) == 0
+    killer.join()
+    assert len(made) == 3
+    assert json.loads((tmp_path / "table.json").read_text())["rows"][0]["seeds"] == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("2 runs in")
+    assert "0 of them finished before" in told[0]
+    assert sorted(line.split()[-1] for line in told if line.startswith("begins")) == ["seed=0", "seed=0", "seed=1"]
+    assert all(is_complete(RunDirectory(tmp_path / "runs" / f"seed={seed}")) for seed in (0, 1))
 
 
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+@pytest.mark.parametrize(("option", "told"), [("--results", "--results"), ("--out", "--out")])
+def test_what_cannot_be_written_is_told_before_the_runs(tmp_path, capsys, monkeypatch, option, told):
+    (tmp_path / "settings.yaml").write_text(CONFIG)
+    (tmp_path / "study.yaml").write_text(f"config: {tmp_path}/settings.yaml\ngrid: {{seed: [0]}}\n")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(local, "share_out", lambda *_: pytest.fail("a run was begun"))
+    places = {"--out": str(tmp_path / "runs"), option: str(tmp_path / "file" / "below")}
+    assert main(["study", str(tmp_path / "study.yaml"), *(text for pair in places.items() for text in pair)]) == 2
+    assert f"({told})" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "hint"), [("study", "repeat the command to go on"), ("run", "--resume")])
+def test_the_message_after_ctrl_c_names_what_the_command_has(monkeypatch, capsys, command, hint):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_module(f"cl_ac.cli.{command}"), "command", interrupted)
+    assert main([command]) == 130
+    message = capsys.readouterr().err
+    assert hint in message
+    assert ("--resume" in message) == (command == "run")
