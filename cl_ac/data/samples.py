@@ -58,12 +58,8 @@ class ImageFiles:
         Raises:
             DataError: if the file is no readable image.
         """
-        import numpy
-        from PIL import Image, ImageOps
-
         with _readable(path) as image:
-            square = ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.BILINEAR)
-        return torch.from_numpy(numpy.array(square)).permute(2, 0, 1)
+            return pixels(image, self.shape[1:])
 
     def probe(self, path: Path) -> None:
         """Reads the header only: quick, and finds what is no image at all, but not a damaged picture.
@@ -73,6 +69,23 @@ class ImageFiles:
         """
         with _readable(path):
             pass
+
+
+def pixels(image: Any, shape: Sequence[int]) -> Tensor:
+    """A Pillow image as bytes: in grey or colour, shrunk or enlarged to fill the frame, centre kept.
+
+    Args:
+        image: any mode and size.
+        shape: 1 or 3 channels, height, width.
+    Returns:
+        uint8 of that shape.
+    """
+    import numpy
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    filled = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(numpy.array(filled)).view(height, width, channels).permute(2, 0, 1)
 
 
 @contextmanager
