@@ -27,7 +27,7 @@ class BiC(Approach):
             (1 - λ) times cross-entropy and λ times distillation.
         temperature: softmax temperature of teacher and student.
         validation: share of each class's exemplars that the bias layers are fitted to.
-        bias_epochs: epochs of stage 2: SGD with momentum 0.9 at a constant rate, as in the code of FACIL and the AC paper.
+        bias_epochs: epochs of stage 2: SGD with momentum 0.9 at a constant rate, as in FACIL's and the AC paper's code.
         bias_lr: its rate. None takes the run's where that is of SGD too, as both codes do, else 0.1, their rate.
         teacher_bn: statistics of the teacher's batch norm.
     """

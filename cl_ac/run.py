@@ -59,7 +59,8 @@ def run(
         seed: of every random stream.
         resume: go on after the last finished epoch that `directory` holds.
         loggers: where scalars and figures go beside the files of `directory`.
-        config: all settings as plain values, kept in `directory`.
+        config: all settings as plain values, kept in `directory`; without them (see `settings.configured`) the run
+            can be reported, but not rebuilt.
     Returns:
         One record for each task.
     Raises:
@@ -79,7 +80,7 @@ def run(
     tasks = benchmark.tasks
     check_data(tasks, training)
     watcher = Watcher(watch, network, approach, trainer, tasks)
-    checkpoint = directory.open(config or {}, resume)
+    checkpoint = directory.open({"seed": seed} if config is None else config, resume)
     if checkpoint.task == len(tasks):
         return directory.records
     restore(checkpoint, network, approach)

@@ -1,6 +1,6 @@
 """Pictures in files as bytes: every mode that Pillow reads is converted faithfully, or refused."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,13 +28,27 @@ def square(path: Path, side: int) -> Tensor:
     Raises:
         DataError: if the file is no readable picture, or its pixels have no known range.
     """
+    with readable(path) as image:
+        return pixels(image, (3, side, side))
+
+
+def pixels(image: "Image", shape: Sequence[int]) -> Tensor:
+    """A picture as bytes: upright, in grey or colour, resized to fill the frame, its centre kept.
+
+    Args:
+        shape: 1 or 3 channels, height, width.
+    Returns:
+        uint8 of that shape.
+    """
     import numpy
     from PIL import Image, ImageOps
 
-    with readable(path) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        pixels = ImageOps.fit(_rgb(image), (side, side), Image.Resampling.BILINEAR)
-    return torch.from_numpy(numpy.array(pixels)).permute(2, 0, 1)
+    channels, height, width = shape
+    upright = _rgb(ImageOps.exif_transpose(image), image.format)
+    filled = ImageOps.fit(
+        upright if channels == 3 else upright.convert("L"), (width, height), Image.Resampling.BILINEAR
+    )
+    return torch.from_numpy(numpy.array(filled)).view(height, width, channels).permute(2, 0, 1)
 
 
 @contextmanager
@@ -57,11 +71,11 @@ def readable(path: Path) -> Iterator["Image"]:
         raise DataError(f"cannot read the image '{path}': {error}; mend it or remove it") from error
 
 
-def _rgb(image: "Image") -> "Image":
+def _rgb(image: "Image", file_format: str | None) -> "Image":
     import numpy
     from PIL import Image
 
-    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS_AS_INTEGERS)
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and file_format in SIXTEEN_BITS_AS_INTEGERS)
     if sixteen:
         # Pillow's own conversion cuts off what is above 255.
         bytes_ = numpy.round(numpy.asarray(image).astype(numpy.float32) / 257).clip(0, 255).astype(numpy.uint8)

@@ -165,6 +165,19 @@ class RunDirectory:
         field = "most_confident_task_incremental" if task_incremental else "most_confident"
         return cube([torch.tensor(getattr(r, field), dtype=torch.float64) for r in self.records])
 
+    def accuracy_rows(self, task_incremental: bool = False) -> list[dict[str, float]]:
+        """The accuracy cube as one row for each of its values, as data frames take them.
+
+        Returns:
+            Rows of `task_learned`, `task` (at most the one learned), `exit` (the final one last) and `accuracy`.
+        """
+        return [
+            {"task_learned": learned, "task": task, "exit": index, "accuracy": accuracy}
+            for learned, tasks in enumerate(self.accuracies(task_incremental).tolist())
+            for task, exits in enumerate(tasks[: learned + 1])
+            for index, accuracy in enumerate(exits)
+        ]
+
     def outputs(self, task: int) -> Outputs:
         """The stored outputs after `task`."""
         return Outputs.load(self.path / "outputs" / f"task_{task}.safetensors")

@@ -1,11 +1,13 @@
 """Finished runs, rebuilt and ready to answer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from cl_ac.data.decoding import pixels
 from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import ExitNetwork
@@ -14,6 +16,9 @@ from cl_ac.recording.rundir import RunDirectory
 from cl_ac.run import assemble, choose_device, restore
 from cl_ac.settings.objects import Objects, rebuild
 from cl_ac.training import Trainer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,30 @@ class Finished:
         benchmark = self.objects.benchmark
         return Trainer(self.objects.training, benchmark.augmentation, self.device, benchmark.seed)
 
+    def inputs(self, images: Iterable["Image"]) -> Tensor:
+        """Pillow images of any mode and size as the network takes them, without random augmentation.
+
+        Returns:
+            float32 [B, channels, height, width] on the run's device.
+        """
+        benchmark = self.objects.benchmark
+        stored = torch.stack([pixels(image, benchmark.image_shape) for image in images])
+        return benchmark.augmentation.apply(stored.to(self.device))
+
 
 def finished(directory: RunDirectory, device: str = "auto") -> Finished:
     """Rebuilds a finished run from its settings and its checkpoint.
 
     Raises:
-        ConfigurationError: if it is not finished.
+        ConfigurationError: if it is not finished, or keeps no settings.
         ResumeError: if its checkpoint cannot be read.
     """
     config = directory.config
+    if "approach" not in config:
+        raise ConfigurationError(
+            f"'{directory.path}' keeps no settings to rebuild it from: its run was started from Python without "
+            "`config`; start it as `run(**vars(configured(options)))` (cl_ac.settings.configured)"
+        )
     if not directory.checkpoint_path.exists():
         raise ConfigurationError(f"'{directory.path}' has no checkpoint.pt; measuring needs the run's network")
     checkpoint = Checkpoint.load(directory.checkpoint_path)

@@ -1,7 +1,6 @@
 """A study: every combination of some settings."""
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from cl_ac.errors import ConfigurationError
+from cl_ac.settings.configured import as_arguments
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,7 @@ class Study:
 
     def arguments(self, cell: Mapping[str, Any]) -> list[str]:
         """The command line of one run."""
-        options = {**self.set, **cell}
-        # The class comes first, so that options of that class are known.
-        options = dict(sorted(options.items(), key=lambda item: item[0].count(".")))
-        given = [
-            f"--{name}={json.dumps(v) if isinstance(v, list) else v}" for name, v in options.items() if v is not None
-        ]
-        return ["--config", self.config, *given]
+        return as_arguments({"config": self.config, **self.set, **cell})
 
 
 def _is_grid(grid: Any) -> bool:

@@ -70,3 +70,11 @@ def test_runs_are_found_in_a_folder_of_runs(tmp_path):
     assert runs_in(tmp_path / "report") == []
     with pytest.raises(ConfigurationError, match="holds no run"):
         runs_in(tmp_path / "nothing")
+
+
+def test_accuracy_rows_are_the_cube_without_what_is_not_yet_learned(stored_run, tmp_path):
+    directory = stored_run(tmp_path / "run", exits=2, tasks=3)
+    rows, cube = directory.accuracy_rows(), directory.accuracies()
+    assert len(rows) == (1 + 2 + 3) * 2
+    assert all(row["accuracy"] == cube[row["task_learned"], row["task"], row["exit"]] for row in rows)
+    assert rows[2] == {"task_learned": 1, "task": 0, "exit": 0, "accuracy": cube[1, 0, 0].item()}

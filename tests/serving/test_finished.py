@@ -1,6 +1,7 @@
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from cl_ac.backbones.vit import MLP
 from cl_ac.cli.main import main
@@ -166,3 +167,11 @@ def test_a_sparsified_transformer_comes_back_with_its_silent_neurons(tmp_path):
     samples, _ = run.objects.benchmark.seen(run.objects.benchmark.tasks[-1])
     trainer = run.trainer
     torch.testing.assert_close(trainer.predict(run.network, samples), directory.outputs(1).logits)
+
+
+def test_pictures_become_the_inputs_that_the_network_was_tested_on(run_of):
+    run, images = images_of(run_of("LwF"))
+    stored = run.objects.benchmark.seen(run.last_task)[0].images[:3]
+    pictures = [Image.fromarray(picture.numpy()) for picture in stored[:, 0]]
+    assert torch.equal(run.inputs(pictures), images[:3])
+    assert run.inputs([pictures[0].convert("RGBA").resize((30, 20))]).shape == images[:1].shape

@@ -1,0 +1,85 @@
+"""A whole run out of plain settings: what `run.run` takes, and the settings that repeat it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from cl_ac.recording.loggers import LoggerName
+from cl_ac.recording.rundir import RunDirectory
+from cl_ac.settings.objects import Objects, build
+from cl_ac.settings.parser import parse, run_parser
+
+
+@dataclass(frozen=True)
+class Configured(Objects):
+    """A run that is ready to start: `run(**vars(configured))`.
+
+    Args:
+        directory: where the results go.
+        device: as in the settings.
+        seed: that the objects were initialised from.
+        resume: go on after the last finished epoch that `directory` holds.
+        loggers: where scalars and figures also go.
+        config: all settings as plain values, from which the run can be repeated, loaded and compared.
+    """
+
+    directory: RunDirectory
+    device: str
+    seed: int
+    resume: bool
+    loggers: Sequence[LoggerName]
+    config: Mapping[str, Any]
+
+
+def configured(options: Mapping[str, Any]) -> Configured:
+    """The run that `options` describe.
+
+    Args:
+        options: of `cl-ac run` by name, without dashes: `{"approach": "LwF", "approach.strength": 2, "exits": "sdn"}`.
+            A settings file comes in as `config`; the others override it. None leaves an option out.
+    Raises:
+        UserError: one sentence that names the option, its value and what is allowed.
+    """
+    options = dict(options)
+    resume = options.pop("resume", False)
+    parser = run_parser()
+    return from_settings(parser, parse(parser, [*as_arguments(options), *(["--resume"] if resume else [])]))
+
+
+def from_settings(parser: ArgumentParser, settings: Namespace) -> Configured:
+    """The run that `settings`, as `parser` gave them, describe."""
+    settings.pop("config", None)
+    plain = yaml.safe_load(parser.dump(settings, skip_unset=False))
+    objects = build(parser, settings)
+    return Configured(
+        **vars(objects),
+        directory=RunDirectory(Path(settings.out) / (settings.name or run_name(objects, settings.seed))),
+        device=settings.device,
+        seed=settings.seed,
+        resume=settings.resume,
+        loggers=settings.loggers,
+        config=plain,
+    )
+
+
+def as_arguments(options: Mapping[str, Any]) -> list[str]:
+    """Options by name as a command line, a settings file first, and each class before the options of that class."""
+    ordered = sorted(options.items(), key=lambda item: (item[0] != "config", item[0].count(".")))
+    return [
+        f"--{name}={value if isinstance(value, str | Path) else json.dumps(value)}"
+        for name, value in ordered
+        if value is not None
+    ]
+
+
+def run_name(objects: Objects, seed: int) -> str:
+    """A folder name that tells runs with other approaches, exits or seeds apart."""
+    exits = objects.exits
+    placement = f"_{exits}" if isinstance(exits, str) else f"_{len(exits.at)}exits" if exits.at else ""
+    benchmark = f"{type(objects.benchmark).__name__}{len(objects.benchmark)}"
+    return f"{benchmark}_{type(objects.approach).__name__}{placement}_seed{seed}"
