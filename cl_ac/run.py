@@ -189,7 +189,8 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        # Read back, since `meta` has tensors but no numbers.
+        torch.zeros(1, device=device).item()
     except Exception as error:
         raise ConfigurationError(f"device is '{name}', which this machine does not have; try auto or cpu") from error
     if device.type == "cuda" and device.index is not None:

@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from cl_ac.recording.rundir import RunDirectory
-from cl_ac.settings.parser import run_parser
-from cl_ac.settings.presets import with_tuned_values
+from cl_ac.settings.parser import parse, run_parser
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -55,7 +54,7 @@ def test_plugin_runs_from_a_users_own_file(tmp_path):
 @pytest.mark.parametrize("command", [line for line in commands() if "my_file" not in line])
 def test_commands_parse(command):
     arguments = command.replace("scripts/", f"{ROOT}/scripts/").split()[2:]
-    assert run_parser().parse_args(with_tuned_values(arguments))
+    assert parse(run_parser(), arguments)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts" / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
@@ -64,7 +63,7 @@ def test_every_benchmark_file_parses_for_every_approach_it_tunes(path):
     for approach in tuned:
         for exits in ([], ["--exits", "sdn"]):
             arguments = ["--config", str(path), "--approach", approach, *exits]
-            assert run_parser().parse_args(with_tuned_values(arguments))
+            assert parse(run_parser(), arguments)
 
 
 def test_links_lead_somewhere():

@@ -11,7 +11,7 @@ from cl_ac.network import Exits
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.tables import summary_table
 from cl_ac.serving.attach import Attachment, attach
-from cl_ac.settings.parser import parse
+from cl_ac.settings.parser import add_trust, parse
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -31,8 +31,9 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if any")
     parser.add_argument("--out", type=str | None, default=None, help="the folder in which the new folder is made")
     parser.add_argument("--name", type=str | None, default=None, help="the new folder; made of the settings if absent")
+    add_trust(parser)
     settings = parse(parser, arguments)
-    source = RunDirectory(Path(settings.run))
+    source = RunDirectory(Path(settings.run), settings.trust_plugins)
     _ = source.config
     exits, attachment = settings.exits, Attachment(**{each.name: settings[each.name] for each in fields(Attachment)})
     exits = exits if isinstance(exits, str) else Exits(**exits.as_dict())

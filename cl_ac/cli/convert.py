@@ -18,7 +18,7 @@ from cl_ac.report import conversion_results
 from cl_ac.report.router_free import table, write
 from cl_ac.serving import conversion, conversion_timing
 from cl_ac.serving.router_free import RuleName, sweep
-from cl_ac.settings.parser import instantiate, parse
+from cl_ac.settings.parser import add_trust, instantiate, parse
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -45,8 +45,9 @@ def command(arguments: Sequence[str]) -> None:
         "to which it keeps its accuracy; of the other options only the device counts",
     )
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if any")
+    add_trust(parser)
     settings = parse(parser, arguments)
-    directory = RunDirectory(Path(settings.run))
+    directory = RunDirectory(Path(settings.run), settings.trust_plugins)
     _ = directory.config
     objects = instantiate(parser, settings)
     console = Console(stderr=True)

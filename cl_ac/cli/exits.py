@@ -11,7 +11,7 @@ from cl_ac.report import exits
 from cl_ac.report.exit_timing import timing_table
 from cl_ac.report.held_out import correction_tables, held_out_table
 from cl_ac.serving.exit_timing import measure
-from cl_ac.settings.parser import parse
+from cl_ac.settings.parser import add_trust, parse
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -25,9 +25,10 @@ def command(arguments: Sequence[str]) -> None:
         "--measure", action="store_true", help="run the network as well: time of early exits, fitted thresholds, TLC"
     )
     parser.add_argument("--device", type=str, default="auto", help="where to measure: cpu, cuda, cuda:1, …")
+    add_trust(parser)
     settings = parse(parser, arguments)
 
-    directory = RunDirectory(Path(settings.run))
+    directory = RunDirectory(Path(settings.run), settings.trust_plugins)
     _ = directory.config
     plain = exits.plain_accuracy(RunDirectory(Path(settings.plain))) if settings.plain else None
     analysis = exits.analyse(directory)

@@ -1,9 +1,11 @@
 """The command line: finds the command, and turns what a user can mend into one sentence."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from cl_ac import __version__
 from cl_ac.errors import ConfigurationError, UserError, unknown
 
 # Each is a file beside this one, imported when it is asked for.
@@ -26,28 +28,52 @@ USAGE = "\n".join(
         "",
         *(f"  {name:9} {text}" for name, text in COMMANDS.items()),
         "",
-        "`cl-ac COMMAND --help` lists all options.",
+        "`cl-ac COMMAND --help` lists all options, `cl-ac --version` says which version this is.",
     ]
 )
+LONGEST = 1200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code: 0, or 2 for a mistake of the user."""
-    # A plugin in the user's folder is found as it would be by `python script.py`.
-    sys.path.insert(0, "")
     given = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = (given[0], given[1:]) if given else ("--help", [])
     try:
-        if name in ("-h", "--help"):
-            print(USAGE)
-        elif name in COMMANDS:
-            import_module(f"cl_ac.cli.{name}").command(rest)
-        else:
-            raise ConfigurationError(unknown("command", name, COMMANDS))
+        find_plugins_last()
+        try:
+            if name in ("-h", "--help"):
+                print(USAGE)
+            elif name == "--version":
+                print(f"cl_ac {__version__}")
+            elif name in COMMANDS:
+                import_module(f"cl_ac.cli.{name}").command(rest)
+            else:
+                raise ConfigurationError(unknown("command", name, COMMANDS))
+        finally:
+            sys.stdout.flush()
     except UserError as error:
-        print(f"cl-ac: {error}", file=sys.stderr)
+        print(f"cl-ac: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"cl-ac: interrupted{GO_ON.get(name, '')}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Who reads has seen enough, such as `head`; Python must not complain again when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
+
+
+def find_plugins_last() -> None:
+    """A plugin in the current folder is found, but no file there takes the place of a module that others import."""
+    try:
+        folder = os.getcwd()
+    except OSError as error:
+        raise ConfigurationError(f"the current folder cannot be read: {error.strerror}") from error
+    sys.path[:] = [*(path for path in sys.path if path not in ("", folder)), folder]
+
+
+def printable(text: str) -> str:
+    """`text` as one line that no terminal obeys, however long and strange a value in it is."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 200]} … {line[-190:]}"

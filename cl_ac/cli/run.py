@@ -1,8 +1,12 @@
 """`cl-ac run`: trains an approach on a benchmark."""
 
+import json
+import sys
 from collections.abc import Sequence
 
+from cl_ac import __version__
 from cl_ac.cli.show import show
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.tables import summary_table
 from cl_ac.run import run
 from cl_ac.settings.configured import from_settings
@@ -13,6 +17,18 @@ def command(arguments: Sequence[str]) -> None:
     """`cl-ac run`: parses, builds what the settings describe, and runs it."""
     parser = run_parser()
     configured = from_settings(parser, parse(parser, arguments))
+    if configured.resume:
+        say_other_version(configured.directory)
     run(**vars(configured))
     show(summary_table([configured.directory]))
     print(f"results and TensorBoard events: {configured.directory.path}")
+
+
+def say_other_version(directory: RunDirectory) -> None:
+    """Says in a line if another version of the package began the run in `directory`."""
+    try:
+        began = json.loads((directory.path / "provenance.json").read_text()).get("cl_ac")
+    except (OSError, ValueError, AttributeError):
+        return  # no run, or one whose damage is told elsewhere
+    if began != __version__:
+        print(f"cl-ac: the run was begun by version {began} and goes on with {__version__}", file=sys.stderr)

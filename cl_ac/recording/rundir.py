@@ -32,6 +32,7 @@ import cl_ac
 from cl_ac.errors import ConfigurationError, ResumeError
 from cl_ac.evaluation import Outputs, ac_accuracy, cube, exit_accuracy
 from cl_ac.recording.checkpoint import Checkpoint, write_atomically
+from cl_ac.recording.class_names import by_bare_name
 from cl_ac.watching.drift import Drift, Grams
 from cl_ac.watching.stability import Watched
 
@@ -80,10 +81,15 @@ class Record:
 
 
 class RunDirectory:
-    """The folder of one run."""
+    """The folder of one run.
 
-    def __init__(self, path: Path):
-        self.path = Path(path)
+    Args:
+        path: of the folder.
+        trusted: whether its settings may name classes and functions from outside the package: they will be called.
+    """
+
+    def __init__(self, path: Path, trusted: bool = False):
+        self.path, self.trusted = Path(path), trusted
         self.checkpoint_path = self.path / "checkpoint.pt"
         self.metrics_path = self.path / "metrics.jsonl"
 
@@ -107,14 +113,14 @@ class RunDirectory:
                 raise ConfigurationError(
                     f"'{self.path}' already holds a run; give --resume to go on with it, or another --name or --out"
                 )
-            self._check_same(yaml.safe_load(config_path.read_text()), config)
+            self._check_same(self.config, by_bare_name(config))
             return Checkpoint.load(self.checkpoint_path) if self.checkpoint_path.exists() else Checkpoint()
         try:
             (self.path / "outputs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"cannot write to '{self.path}' (--out): {error.strerror}") from error
         write_atomically(self.path / "provenance.json", lambda p: p.write_text(json.dumps(provenance(), indent=2)))
-        dumped = yaml.safe_dump(dict(config), sort_keys=False)
+        dumped = yaml.safe_dump(by_bare_name(config), sort_keys=False)
         write_atomically(config_path, lambda p: p.write_text(dumped))
         return Checkpoint()
 
@@ -153,7 +159,7 @@ class RunDirectory:
         path = self.path / "config.yaml"
         if not path.exists():
             raise ConfigurationError(f"'{self.path}' holds no run (no config.yaml in it)")
-        return yaml.safe_load(path.read_text())
+        return by_bare_name(yaml.safe_load(path.read_text()))
 
     def accuracies(self, task_incremental: bool = False) -> Tensor:
         """The accuracy cube [T, T, E]."""

@@ -1,6 +1,6 @@
 """Finished runs, rebuilt and ready to answer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,7 @@ def finished(directory: RunDirectory, device: str = "auto") -> Finished:
     checkpoint = Checkpoint.load(directory.checkpoint_path)
     if checkpoint.fit is not None or checkpoint.task == 0:
         raise ConfigurationError(f"'{directory.path}' stopped inside a task; go on with it by --resume first")
-    objects, place = _objects(config), choose_device(device)
+    objects, place = _objects(config, directory.trusted), choose_device(device)
     objects.benchmark.seed = config["seed"]
     network = _assemble(objects)
     restore(checkpoint, network, objects.approach)
@@ -83,9 +83,9 @@ def finished(directory: RunDirectory, device: str = "auto") -> Finished:
     return Finished(objects, network.to(place).eval(), place)
 
 
-def _objects(config: Mapping[str, Any]) -> Objects:
+def _objects(config: Mapping[str, Any], trusted: bool = False, given: Sequence[Any] = ()) -> Objects:
     """What the settings of a run describe; those of `attach.attach` also say what they come from."""
-    return rebuild({name: value for name, value in config.items() if name != "attached"})
+    return rebuild({name: value for name, value in config.items() if name != "attached"}, trusted, given)
 
 
 def _assemble(objects: Objects) -> ExitNetwork:

@@ -9,10 +9,16 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from cl_ac.errors import ConfigurationError
+from cl_ac.recording.class_names import by_bare_name
 from cl_ac.recording.loggers import LoggerName
 from cl_ac.recording.rundir import RunDirectory
+from cl_ac.settings.naming import run_name
 from cl_ac.settings.objects import Objects, build
 from cl_ac.settings.parser import parse, run_parser
+
+# Of one folder or file, in bytes: what Linux's file systems take.
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -54,11 +60,14 @@ def configured(options: Mapping[str, Any]) -> Configured:
 def from_settings(parser: ArgumentParser, settings: Namespace) -> Configured:
     """The run that `settings`, as `parser` gave them, describe."""
     settings.pop("config", None)
-    plain = yaml.safe_load(parser.dump(settings, skip_unset=False))
+    plain = by_bare_name(yaml.safe_load(parser.dump(settings, skip_unset=False)))
+    path = folder(settings.out, settings.name or "")
     objects = build(parser, settings)
+    if not settings.name:
+        path = path / run_name(plain, len(objects.benchmark))
     return Configured(
         **vars(objects),
-        directory=RunDirectory(Path(settings.out) / (settings.name or run_name(objects, settings.seed))),
+        directory=RunDirectory(path),
         device=settings.device,
         seed=settings.seed,
         resume=settings.resume,
@@ -77,9 +86,19 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def run_name(objects: Objects, seed: int) -> str:
-    """A folder name that tells runs with other approaches, exits or seeds apart."""
-    exits = objects.exits
-    placement = f"_{exits}" if isinstance(exits, str) else f"_{len(exits.at)}exits" if exits.at else ""
-    benchmark = f"{type(objects.benchmark).__name__}{len(objects.benchmark)}"
-    return f"{benchmark}_{type(objects.approach).__name__}{placement}_seed{seed}"
+def folder(out: str, name: str) -> Path:
+    """The folder of a run; `~` is the home folder.
+
+    Raises:
+        ConfigurationError: if no folder can have that name.
+    """
+    try:
+        path = Path(out).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"out is '{out}', but {str(error).lower()}") from error
+    if long := [part for part in (path / name).parts if len(part.encode()) > LONGEST_NAME]:
+        raise ConfigurationError(
+            f"'{long[0][:40]}…' (--out and --name) has {len(long[0].encode())} bytes; "
+            f"names of folders have at most {LONGEST_NAME}"
+        )
+    return path / name

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from jsonargparse import ArgumentError, ArgumentParser
 
 from cl_ac.errors import unknown
-from cl_ac.settings.plugins import init_options
+from cl_ac.settings.plugins import find, init_options
 
 WRONG_VALUE = re.compile(r"Expected an? (?P<type>.+?)\. Got value: (?P<value>.+)")
 WRONG_KEY = re.compile(r'Parser key "(?P<key>[^"]+)"')
@@ -36,7 +36,7 @@ def sentence(error: ArgumentError, parser: ArgumentParser, classes: Mapping[str,
     if match := REQUIRED.search(text):
         return f"missing: {', '.join(f'--{name}' for name in match['names'].split(', '))} (see --help)"
     if match := WRONG_OPTION.search(text):
-        options = [f"{kind}.{option}" for option in init_options(match["path"])]
+        options = [f"{kind}.{option}" for option in init_options(find(match["path"]))]
         return unknown(f"option of {match['path'].rpartition('.')[2]}", f"{kind}.{match['option']}", options)
     if "is abstract" in text and nested:
         return f"give --{kind} before --{kind}.{nested['key']}, so that its options are known"
@@ -49,7 +49,8 @@ def sentence(error: ArgumentError, parser: ArgumentParser, classes: Mapping[str,
     if "does not correspond to a subclass" in text and kind in classes:
         return f"{kind} is '{given(text)}', which is no {kind}; known: {', '.join(sorted(classes[kind]))}"
     if keys and (types := EXPECTED.findall(text)):
-        key = ".".join([*keys, *([nested["key"]] if nested else [])])
+        inner = nested["key"] if nested else None
+        key = ".".join([*keys, *([inner] if inner and inner != keys[-1].rpartition(".")[2] else [])])
         value = nested["value"].strip("'") if nested else given(text)
         return f"{key} is '{value}'; expected {' or '.join(dict.fromkeys(map(plain_type, types)))}"
     return " ".join(WRONG_KEY.sub(lambda match: match["key"], text).split())

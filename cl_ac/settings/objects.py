@@ -1,6 +1,6 @@
 """The objects that the settings of a run describe."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from cl_ac.errors import ConfigurationError
 from cl_ac.memory import Memory
 from cl_ac.network import NO_EXITS, Backbone, Exits
 from cl_ac.settings.messages import sentence
-from cl_ac.settings.parser import PLUGINS, instantiate, run_parser
-from cl_ac.settings.plugins import classes, find
+from cl_ac.settings.parser import PLUGINS, checker, instantiate, run_parser
+from cl_ac.settings.plugins import classes, find, shown
 from cl_ac.training import Training
 from cl_ac.watching.watch import Watch
 
@@ -62,19 +62,25 @@ def build(parser: ArgumentParser, settings: Namespace) -> Objects:
     )
 
 
-def rebuild(config: Mapping[str, Any]) -> Objects:
+def rebuild(config: Mapping[str, Any], trusted: bool = False, given: Sequence[Any] = ()) -> Objects:
     """The objects of a run, from the settings that it left in its config.yaml.
 
+    Args:
+        trusted: whether the settings may name classes and functions from outside the package, which runs their code.
+        given: those that they may name even so.
     Raises:
-        ConfigurationError: if this version, or a plugin that the run used, no longer takes them.
+        ConfigurationError: if this version, or a plugin that the run used, no longer takes them, or they name what
+            they may not.
     """
     parser = run_parser()
+    if not isinstance(config, Mapping):
+        raise ConfigurationError(f"the run's settings are {shown(config)}; expected options and their values")
     try:
-        settings = parser.parse_object(dict(config))
-    except (ArgumentError, KeyError) as error:
+        settings = parser.parse_object(checker(trusted, given).settings(config))
+    except (ArgumentError, ConfigurationError, KeyError, RecursionError) as error:
         known = {kind: classes(kind, base) for kind, base in PLUGINS.items()}
-        told = sentence(error, parser, known) if isinstance(error, ArgumentError) else f"there is no {error}"
-        raise ConfigurationError(f"the run's settings no longer fit this program: {told}") from error
+        told = sentence(error, parser, known) if isinstance(error, ArgumentError) else str(error)
+        raise ConfigurationError(f"the run's settings do not fit this program: {told}") from error
     return build(parser, settings)
 
 

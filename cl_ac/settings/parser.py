@@ -1,6 +1,7 @@
 """The settings of a run, read from the constructors' signatures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -12,6 +13,8 @@ from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.memory import Memory
 from cl_ac.network import Backbone, Exits
 from cl_ac.recording.loggers import LoggerName
+from cl_ac.settings.arguments import checked_arguments
+from cl_ac.settings.checking import Checker, plain
 from cl_ac.settings.messages import sentence
 from cl_ac.settings.plugins import classes
 from cl_ac.settings.presets import with_tuned_values
@@ -24,6 +27,27 @@ PLUGINS: dict[str, type] = {
     "backbone": Backbone,
     "classifier": Classifier,
 }
+
+# The other settings of a run, and their types.
+PARTS: dict[str, Any] = {
+    "exits": str | Exits | None,
+    "training": Training,
+    "memory": Memory,
+    "watch": Watch,
+    "sparsify": Sparsify,
+    "device": str,
+    "seed": int,
+    "out": str,
+    "name": str | None,
+    "loggers": list[LoggerName],
+    "resume": bool,
+}
+
+
+def checker(trusted: bool = True, given: Sequence[Any] = ()) -> Checker:
+    """What looks at the settings of a run: those of somebody else if not `trusted`."""
+    plugins = {kind: base | None if kind == "classifier" else base for kind, base in PLUGINS.items()}
+    return Checker(PLUGINS, {**PARTS, **plugins}, trusted, tuple(given))
 
 
 def run_parser() -> ArgumentParser:
@@ -41,7 +65,7 @@ def run_parser() -> ArgumentParser:
         text = f"{helps[kind]}: {names}, or a dotted path such as my_file.MyClass"
         parser.add_subclass_arguments(base, kind, skip={"image_shape"}, required=kind != "classifier", help=text)
     parser.add_argument(
-        "--exits", type=str | Exits | None, default=None, help="where ACs hang: a preset of the backbone, or at/weights"
+        "--exits", type=PARTS["exits"], default=None, help="where ACs hang: a preset of the backbone, or at/weights"
     )
     parser.add_class_arguments(Training, "training")
     parser.add_class_arguments(Memory, "memory")
@@ -63,6 +87,15 @@ def run_parser() -> ArgumentParser:
     return parser
 
 
+def add_trust(parser: ArgumentParser) -> None:
+    """The option of commands that rebuild a finished run, which may be somebody else's."""
+    parser.add_argument(
+        "--trust_plugins",
+        action="store_true",
+        help="let the run's settings name classes and functions from outside the package, whose code will run",
+    )
+
+
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """The settings in `arguments`.
 
@@ -70,10 +103,24 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         ConfigurationError: one sentence that names the setting, its value and what is allowed.
     """
     known = {kind: classes(kind, base) for kind, base in PLUGINS.items()}
+    check = checker()
     try:
-        return parser.parse_args(with_tuned_values(list(arguments)))
+        prepared = with_tuned_values(checked_arguments(arguments, known), check)
+        settings = parser.parse_args(prepared)
     except ArgumentError as error:
         raise ConfigurationError(sentence(error, parser, known)) from error
+    except RecursionError:
+        raise ConfigurationError("an option is nested too deep") from None
+    for action in parser._actions:
+        name, kind = action.dest, getattr(action, "_typehint", None)
+        value = settings.get(name)
+        if kind in PLUGINS.values() and value is None and not action.required:
+            continue
+        if kind is not None and action.nargs is None:
+            check.option(name, value, kind, Checker)
+        elif name != "config":
+            plain(name, value)
+    return settings
 
 
 def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
