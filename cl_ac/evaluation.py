@@ -148,7 +148,12 @@ def average(row: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
 
 
 def average_incremental(accuracies: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
-    """Mean over t of the average accuracy after task t (Rebuffi et al., 2017), of a cube [T, T, ...]."""
+    """Mean over t of the average accuracy after task t, of a cube [T, T, ...].
+
+    With `sizes` it is the published average incremental accuracy (Rebuffi et al., 2017), the mean over t of the
+    accuracy on all classes seen, each class counting the same. Without, tasks count the same; if they are of one size
+    the two are equal.
+    """
     rows = [average(accuracies[task, : task + 1], sizes) for task in range(len(accuracies))]
     return torch.stack(rows).mean(0)
 

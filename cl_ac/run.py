@@ -226,7 +226,7 @@ def evaluate(trainer: Trainer, network: ExitNetwork, approach: Approach, benchma
     if logits.isnan().any():
         lr = trainer.training.lr
         raise UserError(f"the answers after task {task.index + 1} are no numbers; lower training.lr (now {lr:g})")
-    return Outputs(logits, samples.targets, tasks, task.sizes, exit_costs(network))
+    return Outputs(logits, samples.targets, tasks, task.sizes, exit_costs(network, approach.inference))
 
 
 def validation_accuracy(trainer: Trainer, network: ExitNetwork, approach: Approach, task: Task) -> float:

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from cl_ac import evaluation
@@ -51,6 +52,12 @@ def test_average_is_unweighted_or_weighted_by_classes():
 def test_average_incremental_accuracy():
     expected = (0.9 + (0.95 + 0.8) / 2 + 0.6) / 3
     torch.testing.assert_close(evaluation.average_incremental(CUBE), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_published_incremental_accuracy_is_over_all_classes_seen():
+    first, second = 0.9, (3 * 0.95 + 0.8) / 4
+    weighted = evaluation.average_incremental(CUBE[:2, :2], (3, 1))
+    assert weighted.item() == pytest.approx((first + second) / 2)
 
 
 def test_forgetting_is_from_the_best_and_backward_transfer_from_the_first():

@@ -8,6 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from cl_ac.classifiers.classifier import Classifier
 from cl_ac.evaluation import Cost
 from cl_ac.exits.heads import inference_head
 from cl_ac.network import ExitNetwork
@@ -32,17 +33,29 @@ def counted(run: Callable[[], Result]) -> tuple[float, Result]:
     return counter.get_total_flops() / 2, result
 
 
-def exit_costs(network: ExitNetwork) -> Cost:
-    """Counted cost of one image at each exit, with heads in the form that inference runs."""
+def exit_costs(network: ExitNetwork, classifier: Classifier | None = None) -> Cost:
+    """Counted cost of one image at each exit, with what answers at inference, in the form that inference runs.
+
+    Args:
+        classifier: what answers; None for the linear heads.
+    """
     device, was_training = network.device, network.training
     network.eval()
     hidden, logits = torch.zeros(1, *network.backbone.image_shape, device=device), None
-    backbone, heads = [], []
+    backbone, heads, known = [], [], []
     for index, head in enumerate(network.heads):
         macs, hidden = counted(partial(network.segment, index, hidden))
         backbone.append(macs)
-        macs, logits = counted(partial(inference_head(head), hidden, logits))
-        heads.append(macs)
+        alone, together = 0.0, 0.0
+        if classifier is None or classifier.reads_logits:
+            alone, logits = counted(partial(inference_head(head), hidden, logits))
+        if classifier is not None:
+            features = logits if classifier.reads_logits else classifier.vector(hidden).float()
+            macs, scores = counted(partial(classifier.score, index, features))
+            alone, known = alone + macs, [*known, scores.log_softmax(-1)]
+            together, _ = counted(partial(classifier.logits_at, index, torch.stack(known)))
+        heads.append(alone + together)
     network.train(was_training)
     exits = [sum(backbone[: index + 1]) + sum(heads[: index + 1]) for index in range(len(network))]
-    return Cost(exits, sum(backbone) + heads[-1])
+    # Without ACs the final exit has none to answer together with.
+    return Cost(exits, sum(backbone) + alone)

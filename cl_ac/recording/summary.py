@@ -23,7 +23,9 @@ class Summary:
         tasks: tasks finished.
         accuracy: after the last task, mean over tasks.
         accuracy_weighted: the same, weighted by the classes of each task.
-        incremental: average incremental accuracy.
+        incremental: average over tasks learned of the mean accuracy over the tasks seen.
+        incremental_weighted: the same, weighted by the classes of each task: the average incremental accuracy as it is
+            published, over all classes seen.
         forgetting: mean over the earlier tasks.
         task_incremental: accuracy after the last task with the task known, mean over tasks.
         per_task: accuracy on each task [T].
@@ -36,6 +38,7 @@ class Summary:
     accuracy: float
     accuracy_weighted: float
     incremental: float
+    incremental_weighted: float
     forgetting: float
     task_incremental: float
     per_task: list[float]
@@ -66,6 +69,7 @@ def summarise(directory: RunDirectory, reference: float | None = None) -> Summar
         average(answers[-1]).item(),
         average(answers[-1], sizes).item(),
         average_incremental(answers).item(),
+        average_incremental(answers, sizes).item(),
         lost.mean().item() if len(lost) else 0.0,
         average(directory.ac_accuracies(task_incremental=True)[-1]).item(),
         answers[-1].tolist(),

@@ -42,6 +42,7 @@ from cl_ac.watching.stability import Watched, exit_names, task_recency_bias
 METRICS = {
     "summary/accuracy": "accuracy",
     "summary/incremental_accuracy": "incremental",
+    "summary/incremental_accuracy_weighted": "incremental_weighted",
     "summary/forgetting": "forgetting",
     "summary/task_incremental_accuracy": "task_incremental",
     "summary/cost_at_accuracy_of_final_exit": "cost_at_final",

@@ -172,7 +172,7 @@ def convert_run(
         some = list(islice(inputs, ALLOCATED_ON))
         gates = allocated(dynamic, some, names, partial(progress, "allocating thresholds"))
 
-    at = partial(evaluated, run, trainer, exit_costs(run.network))
+    at = partial(evaluated, run, trainer, exit_costs(run.network, run.objects.approach.inference))
     original, dense = at(run.network), at(sparse)
     ordered = partial(at, training=data.select(order[:ORDERED_ON]))
     points = swept(dynamic, gates, ordered, partial(progress, "sweeping D2DMoE"))
