@@ -15,22 +15,22 @@ class GDumb(Approach):
     Before each task, the first included, the memory takes up its share of the new classes; a network with the weights
     that the run began with then learns from nothing else.
 
-    The published AC results come from a network that was never reset (its initial weights were kept by reference);
-    `reset=False` gives that. Their code also joins two random batches of exemplars in every step: double
-    `training.batch_size` for the like.
+    The published AC results come from a network that was never reset (its initial weights were kept by reference), in
+    steps of two random batches of exemplars: `reset=False` and `joined=True`, with `memory.rounding` up.
 
     Args:
         cutmix: share of the steps that mix images.
         reset: whether each task begins with the initial weights, or goes on from those of the previous task.
+        joined: whether each step learns from a second, independent draw of as many exemplars too.
     """
 
     memory_use = "required"
 
-    def __init__(self, cutmix: float = 0.5, reset: bool = True):
+    def __init__(self, cutmix: float = 0.5, reset: bool = True, joined: bool = False):
         super().__init__()
         if not 0 <= cutmix <= 1:
             raise ConfigurationError(f"GDumb.cutmix is {cutmix}; it must be from 0 to 1")
-        self.cutmix, self.reset = cutmix, reset
+        self.cutmix, self.reset, self.joined = cutmix, reset, joined
         # No teacher of anything: the frozen copy that is saved and restored keeps the initial weights.
         self.initial = Teacher()
 
@@ -46,13 +46,16 @@ class GDumb(Approach):
             network.load_state_dict(self.initial.network.state_dict())
 
     def training_set(self, task: Task) -> TrainingSet:
-        return TrainingSet(self.memory.samples, task)
+        exemplars = self.memory.samples
+        return TrainingSet(exemplars, task, exemplars, replay=(None,)) if self.joined else TrainingSet(exemplars, task)
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
-        images, partner, kept = cutmix(batch.images, self.cutmix)
+        parts = [batch, *batch.replay]
+        targets = torch.cat([part.targets for part in parts])
+        images, partner, kept = cutmix(torch.cat([part.images for part in parts]), self.cutmix)
         logits, classes = network(images), batch.task.seen_classes
-        own = cross_entropy(logits, batch.targets, classes)
-        return kept * own + (1 - kept) * cross_entropy(logits, batch.targets[partner], classes)
+        own = cross_entropy(logits, targets, classes)
+        return kept * own + (1 - kept) * cross_entropy(logits, targets[partner], classes)
 
     def choose_exemplars(self, task, network, trainer) -> None:
         """Chooses none: they were chosen before training."""

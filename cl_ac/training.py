@@ -72,6 +72,7 @@ class Training:
         precision: of the forward and backward pass; below float32 through autocast.
         channels_last: whether images and convolutions use the channels-last memory format, which is usually faster.
         workers: processes that decode images which do not fit in memory.
+        first_batch_size: new images per step of the first task, which has no exemplars to draw; None for `batch_size`.
     """
 
     epochs: int | list[int] = 200
@@ -91,6 +92,7 @@ class Training:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
     workers: int = 4
+    first_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         counts = self.epochs if isinstance(self.epochs, list) else [self.epochs]
@@ -99,6 +101,8 @@ class Training:
         for name in ("batch_size", "lr", "decay"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"training.{name} is {getattr(self, name)}; it must be above 0")
+        if self.first_batch_size is not None and self.first_batch_size < 1:
+            raise ConfigurationError(f"training.first_batch_size is {self.first_batch_size}; it must be at least 1")
         for name in ("momentum", "weight_decay", "clip", "warmup", "workers"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"training.{name} is {getattr(self, name)}; it must be at least 0")
@@ -122,6 +126,10 @@ class Training:
     def epochs_of(self, task: int) -> int:
         """Epochs of the task at index `task`."""
         return self.epochs[task] if isinstance(self.epochs, list) else self.epochs
+
+    def batch_size_of(self, task: int) -> int:
+        """New images per step of the task at index `task`."""
+        return self.batch_size if task or self.first_batch_size is None else self.first_batch_size
 
     def learning_rate(self, epoch: int, epochs: int) -> float:
         """The rate during `epoch` (from 0) of `epochs`."""
@@ -306,7 +314,7 @@ class Trainer:
         epochs = training.epochs_of(task)
         fitting = _Fitting(fit, training, self.device, state)
         batches = EpochBatches(
-            fit.data, training.batch_size, self.loader, partial(self.generator, f"{fit.stage} order")
+            fit.data, training.batch_size_of(task), self.loader, partial(self.generator, f"{fit.stage} order")
         )
         network.batch_norm_frozen = training.freeze_batch_norm and task > 0
         while fitting.epoch < epochs:

@@ -53,6 +53,7 @@ def test_constant_schedule():
         ({"epochs": 3, "warmup": 3}, "training.warmup"),
         ({"momentum": 1.0}, "training.momentum"),
         ({"batch_size": 0}, "training.batch_size"),
+        ({"first_batch_size": 0}, "training.first_batch_size"),
     ],
 )
 def test_impossible_settings_are_named(settings, named):
@@ -131,6 +132,15 @@ def test_steps_are_counted_over_epochs(toy_trainer, toy_network, task):
         on_epoch=reports.append,
     )
     assert steps == list(range(1, reports[-1].steps + 1))
+
+
+def test_the_first_task_may_have_larger_batches(toy_network, toy_benchmark):
+    for task, expected in zip(toy_benchmark(validation=0).tasks[:2], (2, 3), strict=True):
+        training = Training(epochs=1, batch_size=8, first_batch_size=16, schedule="constant")
+        trainer, reports = Trainer(training, toy_benchmark.augmentation, torch.device("cpu")), []
+        data = TrainingSet(task.train, task)
+        trainer.fit(Fit(toy_network(sizes=(2,) * (task.index + 1)), plain_loss, data), on_epoch=reports.append)
+        assert reports[0].steps == expected
 
 
 def test_replay_comes_with_every_batch_in_the_size_asked_for(toy_trainer, toy_network, toy_benchmark):

@@ -182,7 +182,7 @@ def sparsified(loss: Loss, settings: Sparsify, data: TrainingSet, training: Trai
     """
     if not settings.enabled:
         return loss
-    per_epoch = -(-len(data.samples) // training.batch_size)
+    per_epoch = -(-len(data.samples) // training.batch_size_of(data.task.index))
     steps = training.epochs_of(0) * per_epoch if data.task.is_first else 0
     return SparsifiedLoss(loss, settings, steps, step)
 

@@ -8,8 +8,11 @@ and under `exits` those that differ when the network has ACs.
         approach: {strength: 1.0}
         exits:
           approach: {strength: 0.5}
+          presets:
+            dense: {approach: {strength: 0.25}}
 
-They override the file's settings and are overridden by what stands after `--config` on the command line.
+Of `presets` those count that are called as `exits` is. Tuned values override the file's settings
+and are overridden by what stands after `--config` on the command line.
 """
 
 import json
@@ -48,10 +51,12 @@ def filled_in(path: str, arguments: Sequence[str], checker: Checker) -> str:
     approach = last_value("--approach", arguments) or class_path(settings.get("approach"))
     exits = last_value("--exits", arguments) or settings.get("exits") or last_value("--exits.at", arguments)
     chosen = dict(mapping(f"tuned.{bare(approach)}", tuned.get(bare(approach), {})))
-    with_exits = mapping(f"tuned.{bare(approach)}.exits", chosen.pop("exits", {}))
+    with_exits = dict(mapping(f"tuned.{bare(approach)}.exits", chosen.pop("exits", {})))
+    presets = mapping(f"tuned.{bare(approach)}.exits.presets", with_exits.pop("presets", {}))
+    of_preset = mapping(f"tuned.{bare(approach)}.exits.presets.{exits}", presets.get(str(exits), {}))
     if approach:
         settings["approach"] = as_class(settings.get("approach"), approach)
-    for values in [chosen, with_exits] if exits not in (None, "null") else [chosen]:
+    for values in [chosen, with_exits, of_preset] if exits not in (None, "null") else [chosen]:
         merge(settings, values)
     # JSON is YAML, and the same to every reader.
     return json.dumps(checker.settings(settings), ensure_ascii=False)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cl_ac.approaches.gdumb import GDumb, cutmix
+from cl_ac.data.loading import EpochBatches
 from cl_ac.errors import ConfigurationError
 from cl_ac.memory import Memory
 
@@ -128,3 +129,18 @@ def test_it_trains_on_a_balanced_memory_and_nothing_else(toy_benchmark, toy_netw
 def test_a_share_outside_0_to_1_is_refused():
     with pytest.raises(ConfigurationError, match=r"GDumb\.cutmix is 2"):
         GDumb(cutmix=2)
+
+
+def test_joined_steps_learn_from_two_draws_of_exemplars(toy_benchmark, toy_network, toy_trainer):
+    task, approach = toy_benchmark()[0], GDumb(joined=True, cutmix=0.0)
+    approach.memory = Memory(16)
+    network = toy_network("sdn").eval()
+    approach.begin_task(task, network, toy_trainer)
+    data = approach.training_set(task)
+    batches = list(EpochBatches(data, 8, toy_trainer.loader, lambda *key: toy_trainer.generator("x", *key))(0))
+    assert [(len(batch), [len(part) for part in batch.replay]) for batch in batches] == [(8, [8]), (8, [8])]
+    images, targets = (
+        torch.cat([getattr(part, name) for part in (batches[0], *batches[0].replay)]) for name in ("images", "targets")
+    )
+    expected = torch.stack([torch.nn.functional.cross_entropy(logits, targets) for logits in network(images)])
+    torch.testing.assert_close(approach.loss(network, batches[0]), expected)

@@ -166,7 +166,8 @@ def test_tuned_values_follow_approach_and_exits(tmp_path, capsys):
         "approach: {class_path: LwF, init_args: {temperature: 3}}\nbenchmark: Digits\nbackbone: SmallConvNet\n"
         "training: {epochs: 7, lr: 0.5}\n"
         "tuned:\n"
-        "  LwF: {approach: {strength: 4}, exits: {approach: {strength: 5}, training: {lr: 0.25}}}\n"
+        "  LwF: {approach: {strength: 4}, exits: {approach: {strength: 5}, training: {lr: 0.25},"
+        "    presets: {sparse: {approach: {strength: 6}}}}}\n"
         "  ER: {memory: {size: 60}}\n"
     )
 
@@ -181,6 +182,7 @@ def test_tuned_values_follow_approach_and_exits(tmp_path, capsys):
     assert plain["training"]["lr"] == 0.5
     assert with_exits["approach"]["init_args"]["strength"] == 5
     assert (with_exits["training"]["lr"], with_exits["training"]["epochs"]) == (0.25, 7)
+    assert settings("--exits", "sparse")["approach"]["init_args"]["strength"] == 6
     replay = settings("--approach", "ER")
     assert replay["memory"]["size"] == 60
     assert replay["approach"]["class_path"].endswith("ER")
