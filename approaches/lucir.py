@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork
+from cl_ac.classifiers.imprinting import imprint
 from cl_ac.heads import GrowingCosine
-from cl_ac.imprinting import imprint
 from cl_ac.losses import cross_entropy, feature_distillation, margin_ranking
 from cl_ac.teacher import Teacher, TeacherStatistics
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork, TrainingSet
+from cl_ac.classifiers.imprinting import imprint
 from cl_ac.errors import ConfigurationError
 from cl_ac.heads import GrowingCosine
-from cl_ac.imprinting import imprint
 from cl_ac.losses import feature_distillation, nca, spatial_distillation
 from cl_ac.teacher import Teacher, TeacherStatistics
 from cl_ac.training import Fit
