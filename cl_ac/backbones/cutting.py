@@ -1,12 +1,15 @@
 """Cutting a model into stages at named submodules, without editing it."""
 
+import operator
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, fx, nn
 
 from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.errors import ConfigurationError, unknown
+from cl_ac.layouts import Layout
 
 LAST_STAGE = "penultimate"
 
@@ -99,6 +102,17 @@ def cut_points(graph: fx.Graph) -> dict[str, int]:
         # The last node before the output ends the last stage.
         and nodes[last_use[end]].op != "output"
     }
+
+
+def token_layout(graph: fx.Graph) -> Layout | None:
+    """Whether a model's last stage reads the first of its tokens or their mean; None if neither."""
+    for node in reversed(graph.nodes):
+        index = node.args[1] if node.op == "call_function" and node.target is operator.getitem else None
+        if isinstance(index, tuple) and index[:2] == (slice(None), 0):
+            return "class_token"
+        if node.target in ("mean", torch.mean) and (node.kwargs.get("dim", node.args[1:2]) in (1, (1,), [1], ([1],))):
+            return "tokens"
+    return None
 
 
 def _trace(model: nn.Module, name: str) -> fx.Graph:
