@@ -3,7 +3,6 @@
 Shapes: E exits, B batch, C classes seen so far, D features.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from cl_ac.copying import copied
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.heads import Cascade, GrowingClassifier, GrowingLinear, Head, build_head
@@ -297,7 +297,7 @@ class ExitNetwork(nn.Module):
 
     def frozen_copy(self) -> Self:
         """A deep copy in evaluation mode that learns nothing: a teacher."""
-        return copy.deepcopy(self).eval().requires_grad_(False)
+        return copied(self).eval().requires_grad_(False)
 
     def get_extra_state(self) -> list[int]:
         return list(self.sizes)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cl_ac.backbones.cutting import LAST_STAGE, cut, last_linear, token_layout
+from cl_ac.backbones.cutting import LAST_STAGE, cut, token_layout
 from cl_ac.errors import ConfigurationError, told
 from cl_ac.layouts import Layout, usual_layout
 from cl_ac.network import Backbone, Exits
@@ -50,10 +50,10 @@ class WrappedModel(Backbone):
             raise
         except Exception as error:
             raise ConfigurationError(f"the model '{model}' cannot be built: {told(error)}") from error
-        if weights and not pretrained:
-            load_weights(network, weights, last_linear(network))
         parts = cut(network, stages)
         super().__init__(image_shape, parts, layouts)
+        if weights and not pretrained:
+            load_weights(network, weights, used=self)
         self.token_layout = token_layout(parts[LAST_STAGE].graph)
         try:
             *_, features = self.shapes()
@@ -150,59 +150,51 @@ STATE_NAMES = ("state_dict", "model_state_dict", "model", "state_dict_ema", "mod
 PREFIXES = ("module.", "_orig_mod.")
 
 
-def load_weights(model: nn.Module, path: str, classifier: str | None = None) -> None:
+def load_weights(model: nn.Module, path: str, used: nn.Module | None = None) -> None:
     """Loads the state in the file at `path`; runs no code from it.
 
     A state inside a checkpoint of a training script is found, and prefixes of wrappers are taken off.
 
     Args:
-        classifier: the layer at the model's end, which is not used: it may be of another number of classes.
+        used: the part of the model that is used: what the rest needs may be missing or have other shapes, such as a
+            classifier of another number of classes. None stands for the whole model.
 
     Raises:
         ConfigurationError: if it cannot be read or is another model's.
     """
-    state = _plain(_state_in(path), model)
-    own = model.state_dict()
-    unused = {f"{classifier}.weight", f"{classifier}.bias"} if classifier else set()
-    missing, strange = sorted(own.keys() - state.keys() - unused), sorted(state.keys() - own.keys() - unused)
-    shapes = [name for name in own.keys() & state.keys() - unused if own[name].shape != state[name].shape]
-    faults = [
-        f"{len(names)} of its {len(own)} tensors {what}, such as '{names[0]}'"
-        for names, what in ((missing, "are missing"), (strange, "are strangers"), (sorted(shapes), "differ in shape"))
-        if names
-    ]
-    if faults:
-        raise ConfigurationError(f"weights '{path}' are no state of {type(model).__name__}: {'; '.join(faults)}")
-    model.load_state_dict({name: own[name] if name in unused else state[name] for name in own})
+    state, own = _plain(_state_in(path), model), model.state_dict(keep_vars=True)
+    needed = {id(value) for value in (used or model).state_dict(keep_vars=True).values()}
+    unused = {name for name, value in own.items() if id(value) not in needed}
+    common = (own.keys() & state.keys()) - unused
+    faults = {
+        "are missing": own.keys() - state.keys() - unused,
+        "are unknown to it": state.keys() - own.keys(),
+        "have other shapes": {name for name in common if own[name].shape != state[name].shape},
+    }
+    told_faults = [f"{len(names)} tensors {what}, such as '{min(names)}'" for what, names in faults.items() if names]
+    if told_faults:
+        raise ConfigurationError(f"weights '{path}' are no state of {type(model).__name__}: {'; '.join(told_faults)}")
+    model.load_state_dict({name: state[name] for name in common}, strict=False)
 
 
 def _state_in(path: str) -> dict[str, Tensor]:
     """The tensors by name in the file at `path`."""
+    way_out = "save the model's state_dict() with torch.save"
     try:
         content = load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # Raised for objects other than tensors, and for what is no such file at all.
-        reason = (
-            "it holds more than tensors"
-            if "Unsupported" in str(error) or "WeightsUnpickler" in str(error)
-            else ("it cannot be read")
-        )
-        raise ConfigurationError(
-            f"weights '{path}' are no state: {reason}; save the model's state_dict() with torch.save"
-        ) from error
+        # What is meant for programmers: what is no such file at all, or holds objects that would run code.
+        reason = "cannot be read" if "invalid load key" in str(error) else "hold more than tensors or cannot be read"
+        raise ConfigurationError(f"weights '{path}' {reason}; {way_out}") from error
     except Exception as error:
         raise ConfigurationError(f"weights '{path}' cannot be read: {told(error)}") from error
-    inner = (
-        next((content[name] for name in STATE_NAMES if isinstance(content.get(name), Mapping)), content)
-        if (isinstance(content, Mapping))
-        else None
+    if isinstance(content, Mapping):
+        content = next((content[name] for name in STATE_NAMES if isinstance(content.get(name), Mapping)), content)
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            return dict(content)
+    raise ConfigurationError(
+        f"weights '{path}' hold no tensors by name, neither at the top nor as {', '.join(STATE_NAMES)}; {way_out}"
     )
-    if not inner or not all(isinstance(value, Tensor) for value in inner.values()):
-        raise ConfigurationError(
-            f"weights '{path}' hold {'a ' + type(content).__name__ if inner is None else 'other things than tensors'}; "
-            f"they must be a state_dict(), or a mapping with one as {', '.join(STATE_NAMES)}"
-        )
-    return dict(inner)
 
 
 def _plain(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
