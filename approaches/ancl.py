@@ -1,10 +1,9 @@
 """Auxiliary network continual learning: one teacher for the old classes, one for the new."""
 
-import copy
-
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork, TrainingSet
+from cl_ac.copying import copied
 from cl_ac.losses import Distillation, auxiliary_distillation, cross_entropy, distillation
 from cl_ac.teacher import Teacher, TeacherStatistics
 from cl_ac.training import Fit
@@ -53,7 +52,7 @@ class ANCL(Approach):
         if task.is_first:
             return
         self.teacher.begin_task(task, trainer)
-        auxiliary = copy.deepcopy(network)
+        auxiliary = copied(network)
         auxiliary.train_old_rows(False)
         data, training = TrainingSet(task.train, task), trainer.with_training(**self.auxiliary_training)
         trainer.fit(Fit(auxiliary, self.new_class_loss, data, training, stage="auxiliary"))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_ac.data.growing import Growing
+from cl_ac.layouts import AXES, Layout, read, read_shape, usual_layout
 
 
 class GrowingClassifier(Growing):
@@ -154,6 +155,8 @@ class Head(nn.Module):
         cascade: reads the logits of the previous AC as well; None for the first AC and the final exit.
     """
 
+    layout: Layout = "vector"
+
     def __init__(self, classifier: GrowingClassifier, cascade: Cascade | None = None):
         super().__init__()
         self.classifier, self.cascade = classifier, cascade
@@ -201,35 +204,44 @@ class Head(nn.Module):
 
 
 class TokenHead(Head):
-    """A classifier on the first (class) token of [B, tokens, D], after layer normalisation.
+    """A classifier on the first (class) token of [B, tokens, D], or on their mean, after layer normalisation.
 
     The normalisation has no scale and shift of its own: the linear layer of each class can absorb them.
+
+    Args:
+        layout: `class_token` or `tokens`.
     """
 
+    def __init__(self, classifier: GrowingClassifier, cascade: Cascade | None = None, layout: Layout = "class_token"):
+        super().__init__(classifier, cascade)
+        self.layout = layout
+
     def features(self, hidden: Tensor) -> Tensor:
-        token = hidden[:, 0]
+        token = read(hidden, self.layout)[:, 0]
         return F.layer_norm(token, token.shape[-1:])
 
 
 class Pooling(nn.Module):
-    """Max-pools and average-pools a feature map [B, channels, height, width]; a 1 × 1 map stays.
+    """Max-pools and average-pools a feature map; a 1 × 1 map stays.
 
     Args:
-        shape: channels, height and width of the feature map.
+        shape: of the feature map.
         factor: by which each side shrinks, rounded up.
+        layout: where in the shape the channels stand, `channels_first` or `channels_last`.
     """
 
-    def __init__(self, shape: Sequence[int], factor: int = 2):
+    def __init__(self, shape: Sequence[int], factor: int = 2, layout: Layout = "channels_first"):
         super().__init__()
-        channels, height, width = shape
-        self.factor = factor
+        channels, height, width = read_shape(shape, layout)
+        self.factor, self.layout = factor, layout
         self.size = (-(-height // factor), -(-width // factor))
         self.keeps = self.size == (height, width)
         self.divides = height % factor == 0 and width % factor == 0
         self.out_features = channels * self.size[0] * self.size[1]
 
     def maps(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The maximum and the average map."""
+        """The maximum and the average map [B, channels, height, width]."""
+        hidden = read(hidden, self.layout)
         if self.keeps:
             return hidden, hidden
         if self.divides:
@@ -250,7 +262,7 @@ class PooledHead(Growing, Head):
 
     def __init__(self, pooling: Pooling, classifier: GrowingLinear, cascade: Cascade | None = None):
         super().__init__(classifier, cascade)
-        self.pooling = pooling
+        self.pooling, self.layout = pooling, pooling.layout
         self.old_mix, self.new_mix = nn.Parameter(torch.empty(0)), nn.Parameter(torch.empty(0))
         self.register_buffer("task_of_class", torch.empty(0, dtype=torch.int64))
 
@@ -296,7 +308,7 @@ class MixedHead(Head):
 
     def __init__(self, pooling: Pooling, classifier: GrowingClassifier, cascade: Cascade | None = None):
         super().__init__(classifier, cascade)
-        self.pooling = pooling
+        self.pooling, self.layout = pooling, pooling.layout
         self.mix = nn.Parameter(torch.full((1,), 0.5))
 
     def features(self, hidden: Tensor) -> Tensor:
@@ -318,18 +330,23 @@ def build_head(
     pool: int,
     classifier: Callable[[int], GrowingClassifier],
     cascade: Cascade | None = None,
+    layout: Layout | None = None,
 ) -> Head:
-    """The head for a map [channels, height, width] (pooled), for [tokens, D] (class token), or for a vector [D].
+    """The head for a map (pooled), for tokens [T, D] (the class token, or their mean), or for a vector [D].
 
     Args:
         pool: factor by which a map's sides shrink.
         classifier: builds the classifier for D features.
         cascade: reads the logits of the previous AC, if any.
+        layout: what the axes of `shape` are; by default `channels_first`, `class_token` or `vector`.
     """
-    if len(shape) == 3:
-        pooling = Pooling(shape, pool)
+    layout = layout or usual_layout(shape)
+    if AXES[layout] == 3:
+        pooling = Pooling(shape, pool, layout)
         reader = classifier(pooling.out_features)
         if isinstance(reader, GrowingLinear):
             return PooledHead(pooling, reader, cascade)
         return MixedHead(pooling, reader, cascade)
-    return (TokenHead if len(shape) == 2 else Head)(classifier(shape[-1]), cascade)
+    if AXES[layout] == 2:
+        return TokenHead(classifier(shape[-1]), cascade, layout)
+    return Head(classifier(shape[-1]), cascade)

@@ -3,7 +3,6 @@
 Shapes: E exits, B batch, C classes seen so far, D features.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from cl_ac.copying import copied
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.heads import Cascade, GrowingClassifier, GrowingLinear, Head, build_head
+from cl_ac.layouts import AXES, Layout, Witnesses, check_layout, read, read_shape, usual_layout
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,26 @@ class Backbone(nn.Module):
 
     A subclass builds its stages for images of `image_shape` (channels, height, width) and may name AC placements in
     `presets`.
+
+    Args:
+        image_shape: channels, height and width.
+        stages: the stages by name.
+        layouts: what the axes of stages' outputs are. Of stages that are left out, one axis is a vector, two are
+            tokens with the class token first, and three are a map, as the modules that read it show, else with
+            channels first.
     """
 
     presets: ClassVar[Mapping[str, Exits]] = {}
 
-    def __init__(self, image_shape: tuple[int, int, int], stages: Mapping[str, nn.Module]):
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        stages: Mapping[str, nn.Module],
+        layouts: Mapping[str, Layout] | None = None,
+    ):
         super().__init__()
         self.image_shape = tuple(image_shape)
+        self.known_layouts = dict(layouts or {})
         self.stage_names = list(stages)
         self.stages = nn.ModuleList(stages.values())
 
@@ -111,6 +125,28 @@ class Backbone(nn.Module):
                 shapes.append(tuple(hidden.shape[1:]))
         self.train(was_training)
         return shapes
+
+    def layouts(self) -> list[Layout | None]:
+        """What the axes of each stage's output are; None where it cannot be known."""
+        witnesses = Witnesses()
+        with witnesses.watching(self):
+            shapes = self.shapes()
+        for name, layout in self.known_layouts.items():
+            if name not in self.stage_names:
+                raise ConfigurationError(unknown("stage in layouts", name, self.stage_names))
+            check_layout(name, layout, shapes[self.stage_names.index(name)])
+        return [
+            self.known_layouts.get(name) or self.guessed_layout(shape, witnesses.layout(shape))
+            for name, shape in zip(self.stage_names, shapes, strict=True)
+        ]
+
+    def guessed_layout(self, shape: tuple[int, ...], witnessed: Layout | None) -> Layout | None:
+        """The layout of an output of `shape` that nobody named.
+
+        Args:
+            witnessed: where the modules that read such outputs expect the channels; None if they do not show it.
+        """
+        return witnessed if witnessed and len(shape) == 3 else usual_layout(shape)
 
 
 class ExitNetwork(nn.Module):
@@ -145,9 +181,18 @@ class ExitNetwork(nn.Module):
             raise ConfigurationError(f"exits.at is {exits.at}; name the stages from shallow to deep")
         self.bounds = list(pairwise([0, *positions, len(names)]))
         self.stage_shapes = backbone.shapes()
+        self.stage_layouts = backbone.layouts()
         self.shapes = [self.stage_shapes[end - 1] for _, end in self.bounds]
+        for name, position in zip(exits.at, positions, strict=True):
+            self._need_layout(position - 1, f"an AC at '{name}'")
         heads = [
-            build_head(shape, exits.pool, classifier, Cascade() if exits.cascade and index else None)
+            build_head(
+                shape,
+                exits.pool,
+                classifier,
+                Cascade() if exits.cascade and index else None,
+                self.stage_layouts[self.bounds[index][1] - 1],
+            )
             for index, shape in enumerate(self.shapes[:-1])
         ]
         self.heads = nn.ModuleList([*heads, Head(classifier(math.prod(self.shapes[-1])))])
@@ -165,6 +210,16 @@ class ExitNetwork(nn.Module):
     def num_classes(self) -> int:
         """C."""
         return sum(self.sizes)
+
+    def _need_layout(self, stage: int, use: str) -> None:
+        if self.stage_layouts[stage] is None:
+            backbone, shape = self.backbone, self.stage_shapes[stage]
+            allowed = [layout for layout, axes in AXES.items() if axes == len(shape)]
+            way_out = f"say which in backbone.layouts: {', '.join(allowed)}" if allowed else "choose another stage"
+            raise ConfigurationError(
+                f"{use} would read an output of shape {shape} of the stage '{backbone.stage_names[stage]}' of "
+                f"{type(backbone).__name__}, and what its axes are cannot be known; {way_out}"
+            )
 
     def grow(self, num_classes: int, seed: int) -> None:
         """Gives every exit rows for `num_classes` new classes; each exit draws from its own stream."""
@@ -214,13 +269,18 @@ class ExitNetwork(nn.Module):
 
         They are the last map of each resolution below the exit and the map that it reads, as PODNet distils them.
         """
-        outputs, shapes = self.at_exits(stage_outputs), self.stage_shapes
+        for stage in range(len(self.stage_shapes)):
+            self._need_layout(stage, "the distillation of feature maps")
+        outputs, layouts = self.at_exits(stage_outputs), self.stage_layouts
+        shapes = [read_shape(shape, layout) for shape, layout in zip(self.stage_shapes, layouts, strict=True)]
         lists = []
         for exit_output, (_, end) in zip(outputs, self.bounds, strict=True):
             detached = self.exits.detach and end < len(shapes)
             lasts = [index for index in range(end - 1) if shapes[index][1:] != shapes[index + 1][1:]]
             below = [stage_outputs[index].detach() if detached else stage_outputs[index] for index in lasts]
-            lists.append([value for value in [*below, exit_output] if value.ndim == 4])
+            read_there = [layouts[index] for index in [*lasts, end - 1]]
+            maps = [read(value, layout) for value, layout in zip([*below, exit_output], read_there, strict=True)]
+            lists.append([value for value in maps if value.ndim == 4])
         return lists
 
     def hidden(self, images: Tensor) -> list[Tensor]:
@@ -247,7 +307,7 @@ class ExitNetwork(nn.Module):
 
     def frozen_copy(self) -> Self:
         """A deep copy in evaluation mode that learns nothing: a teacher."""
-        return copy.deepcopy(self).eval().requires_grad_(False)
+        return copied(self).eval().requires_grad_(False)
 
     def get_extra_state(self) -> list[int]:
         return list(self.sizes)

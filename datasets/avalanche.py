@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import cached_property
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
@@ -55,9 +55,8 @@ class AvalancheBenchmark(Benchmark):
         Raises:
             ConfigurationError: if it cannot be built.
         """
-        module, _, name = self.factory.rpartition(".")
         try:
-            build = getattr(import_module(module), name)
+            build = resolve_name(self.factory)
         # A module runs code of its own, which may raise anything.
         except Exception as error:
             raise ConfigurationError(

@@ -1,12 +1,15 @@
 """Cutting a model into stages at named submodules, without editing it."""
 
+import operator
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, fx, nn
 
 from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.errors import ConfigurationError, unknown
+from cl_ac.layouts import Layout
 
 LAST_STAGE = "penultimate"
 
@@ -70,15 +73,31 @@ def cut(model: nn.Module, stages: Sequence[str]) -> dict[str, nn.Module]:
 def _part(root: nn.Module, nodes: list[fx.Node], start: int, end: int) -> fx.GraphModule:
     """The nodes from `start` to before `end` as a module, from the tensor that enters to the one that leaves."""
     part, copies, inside = fx.Graph(), {}, nodes[start:end]
+    entering = [source for node in inside for source in node.all_input_nodes if source not in inside]
+    for source in entering:
+        if not _is_batch_size(source):
+            copies.setdefault(source, part.placeholder("hidden") if not copies else next(iter(copies.values())))
+    for source in filter(_is_batch_size, entering):
+        # What enters has as many images.
+        copies[source] = part.call_method("size", (next(iter(copies.values())), 0))
     for node in inside:
-        for source in node.all_input_nodes:
-            if source not in copies:
-                copies[source] = part.placeholder("hidden")
         copies[node] = part.node_copy(node, copies.__getitem__)
     if inside[-1].op != "output":
-        leaving = next(node for node in inside if any(user not in copies for user in node.users))
+        leaving = next(
+            node for node in inside if not _is_batch_size(node) and any(user not in copies for user in node.users)
+        )
         part.output(copies[leaving])
     return fx.GraphModule(root, part)
+
+
+def _is_batch_size(node: fx.Node) -> bool:
+    """Whether a node is the number of images, as `x.size(0)`, `x.shape[0]` or the first of an unpacked shape."""
+    if node.target == "size":
+        return node.args[1:] == (0,) or node.kwargs.get("dim") == 0
+    if node.target is not operator.getitem or node.args[1] != 0:
+        return False
+    shape = node.args[0]
+    return (shape.target == "size" and len(shape.args) == 1) or (shape.target is getattr and shape.args[1] == "shape")
 
 
 def cut_points(graph: fx.Graph) -> dict[str, int]:
@@ -86,6 +105,7 @@ def cut_points(graph: fx.Graph) -> dict[str, int]:
     nodes = list(graph.nodes)
     index_of = {node: index for index, node in enumerate(nodes)}
     last_use = [max((index_of[user] for user in node.users), default=-1) for node in nodes]
+    crossing = [-1 if _is_batch_size(node) else use for node, use in zip(nodes, last_use, strict=True)]
     last_node: dict[str, int] = {}
     for index, node in enumerate(nodes):
         for path, _ in node.meta.get("nn_module_stack", {}).values():
@@ -94,11 +114,22 @@ def cut_points(graph: fx.Graph) -> dict[str, int]:
         path: end
         for path, end in last_node.items()
         if path
-        and last_use[end] > end
-        and sum(use > end for use in last_use[: end + 1]) == 1
+        and crossing[end] > end
+        and sum(use > end for use in crossing[: end + 1]) == 1
         # The last node before the output ends the last stage.
         and nodes[last_use[end]].op != "output"
     }
+
+
+def token_layout(graph: fx.Graph) -> Layout | None:
+    """Whether a model's last stage reads the first of its tokens or their mean; None if neither."""
+    for node in reversed(graph.nodes):
+        index = node.args[1] if node.op == "call_function" and node.target is operator.getitem else None
+        if isinstance(index, tuple) and index[:2] == (slice(None), 0):
+            return "class_token"
+        if node.target in ("mean", torch.mean) and (node.kwargs.get("dim", node.args[1:2]) in (1, (1,), [1], ([1],))):
+            return "tokens"
+    return None
 
 
 def _trace(model: nn.Module, name: str) -> fx.Graph:

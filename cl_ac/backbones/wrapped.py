@@ -1,16 +1,18 @@
 """Backbones made of other people's models: torchvision, timm, or any factory, cut into stages where exits may hang."""
 
-import importlib
+import pickle
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from cl_ac.backbones.cutting import cut
-from cl_ac.errors import ConfigurationError
+from cl_ac.backbones.cutting import LAST_STAGE, cut, token_layout
+from cl_ac.errors import ConfigurationError, told
+from cl_ac.layouts import Layout, usual_layout
 from cl_ac.network import Backbone, Exits
 
 
@@ -25,6 +27,8 @@ class WrappedModel(Backbone):
         weights: a file with the model's state (`.safetensors`, or `.pt` as `torch.save` writes it); None leaves the
             initial weights; `pretrained` downloads the published ones, where the model's library has them.
         options: keyword arguments of what builds it.
+        layouts: what the axes of stages' outputs are, where the model does not show it: `channels_first`,
+            `channels_last`, `class_token`, `tokens` or `vector`.
 
     Raises:
         ConfigurationError: if the model cannot be built, loaded, cut there, or fed with such images.
@@ -37,6 +41,7 @@ class WrappedModel(Backbone):
         stages: list[str],
         weights: str | None = None,
         options: dict[str, Any] | None = None,
+        layouts: dict[str, Layout] | None = None,
     ):
         pretrained = weights == "pretrained"
         try:
@@ -44,24 +49,31 @@ class WrappedModel(Backbone):
         except ConfigurationError:
             raise
         except Exception as error:
-            raise ConfigurationError(f"the model '{model}' cannot be built: {error}") from error
+            raise ConfigurationError(f"the model '{model}' cannot be built: {told(error)}") from error
+        parts = cut(network, stages)
+        super().__init__(image_shape, parts, layouts)
         if weights and not pretrained:
-            load_weights(network, weights)
-        super().__init__(image_shape, cut(network, stages))
+            load_weights(network, weights, used=self)
+        self.token_layout = token_layout(parts[LAST_STAGE].graph)
         try:
             *_, features = self.shapes()
         except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ConfigurationError(f"the model '{model}' cannot read images of {image_shape}: {reason}") from error
+            raise ConfigurationError(
+                f"the model '{model}' cannot read images of {image_shape}: {told(error)}"
+            ) from error
         if len(features) != 1:
             raise ConfigurationError(f"the model '{model}' ends in features of shape {features}; it needs one vector")
+
+    def guessed_layout(self, shape: tuple[int, ...], witnessed: Layout | None) -> Layout | None:
+        if len(shape) == 2:
+            return None if witnessed == "channels_first" else self.token_layout
+        return witnessed if len(shape) == 3 else usual_layout(shape)
 
     def build(self, model: str, image_shape: tuple[int, int, int], pretrained: bool, options: dict) -> nn.Module:
         """The whole model."""
         if pretrained:
             raise ConfigurationError("weights is 'pretrained', which only torchvision and timm have; name a file")
-        module, _, name = model.rpartition(".")
-        return getattr(importlib.import_module(module), name)(**options)
+        return pkgutil.resolve_name(model)(**options)
 
 
 class TorchvisionModel(WrappedModel):
@@ -132,15 +144,63 @@ class ViTB16(TorchvisionModel):
         super().__init__(image_shape, "vit_b_16", stages, weights, {"image_size": image_shape[-1]})
 
 
-def load_weights(model: nn.Module, path: str) -> None:
+# Under these names training scripts keep a model's state among other things.
+STATE_NAMES = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
+# Wrappers for several GPUs and compiled models put these before every name.
+PREFIXES = ("module.", "_orig_mod.")
+
+
+def load_weights(model: nn.Module, path: str, used: nn.Module | None = None) -> None:
     """Loads the state in the file at `path`; runs no code from it.
+
+    A state inside a checkpoint of a training script is found, and prefixes of wrappers are taken off.
+
+    Args:
+        used: the part of the model that is used: what the rest needs may be missing or have other shapes, such as a
+            classifier of another number of classes. None stands for the whole model.
 
     Raises:
         ConfigurationError: if it cannot be read or is another model's.
     """
+    state, own = _plain(_state_in(path), model), model.state_dict(keep_vars=True)
+    needed = {id(value) for value in (used or model).state_dict(keep_vars=True).values()}
+    unused = {name for name, value in own.items() if id(value) not in needed}
+    common = (own.keys() & state.keys()) - unused
+    faults = {
+        "are missing": own.keys() - state.keys() - unused,
+        "are unknown to it": state.keys() - own.keys(),
+        "have other shapes": {name for name in common if own[name].shape != state[name].shape},
+    }
+    told_faults = [f"{len(names)} tensors {what}, such as '{min(names)}'" for what, names in faults.items() if names]
+    if told_faults:
+        raise ConfigurationError(f"weights '{path}' are no state of {type(model).__name__}: {'; '.join(told_faults)}")
+    model.load_state_dict({name: state[name] for name in common}, strict=False)
+
+
+def _state_in(path: str) -> dict[str, Tensor]:
+    """The tensors by name in the file at `path`."""
+    way_out = "save the model's state_dict() with torch.save"
     try:
-        state = load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        model.load_state_dict(state)
+        content = load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # What is meant for programmers: what is no such file at all, or holds objects that would run code.
+        reason = "cannot be read" if "invalid load key" in str(error) else "hold more than tensors or cannot be read"
+        raise ConfigurationError(f"weights '{path}' {reason}; {way_out}") from error
     except Exception as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ConfigurationError(f"weights '{path}' are no state of {type(model).__name__}: {reason}") from error
+        raise ConfigurationError(f"weights '{path}' cannot be read: {told(error)}") from error
+    if isinstance(content, Mapping):
+        content = next((content[name] for name in STATE_NAMES if isinstance(content.get(name), Mapping)), content)
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            return dict(content)
+    raise ConfigurationError(
+        f"weights '{path}' hold no tensors by name, neither at the top nor as {', '.join(STATE_NAMES)}; {way_out}"
+    )
+
+
+def _plain(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """`state` without a prefix that each of its names has and the model's have not."""
+    for prefix in PREFIXES:
+        own = any(name.startswith(prefix) for name in model.state_dict())
+        if not own and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state

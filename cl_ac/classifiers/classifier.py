@@ -18,6 +18,7 @@ from cl_ac.data.growing import Growing
 from cl_ac.data.samples import Samples, concatenate
 from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError
+from cl_ac.layouts import Layout, read
 from cl_ac.memory import Memory
 from cl_ac.network import ExitNetwork
 from cl_ac.training import Trainer
@@ -29,7 +30,8 @@ class Classifier(Growing):
     """Answers from features. A subclass defines `fit` and `score`.
 
     Features do not depend on the linear heads, so that statistics stay valid while those grow and learn: a feature map
-    is pooled to at most `side` × `side` cells, of tokens the first is taken and layer-normalised, a vector stays.
+    is pooled to at most `side` × `side` cells, of tokens the class token, or their mean, is taken and
+    layer-normalised, a vector stays.
 
     Exits may answer together. The log-probabilities of exit i and of all shallower exits, which an early exit at i has
     computed anyway, are added with non-negative weights A [E, E], zero above the diagonal: `z_i = Σ_l A_il log p_l`.
@@ -90,7 +92,7 @@ class Classifier(Growing):
 
     def features(self, network: ExitNetwork, images: Tensor) -> list[Tensor]:
         """What is known of each image at each exit: E tensors [B, D_i]."""
-        return [self.vector(hidden).float() for hidden in network.hidden(images)]
+        return self.vectors(network, network.hidden(images))
 
     def logits(self, features: Sequence[Tensor]) -> Tensor:
         """[E, B, C]."""
@@ -102,8 +104,13 @@ class Classifier(Growing):
         weights = self.weights[index, : index + 1].to(log_probabilities.dtype)
         return torch.tensordot(weights, log_probabilities, 1)
 
-    def vector(self, hidden: Tensor) -> Tensor:
-        """What is known of each image at an exit whose head reads `hidden`: [B, D_i]."""
+    def vectors(self, network: ExitNetwork, hidden: Sequence[Tensor]) -> list[Tensor]:
+        """What is known of each image at each exit, of what `network.hidden` gave: E tensors [B, D_i]."""
+        return [self.vector(part, head.layout).float() for part, head in zip(hidden, network.heads, strict=True)]
+
+    def vector(self, hidden: Tensor, layout: Layout) -> Tensor:
+        """What is known of each image at an exit whose head reads `hidden`, of that layout: [B, D_i]."""
+        hidden = read(hidden, layout)
         if hidden.ndim == 4:
             size = (min(hidden.shape[2], self.side), min(hidden.shape[3], self.side))
             pool = F.adaptive_avg_pool2d if self.pooling == "average" else F.adaptive_max_pool2d

@@ -3,7 +3,6 @@
 The activations should have been made sparse before (`efficiency.sparsify`). Legend: N tokens, D model width, E experts.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_ac.backbones.feed_forward import ADAPTERS, Adapter, FeedForward, evaluating, find_feed_forwards
+from cl_ac.copying import copied
 from cl_ac.data.seeding import generator
 from cl_ac.efficiency.bundles import bundle_experts, check_bundle
 from cl_ac.efficiency.dynamic import DynamicFFN
@@ -97,7 +97,7 @@ def convert(
     Raises:
         ConfigurationError: if there is no FFN, no token, or settings that do not fit the FFNs.
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     found = find_feed_forwards(model, adapters)
     if not found:
         raise ConfigurationError(f"{type(model).__name__} has no feed-forward network of a transformer to convert")

@@ -1,6 +1,5 @@
 """Training of a finished network that makes its feed-forward networks sparse and leaves its answers as they are."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cl_ac.approach import Approach
+from cl_ac.copying import copied
 from cl_ac.data.batches import Batch, TrainingSet
 from cl_ac.data.samples import Samples
 from cl_ac.data.tasks import Task
@@ -60,7 +60,7 @@ def finetuned(
         approach: says whether answers come from the linear heads or from features.
         task: the last one that the network learned.
     """
-    student = copy.deepcopy(network)
+    student = copied(network)
     if not settings.epochs:
         return student.eval()
     sparsify.prepare(student)

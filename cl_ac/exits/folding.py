@@ -12,6 +12,8 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cl_ac.copying import copied
+
 PAIRS = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d))
 
 
@@ -21,7 +23,7 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     Batch norm that does not follow a convolution stays, and so does all of it in a module whose control flow depends on
     its input, which cannot be traced.
     """
-    module = copy.deepcopy(module).eval().requires_grad_(False)
+    module = copied(module).eval().requires_grad_(False)
     try:
         traced = fx.symbolic_trace(module)
     # Tracing runs the module's own code on stand-ins for tensors, which raises whatever that code raises.
@@ -55,7 +57,7 @@ class InferenceStages(nn.Module):
 
     def __init__(self, stages: nn.Module, shape: Sequence[int]):
         super().__init__()
-        own = copy.deepcopy(stages).eval().requires_grad_(False)
+        own = copied(stages).eval().requires_grad_(False)
         folded = fold_batch_norm(own)
         self.folded = folded if _agree(own, folded, shape) else own
         self.shape = tuple(shape)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_ac.heads import GrowingClassifier, GrowingLinear, PooledHead
+from cl_ac.layouts import read
 
 # Up to as many images, a product is as fast as the matrix can be read.
 FEW_IMAGES = 4
@@ -57,7 +58,7 @@ class InferencePooledHead(nn.Module):
         pooling, factor = self.pooling, self.pooling.factor
         if pooling.keeps or not pooling.divides:
             return pooling.maps(hidden)
-        rows = hidden.unflatten(2, (-1, factor)).unbind(3)
+        rows = read(hidden, pooling.layout).unflatten(2, (-1, factor)).unbind(3)
         maximum = reduce(torch.maximum, rows).unflatten(3, (-1, factor)).unbind(4)
         total = reduce(torch.add, rows).unflatten(3, (-1, factor)).unbind(4)
         return reduce(torch.maximum, maximum), reduce(torch.add, total) / factor**2

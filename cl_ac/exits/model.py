@@ -229,7 +229,9 @@ class EarlyExitModel(nn.Module):
             logits = segment.head(hidden, logits)
         if classifier is None:
             return self._correct(segment.index, logits.float()).float(), Passed(hidden, logits)
-        features = logits if classifier.reads_logits else classifier.vector(hidden)
+        features = (
+            logits if classifier.reads_logits else classifier.vector(hidden, self.network.heads[segment.index].layout)
+        )
         own = classifier.score(segment.index, features.float()).log_softmax(-1)[None]
         known = own if known is None else torch.cat([known, own])
         return classifier.logits_at(segment.index, known).float(), Passed(hidden, logits, known)

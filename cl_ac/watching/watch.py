@@ -225,7 +225,7 @@ class Watcher:
         surest = logits.softmax(-1).amax(-1).argmax(0, keepdim=True)
         answers = [predictions, predictions.gather(0, surest)]
         if means is not None:
-            scores = means.scores([means.vector(part).float() for part in hidden])
+            scores = means.scores(means.vectors(self.network, hidden))
             answers.append(scores.masked_fill(self.unknown, -torch.inf).argmax(-1))
         return torch.cat(answers)
 
@@ -233,7 +233,7 @@ class Watcher:
         """The class means of the network as it is."""
         reading = self.approach.inference
         means = NearestMean() if reading is None else NearestMean(pooling=reading.pooling, side=reading.side)
-        features = ([means.vector(part).float() for part in hidden] for hidden in self._hidden(self.prototypes))
+        features = (means.vectors(self.network, hidden) for hidden in self._hidden(self.prototypes))
         means.set_means(zip(features, self.prototypes.targets.split(self.batch), strict=True), len(self.membership))
         return means
 

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from cl_ac.backbones.cutting import cut
-from cl_ac.backbones.wrapped import ResNet18, TimmModel, TorchvisionModel, ViTB16, WrappedModel
+from cl_ac.backbones.wrapped import ResNet18, TimmModel, TorchvisionModel, ViTB16, WrappedModel, load_weights
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import ExitNetwork
 
@@ -151,8 +151,78 @@ def test_weights_come_from_a_file(suffix, tmp_path, images):
     save_file(model.state_dict(), path) if suffix == ".safetensors" else torch.save(model.state_dict(), path)
     backbone = TorchvisionModel((3, 32, 32), "resnet18", ["layer2"], str(path), {"num_classes": 4}).eval()
     assert torch.equal(ExitNetwork(backbone).hidden(images)[-1], penultimate(model, images))
-    with pytest.raises(ConfigurationError, match="are no state of ResNet"):
-        TorchvisionModel((3, 32, 32), "resnet18", ["layer2"], str(path))
+    backbone = TorchvisionModel((3, 32, 32), "resnet18", ["layer2"], str(path)).eval()
+    assert torch.equal(ExitNetwork(backbone).hidden(images)[-1], penultimate(model, images)), "another classifier"
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("name", [None, "state_dict"])
+def test_states_of_training_scripts_are_found(tmp_path, prefix, name):
+    model = Net()
+    state = {f"{prefix}{key}": value for key, value in model.state_dict().items()}
+    torch.save({name: state, "epoch": 3} if name else state, tmp_path / "weights.pt")
+    twin = Net(classes=3)
+    load_weights(twin, str(tmp_path / "weights.pt"))
+    assert torch.equal(twin.stem.weight, model.stem.weight)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no weights", "cannot be read; save the model's state_dict"),
+        ({"epoch": 3}, "hold no tensors by name"),
+        ([1], "hold no tensors by name"),
+        (Net(), "hold more than tensors"),
+        ({"stem.weight": torch.zeros(4, 1, 3, 3)}, "7 tensors are missing, such as 'first.conv.bias'"),
+        ({**Net().state_dict(), "more": torch.zeros(1)}, "1 tensors are unknown to it, such as 'more'"),
+        (Net(classes=5).state_dict(), "2 tensors have other shapes, such as 'head.bias'"),
+        (None, "No such file"),
+    ],
+)
+def test_what_is_wrong_with_weights_is_told_in_one_short_line(tmp_path, content, words):
+    path = tmp_path / "weights.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        load_weights(Net(), str(path))
+    message = str(caught.value).replace(str(tmp_path), "")
+    assert len(message) < 300
+    assert "\n" not in message
+
+
+class Reshaping(nn.Module):
+    """The number of images goes from the start of the model to its end."""
+
+    def __init__(self, unpacks: bool = False):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+        self.head = nn.Linear(2 * 36, 3)
+        self.unpacks = unpacks
+
+    def forward(self, images):
+        if self.unpacks:
+            batch, _, _, _ = images.shape
+        else:
+            batch = images.size(0)
+        return self.head(self.second(self.first(images)).view(batch, -1))
+
+    @classmethod
+    def built(cls, **options):
+        return cls(**options)
+
+
+@pytest.mark.parametrize("unpacks", [False, True])
+def test_the_number_of_images_may_cross_the_stages(unpacks):
+    check_equal(Reshaping(unpacks), ["first"], torch.randn(2, 1, 6, 6))
+    check_equal(Reshaping(unpacks), ["first", "second"], torch.randn(5, 1, 6, 6))
+
+
+def test_a_class_method_builds_the_model(monkeypatch):
+    monkeypatch.setattr(nn, "Reshaping", Reshaping, raising=False)
+    backbone = WrappedModel((1, 6, 6), "torch.nn.Reshaping.built", ["first"], options={"unpacks": True})
+    assert backbone.shapes() == [(4, 6, 6), (72,)]
 
 
 @pytest.mark.parametrize(
