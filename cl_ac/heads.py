@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_ac.data.growing import Growing
-from cl_ac.layouts import AXES, Layout, read, read_shape, usual_layout
+from cl_ac.data.layouts import AXES, Layout, read, read_shape, usual_layout
 
 
 class GrowingClassifier(Growing):

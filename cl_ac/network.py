@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from cl_ac.copying import copied
+from cl_ac.data.layouts import AXES, Layout, Witnesses, check_layout, read, read_shape, usual_layout
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.heads import Cascade, GrowingClassifier, GrowingLinear, Head, build_head
-from cl_ac.layouts import AXES, Layout, Witnesses, check_layout, read, read_shape, usual_layout
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from cl_ac.backbones.feed_forward import find_feed_forwards
+from cl_ac.data.layouts import Layout
 from cl_ac.errors import ConfigurationError, unknown
-from cl_ac.layouts import Layout
 
 LAST_STAGE = "penultimate"
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cl_ac.backbones.cutting import LAST_STAGE, cut, token_layout
+from cl_ac.data.layouts import Layout, usual_layout
 from cl_ac.errors import ConfigurationError, told
-from cl_ac.layouts import Layout, usual_layout
 from cl_ac.network import Backbone, Exits
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from cl_ac.classifiers.fitting import fit_weights
 from cl_ac.data.growing import Growing
+from cl_ac.data.layouts import Layout, read
 from cl_ac.data.samples import Samples, concatenate
 from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError
-from cl_ac.layouts import Layout, read
 from cl_ac.memory import Memory
 from cl_ac.network import ExitNetwork
 from cl_ac.training import Trainer

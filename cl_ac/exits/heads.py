@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cl_ac.data.layouts import read
 from cl_ac.heads import GrowingClassifier, GrowingLinear, PooledHead
-from cl_ac.layouts import read
 
 # Up to as many images, a product is as fast as the matrix can be read.
 FEW_IMAGES = 4
