@@ -259,8 +259,8 @@ def told(kind: Any) -> str:
     if get_origin(kind) is not None:
         inside = ", ".join("…" if each is Ellipsis else told(each) for each in get_args(kind))
         return f"{getattr(get_origin(kind), '__name__', kind)}[{inside}]"
-    if dataclasses.is_dataclass(kind):
-        return f"options such as {', '.join(field.name for field in dataclasses.fields(kind)[:4])}"
+    if is_object(kind):
+        return f"options such as {', '.join(list(init_options(kind))[:4])}"
     return getattr(kind, "__name__", str(kind))
 
 

@@ -1,6 +1,7 @@
 """The settings of a run, read from the constructors' signatures."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -34,11 +35,17 @@ GROUPS: dict[str, type] = {"training": Training, "memory": Memory, "watch": Watc
 
 def checker(trusted: bool = True, given: Sequence[Any] = ()) -> Checker:
     """What looks at the settings of a run: those of somebody else if not `trusted`."""
-    types = dict(PLUGINS) | GROUPS
+    return Checker(PLUGINS, types_of_settings(), trusted, tuple(given))
+
+
+@cache
+def types_of_settings() -> dict[str, Any]:
+    """The types of all settings of a run."""
+    types: dict[str, Any] = {**PLUGINS, **GROUPS, "classifier": Classifier | None}
     for action in run_parser()._actions:
         if "." not in action.dest and action.dest not in {*types, "help", "config", "print_config", "print_shtab"}:
             types[action.dest] = bool if action.nargs == 0 else getattr(action, "_typehint", None) or action.type
-    return Checker(PLUGINS, types | {"classifier": Classifier | None}, trusted, tuple(given))
+    return types
 
 
 def run_parser() -> ArgumentParser:
