@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from cl_ac.errors import ConfigurationError, unknown
-from cl_ac.settings.plugins import shown
+from cl_ac.settings.plugins import dotted, shown
 from cl_ac.settings.reading import check_size
 
 LONGEST = 20_000
@@ -34,6 +34,10 @@ def checked_arguments(arguments: Sequence[str], classes: Mapping[str, Mapping[st
                 raise ConfigurationError(f"give {option} before {argument}, so that its options are known")
         if completed[-1:] == ["--loggers"] and not argument.startswith(("[", "-")):
             argument = f"[{argument}]"
+        # By its path, since a plugin may have the name of a class of ours.
+        before = completed[-1].removeprefix("--").removesuffix(".help") if completed else ""
+        if cls := classes.get(before, {}).get(argument):
+            argument = dotted(cls)
         completed.append(argument)
     return completed
 

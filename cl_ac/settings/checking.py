@@ -34,13 +34,13 @@ class Checker:
 
     Args:
         plugins: the base class of each kind of plugin.
-        parts: the other settings of a run and their types.
+        types: the types of all settings of a run.
         trusted: whether settings may name classes and functions from outside the package.
         given: those that they may name even so.
     """
 
     plugins: Mapping[str, type]
-    parts: Mapping[str, Any]
+    types: Mapping[str, Any]
     trusted: bool = True
     given: tuple[Any, ...] = ()
 
@@ -50,12 +50,12 @@ class Checker:
         Raises:
             ConfigurationError: if an option is unknown, or a value is not of its type or range.
         """
-        known = {**self.plugins, **self.parts}
         checked: dict[str, Any] = {}
         for name, value in values.items():
-            if name not in known:
-                raise ConfigurationError(unknown("option", f"--{shortened(name)}", [f"--{each}" for each in known]))
-            checked[name] = self.option(name, value, known[name], Checker)
+            if name not in self.types:
+                choices = [f"--{each}" for each in self.types]
+                raise ConfigurationError(unknown("option", f"--{shortened(name)}", choices))
+            checked[name] = self.option(name, value, self.types[name], Checker)
         return checked
 
     def option(self, name: str, value: Any, kind: Any, owner: type) -> Any:
@@ -259,8 +259,8 @@ def told(kind: Any) -> str:
     if get_origin(kind) is not None:
         inside = ", ".join("…" if each is Ellipsis else told(each) for each in get_args(kind))
         return f"{getattr(get_origin(kind), '__name__', kind)}[{inside}]"
-    if dataclasses.is_dataclass(kind):
-        return f"options such as {', '.join(field.name for field in dataclasses.fields(kind)[:4])}"
+    if is_object(kind):
+        return f"options such as {', '.join(list(init_options(kind))[:4])}"
     return getattr(kind, "__name__", str(kind))
 
 

@@ -48,6 +48,8 @@ def sentence(error: ArgumentError, parser: ArgumentParser, classes: Mapping[str,
         return f"cannot import the {kind}: {match[1]}; give a class name or a dotted path such as my_file.MyClass"
     if "does not correspond to a subclass" in text and kind in classes:
         return f"{kind} is '{given(text)}', which is no {kind}; known: {', '.join(sorted(classes[kind]))}"
+    if keys and keys[-1] in classes:
+        return f"{keys[-1]} is '{given(text)}'; expected the name of a class; known: {', '.join(classes[keys[-1]])}"
     if keys and (types := EXPECTED.findall(text)):
         inner = nested["key"] if nested else None
         key = ".".join([*keys, *([inner] if inner and inner != keys[-1].rpartition(".")[2] else [])])

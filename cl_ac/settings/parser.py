@@ -1,6 +1,7 @@
 """The settings of a run, read from the constructors' signatures."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -28,26 +29,23 @@ PLUGINS: dict[str, type] = {
     "classifier": Classifier,
 }
 
-# The other settings of a run, and their types.
-PARTS: dict[str, Any] = {
-    "exits": str | Exits | None,
-    "training": Training,
-    "memory": Memory,
-    "watch": Watch,
-    "sparsify": Sparsify,
-    "device": str,
-    "seed": int,
-    "out": str,
-    "name": str | None,
-    "loggers": list[LoggerName],
-    "resume": bool,
-}
+# The settings of a run that stand together under a name.
+GROUPS: dict[str, type] = {"training": Training, "memory": Memory, "watch": Watch, "sparsify": Sparsify}
 
 
 def checker(trusted: bool = True, given: Sequence[Any] = ()) -> Checker:
     """What looks at the settings of a run: those of somebody else if not `trusted`."""
-    plugins = {kind: base | None if kind == "classifier" else base for kind, base in PLUGINS.items()}
-    return Checker(PLUGINS, {**PARTS, **plugins}, trusted, tuple(given))
+    return Checker(PLUGINS, types_of_settings(), trusted, tuple(given))
+
+
+@cache
+def types_of_settings() -> dict[str, Any]:
+    """The types of all settings of a run."""
+    types: dict[str, Any] = {**PLUGINS, **GROUPS, "classifier": Classifier | None}
+    for action in run_parser()._actions:
+        if "." not in action.dest and action.dest not in {*types, "help", "config", "print_config", "print_shtab"}:
+            types[action.dest] = bool if action.nargs == 0 else getattr(action, "_typehint", None) or action.type
+    return types
 
 
 def run_parser() -> ArgumentParser:
@@ -65,7 +63,7 @@ def run_parser() -> ArgumentParser:
         text = f"{helps[kind]}: {names}, or a dotted path such as my_file.MyClass"
         parser.add_subclass_arguments(base, kind, skip={"image_shape"}, required=kind != "classifier", help=text)
     parser.add_argument(
-        "--exits", type=PARTS["exits"], default=None, help="where ACs hang: a preset of the backbone, or at/weights"
+        "--exits", type=str | Exits | None, default=None, help="where ACs hang: a preset of the backbone, or at/weights"
     )
     parser.add_class_arguments(Training, "training")
     parser.add_class_arguments(Memory, "memory")

@@ -124,7 +124,9 @@ def check_code(cls: type, option: str, path: Any, trusted: bool, given: Iterable
             "if you trust where these settings come from, " + TRUST
         )
     if module.partition(".")[0] in {*sys.stdlib_module_names, "torch"} - {"__main__"}:
-        raise ConfigurationError(f"the {told} is '{path}', which builds no {cls.__name__.lower()}")
+        raise ConfigurationError(
+            f"the {told} is '{path}', which builds no {'model' if key[1] == 'model' else 'benchmark'}"
+        )
     if key[1] == "model":
         found = imported(told, path)
         if not (inspect.isfunction(found) or (inspect.isclass(found) and issubclass(found, nn.Module))):

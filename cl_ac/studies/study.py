@@ -3,13 +3,12 @@
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from cl_ac.errors import ConfigurationError
 from cl_ac.settings.configured import as_arguments
+from cl_ac.settings.plugins import shown
+from cl_ac.settings.reading import read
 
 
 @dataclass(frozen=True)
@@ -33,19 +32,21 @@ class Study:
         Raises:
             ConfigurationError: if the file is missing or does not describe one.
         """
-        try:
-            content = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigurationError(f"cannot read the study '{path}': {' '.join(str(error).split())}") from error
-        grids = content.get("grid") if isinstance(content, dict) else None
+        content = read(path, "a study")
+        grids = content.get("grid")
         grids = grids if isinstance(grids, list) else [grids]
-        if not isinstance(content, dict) or "config" not in content or not all(map(_is_grid, grids)):
+        if not isinstance(content.get("config"), str) or not all(map(_is_grid, grids)):
             raise ConfigurationError(
                 f"the study '{path}' needs 'config', a settings file, and 'grid', lists of values or several such grids"
             )
         if extra := content.keys() - {"config", "grid", "set"}:
-            raise ConfigurationError(f"the study '{path}' has unknown keys {sorted(extra)}; known: config, grid, set")
-        return Study(content["config"], grids, content.get("set") or {})
+            raise ConfigurationError(
+                f"the study '{path}' has unknown keys {sorted(map(str, extra))}; known: config, grid, set"
+            )
+        shared = content.get("set") or {}
+        if not isinstance(shared, dict) or not all(isinstance(name, str) for name in shared):
+            raise ConfigurationError(f"'set' in the study '{path}' is {shown(shared)}; expected options and values")
+        return Study(content["config"], grids, shared)
 
     @property
     def varied(self) -> list[str]:
@@ -56,10 +57,10 @@ class Study:
     def names_devices(self) -> bool:
         """Whether the settings say where runs compute, `auto` aside."""
         try:
-            content = yaml.safe_load(Path(self.config).read_text())
-        except (OSError, yaml.YAMLError):
-            content = None  # its runs complain of the file
-        shared = {**(content if isinstance(content, dict) else {}), **self.set}
+            content = read(self.config)
+        except ConfigurationError:
+            content = {}  # its runs complain of the file
+        shared = {**content, **self.set}
         return shared.get("device", "auto") != "auto" or any("device" in grid for grid in self.grids)
 
     def cells(self) -> Iterator[dict[str, Any]]:
@@ -75,7 +76,9 @@ class Study:
 
 def _is_grid(grid: Any) -> bool:
     return (
-        isinstance(grid, dict) and bool(grid) and all(isinstance(values, list) and values for values in grid.values())
+        isinstance(grid, dict)
+        and bool(grid)
+        and all(isinstance(name, str) and isinstance(values, list) and values for name, values in grid.items())
     )
 
 
