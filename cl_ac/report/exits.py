@@ -37,7 +37,7 @@ from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
 from cl_ac.report.exit_figures import exit_accuracy_figure, exit_histogram_figure, reliability_figure, rules_figure
 from cl_ac.report.tables import KNOWN_TASK
-from cl_ac.watching.stability import exit_names
+from cl_ac.watching.stability import answer_text, exit_names
 
 RULES: dict[str, Rule] = {
     "confidence": Confidence(),
@@ -183,7 +183,7 @@ def exit_table(analysis: Analysis) -> Table:
     found, alone = analysis.quality["all"], analysis.quality["all"].overthinking.unique
     for index, name in enumerate(exit_names(len(found.accuracy))):
         table.add_row(
-            name.replace("_", " "),
+            answer_text(name),
             percent(analysis.outputs.cost.relative[index]),
             percent(found.accuracy[index]),
             number(found.eefp[index]),

@@ -21,7 +21,7 @@ from cl_ac.exits.rules import Confidence, Entropy, Margin, Patience, Rule, decid
 from cl_ac.recording.summary import percent
 from cl_ac.report.exits import budget_table
 from cl_ac.serving.held_out import Correction
-from cl_ac.watching.stability import exit_names
+from cl_ac.watching.stability import answer_text, exit_names
 
 
 def correction_tables(correction: Correction, held_out: Outputs | None = None) -> list[Table]:
@@ -37,11 +37,12 @@ def correction_tables(correction: Correction, held_out: Outputs | None = None) -
         curves[f"{name}, weighted by classes"] = average_curve(task_curves(outputs), outputs.sizes)
     budgets = budget_table("task-wise logits correction (TLC), confidence rule, test samples", curves)
     added = f"{correction.slope:.3g} for each later task and {correction.offset:.3g} for all but the last"
-    budgets.caption = f"TLC, fitted to training samples of the last task, adds to a class's logit {added}; {advice(correction, held_out)}"
+    found = advice(correction, held_out)
+    budgets.caption = f"TLC, fitted to training samples of the last task, adds to a class's logit {added}; {found}"
     exits = Table(title="accuracy of each exit, mean over tasks, %")
     exits.add_column("")
     for name in exit_names(len(correction.before.logits)):
-        exits.add_column(name.replace("_", " "), justify="right")
+        exits.add_column(answer_text(name), justify="right")
     for name, outputs in kinds.items():
         exits.add_row(name, *map(percent, average(exit_accuracy(outputs)).tolist()))
     return [budgets, exits]

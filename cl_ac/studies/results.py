@@ -80,7 +80,7 @@ def table(study: Study, results: Sequence[Row]) -> Table:
     names = study.varied
     shown = Table(title="accuracy after the last task, %, mean ± deviation over seeds")
     shown.caption = (
-        "accuracy: of the most confident exit in runs with ACs, mean over tasks; incremental: after each task"
+        "runs with ACs answer with their most confident exit; incremental: mean of the accuracies after each task"
     )
     held_out = ["held out"] if any(result.held_out is not None for result in results) else []
     for name in (*names, "seeds", *held_out, "accuracy", "incremental", "forgetting", "seconds"):

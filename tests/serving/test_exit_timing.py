@@ -60,9 +60,9 @@ def test_measuring_a_run(tmp_path, capsys, validation):
     assert main(["run", *given]) == 0
     told = []
     measurement = measure(
-        RunDirectory(tmp_path / "run"), "cpu", batches=(32,), images=100, progress=lambda *each: told.append(each)
+        RunDirectory(tmp_path / "run"), "cpu", batches=(32,), images=200, progress=lambda *each: told.append(each)
     )
-    assert measurement.images == 100
+    assert measurement.images == 200
     phases = list(dict.fromkeys(phase for phase, *_ in told))
     assert "seconds at batch 32" in phases
     assert all(any(each[0] == phase and each[1] == each[2] for each in told) for phase in phases)
