@@ -81,7 +81,6 @@ def time_rules(
     repeats: int = 5,
     fold: bool = True,
     told: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Timing]:
 ) -> dict[Name, Timing]:
     """The cost of answering `images` in batches, for each rule.
 
