@@ -279,7 +279,9 @@ def _watched_values(watched: Watched, place: int, tasks: int) -> Iterator[tuple[
 
 def _by_task(watched: Watched | None, tasks: int) -> Iterator[tuple[int, dict[str, float]]]:
     """What was watched of the earlier tasks while one was learned, each at its place on the axis of tasks."""
-    for place, step in enumerate(watched.steps.tolist() if watched is not None and watched.task else ()):
+    if watched is None or watched.task == 0:
+        return
+    for place, step in enumerate(watched.steps.tolist()):
         values = dict(_watched_values(watched, place, tasks))
         told = {f"by_task/{tag}": value for tag, value in values.items() if "/earlier_tasks/" in tag}
         yield round(PER_TASK * (watched.task + step / max(1, int(watched.steps[-1])))), told

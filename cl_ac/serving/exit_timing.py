@@ -112,9 +112,8 @@ def time_rules(
         seconds = interleaved_medians(turns, repeats, images.device)
         to_plain, to_same_form = (seconds["early exit"] / seconds[kind] for kind in ("plain", "same form"))
         speed = len(images) / seconds["early exit"]
-        found[name] = Timing((shares[name] @ relative).item(), *ratios, speed, shares[name])
-        told(len(found), len(models))
         found[name] = Timing((shares[name] @ relative).item(), to_plain, to_same_form, speed, shares[name])
+        told(len(found), len(models))
     return found
 
 
