@@ -36,7 +36,8 @@ def fitted(table: Table, console: Console) -> Iterator[Table]:
             yield whole
             return
     named = next((place for place, column in enumerate(columns) if column.justify != "left"), 1) or 1
-    names, chosen = columns[:named], []
+    names = columns[:named]
+    chosen: list[Column] = []
     for column in columns[named:]:
         if chosen and _width(_part([*names, *chosen, column], True), console) > console.width:
             yield _part([*names, *chosen], True)

@@ -5,6 +5,7 @@ logged at that very step is not logged again: a killed and resumed run leaves wh
 """
 
 import csv
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,9 @@ class Logger(ABC):
     @abstractmethod
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Logs numbers by tag; steps never decrease."""
+
+    def over_tasks(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:  # noqa: B027
+        """Logs numbers by tag at places on an axis of tasks; nothing where training steps are the only axis."""
 
     @abstractmethod
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
@@ -67,12 +71,14 @@ class TensorBoardLogger(Logger):
     ):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.dashboard = dashboard
+        self.path, self.dashboard = path, dashboard
         self.tags, self.done = _earlier_tags(path, step) if step else (set(), set())
         self.layout = dashboard(self.tags)
         self.start = step
         self.writer = SummaryWriter(str(path), purge_step=step + 1 if step else 0)
-        if step == 0:
+        if step:
+            _put_last(sorted(path.glob("events.out.tfevents.*.tasks_*")))
+        else:
             events = self.writer._get_file_writer()
             for summary in _hparams(settings, metrics):
                 events.add_summary(summary)
@@ -82,6 +88,18 @@ class TensorBoardLogger(Logger):
             if self._is_new(tag, step):
                 self.writer.add_scalar(tag, value, step)
         self.tags.update(values)
+
+    def over_tasks(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """A file of its own for each call, which a resumed run that comes here again finds."""
+        suffix = f".tasks_{points[-1][0]}"
+        if next(self.path.glob(f"events.out.tfevents.*{suffix}"), None) is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            with SummaryWriter(str(self.path), filename_suffix=suffix) as writer:
+                for place, values in points:
+                    for tag, value in values.items():
+                        writer.add_scalar(tag, value, place)
+        self.tags.update(tag for _, values in points for tag in values)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
         if self._is_new(tag, step):
@@ -101,6 +119,15 @@ class TensorBoardLogger(Logger):
     def close(self) -> None:
         self.flush()
         self.writer.close()
+
+
+def _put_last(files: Sequence[Path]) -> None:
+    """Renames event files so that they are read, in their order, after one that begins now: it hides later steps of
+    those before it, and places on other axes with them.
+    """
+    for place, file in enumerate(files, start=1):
+        began = int(file.name.split(".")[3])
+        file.rename(file.with_name(file.name.replace(str(began), f"{int(time.time()) + place:010d}", 1)))
 
 
 def _hparams(settings: Mapping[str, Value], metrics: Sequence[str]) -> list[Any]:

@@ -57,7 +57,7 @@ class RunProgress:
         accuracy = f"{100 * final:.1f} %"
         if len(record.relative_cost) > 1:
             ac = sum(record.most_confident) / len(record.most_confident)
-            accuracy = f"of the most confident exit {100 * ac:.1f} %, of the final exit {accuracy}"
+            accuracy = f"of most confident exit {100 * ac:.1f} %, final exit {accuracy}"
         text = f"task {record.task + 1}/{tasks}  accuracy {accuracy}"
         self.console.print(f"{text}  ({record.seconds:.1f} s)", highlight=False)
 

@@ -21,12 +21,17 @@ Steps are training steps over the whole run. <exit> is `exit_0`, …, `final`; <
     drift/weight_norm/task_<u>/<exit>       mean norm of the weight rows of task u's classes; `bias_size` of the biases
     watch/tasks_begun                       as a share of all tasks: a step up wherever a task begins
 
+Where a logger has other axes than training steps, so that runs line up by task whatever their steps, 100 for each task:
+
+    by_task/accuracy/average/<answer>, by_task/forgetting/<answer>      after each task
+    by_task/watch/accuracy/earlier_tasks/<answer>                       while a task is learned
+
 Images after each task: accuracy_matrix/<exit>, confusion_by_task/<exit>, cost_accuracy.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -50,6 +55,12 @@ METRICS = {
 # Answers whose accuracy on every task is told while a task is learned; the others are told on the first task only.
 WATCHED_EVERYWHERE = ("final", "most_confident", "nearest_mean/final")
 
+# More curves than these in one chart cannot be told apart.
+MOST_CURVES = 8
+PER_TASK = 100
+WHILE_LEARNED = "While a task is learned (set smoothing to 0, it hides the gap; stairs: tasks begun)"
+BY_TASK = "By task, 100 a task: runs line up whatever their steps (set smoothing to 0, it hides the gap)"
+
 _BEGUN = r"watch/tasks_begun$"
 _HEADS = r"(exit_\d+|final|most_confident)$"
 DASHBOARD = {
@@ -62,7 +73,7 @@ DASHBOARD = {
         "features of the first task, CKA with those first learned": [r"drift/cka_with_learned/task_0/"],
         "weight norms by task, final exit": [r"drift/weight_norm/task_\d+/final$"],
     },
-    "While a task is learned": {
+    WHILE_LEARNED: {
         "accuracy on each task, most confident exit": [r"watch/accuracy/task_\d+/most_confident$", _BEGUN],
         "accuracy on each task, final exit": [r"watch/accuracy/task_\d+/final$", _BEGUN],
         "accuracy on the first task, each exit": [rf"watch/accuracy/task_0/{_HEADS}", _BEGUN],
@@ -70,8 +81,13 @@ DASHBOARD = {
         "earlier tasks, linear against nearest mean": [r"watch/accuracy/earlier_tasks/(nearest_mean/)?final$", _BEGUN],
         "recency bias": [r"watch/recency_bias/", _BEGUN],
     },
+    BY_TASK: {
+        "average accuracy over the tasks seen, by task": [r"by_task/accuracy/average/"],
+        "forgetting, by task": [r"by_task/forgetting/"],
+        "earlier tasks while later ones are learned, by task": [rf"by_task/watch/accuracy/earlier_tasks/{_HEADS}"],
+    },
     "Training": {
-        "loss of each exit": [r"train/loss/"],
+        "loss of each exit, before it is weighted": [r"train/loss/"],
         "learning rate": [r"train/learning_rate$"],
         "gradient norm": [r"train/gradient_norm$"],
         "validation accuracy": [r"validation/accuracy$"],
@@ -80,14 +96,29 @@ DASHBOARD = {
 
 
 def dashboard(tags: set[str]) -> Layout:
-    """The charts for which there are data, one for each question, as regular expressions of tags."""
+    """The charts for which there are data, one for each question, as regular expressions of tags.
+
+    Of more than `MOST_CURVES` tags a chart shows some, evenly spaced, with the first and the last.
+    """
     shown: Layout = {}
     for category, charts in DASHBOARD.items():
         for title, patterns in charts.items():
             found = [pattern for pattern in patterns if any(re.match(pattern, tag) for tag in tags)]
-            if found and found != [_BEGUN]:
-                shown.setdefault(category, {})[title] = ["Multiline", found]
+            if not found or found == [_BEGUN]:
+                continue
+            curves = _in_order(tag for tag in tags if re.match("|".join(found), tag) and not re.match(_BEGUN, tag))
+            if len(curves) > MOST_CURVES:
+                title = f"{title} ({MOST_CURVES} of {len(curves)})"
+                places = [round(n * (len(curves) - 1) / (MOST_CURVES - 1)) for n in range(MOST_CURVES)]
+                begun = [pattern for pattern in found if pattern == _BEGUN]
+                found = [f"{re.escape(curves[place])}$" for place in places] + begun
+            shown.setdefault(category, {})[title] = ["Multiline", found]
     return shown
+
+
+def _in_order(tags: Iterable[str]) -> list[str]:
+    """Tags sorted by name, and by number where names have one."""
+    return sorted(tags, key=lambda tag: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", tag)])
 
 
 class EventLog:
@@ -138,18 +169,25 @@ class EventLog:
 
     def task(self, task: Task, directory: RunDirectory, step: int) -> None:
         """The accuracies after one task."""
+        accuracies = self._accuracies("accuracy", directory.accuracies(), directory.ac_accuracies())
+        forgotten = {} if task.is_first else self._forgetting(directory)
         self._scalars(
             {
-                **self._accuracies("accuracy", directory.accuracies(), directory.ac_accuracies()),
+                **accuracies,
                 **self._accuracies(
                     "accuracy_task_incremental", directory.accuracies(True), directory.ac_accuracies(True)
                 ),
-                **({} if task.is_first else self._forgetting(directory)),
+                **forgotten,
                 **_summary(directory, directory.outputs(task.index)),
                 **self._drift(directory),
             },
             step,
         )
+        averages = {tag: value for tag, value in accuracies.items() if tag.startswith("accuracy/average/")}
+        after = {f"by_task/{tag}": value for tag, value in {**averages, **forgotten}.items()}
+        points = [*_by_task(directory.watched(task.index), self.tasks), ((task.index + 1) * PER_TASK, after)]
+        for logger in self.loggers:
+            logger.over_tasks(points)
         self._figures(directory, directory.outputs(task.index), step)
         self._flush()
 
@@ -238,6 +276,16 @@ def _watched_values(watched: Watched, place: int, tasks: int) -> Iterator[tuple[
         if len(on_tasks) > 1:
             yield f"watch/accuracy/earlier_tasks/{answer}", sum(on_tasks[:-1]) / (len(on_tasks) - 1)
             yield f"watch/recency_bias/{answer}", bias
+
+
+def _by_task(watched: Watched | None, tasks: int) -> Iterator[tuple[int, dict[str, float]]]:
+    """What was watched of the earlier tasks while one was learned, each at its place on the axis of tasks."""
+    if watched is None or watched.task == 0:
+        return
+    for place, step in enumerate(watched.steps.tolist()):
+        values = dict(_watched_values(watched, place, tasks))
+        told = {f"by_task/{tag}": value for tag, value in values.items() if "/earlier_tasks/" in tag}
+        yield round(PER_TASK * (watched.task + step / max(1, int(watched.steps[-1])))), told
 
 
 def task_confusion(outputs: Outputs, predictions: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from cl_ac.evaluation import Outputs
 from cl_ac.exits.curves import Curve, average_curve, exit_histogram, exit_points, oracle_curve
 from cl_ac.exits.quality import reliability
 from cl_ac.exits.rules import Confidence, decide
-from cl_ac.watching.stability import exit_names
+from cl_ac.watching.stability import answer_text, exit_names
 
 
 def rules_figure(curves: Mapping[str, Curve], outputs: Outputs, plain: float | None = None) -> Figure:
@@ -47,7 +47,7 @@ def exit_accuracy_figure(accuracies: Tensor) -> Figure:
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    names = exit_names(accuracies.shape[1])
+    names = [answer_text(name) for name in exit_names(accuracies.shape[1])]
     for task, row in enumerate(accuracies):
         axes.plot(names, 100 * row, "o-", label=f"task {task + 1}", color=f"C{task % 10}")
     axes.plot(names, 100 * accuracies.mean(0), "ks--", label="mean over tasks")
@@ -72,7 +72,7 @@ def exit_histogram_figure(outputs: Outputs, curve: Curve, by: Literal["task", "c
     shares = 100 * exit_histogram(decision, groups, count, exits).nan_to_num().numpy()
     figure = Figure(figsize=(max(4, 1.5 + 0.3 * count), 4), layout="constrained")
     axes = figure.subplots()
-    for index, name in enumerate([*exit_names(exits), "none is sure"]):
+    for index, name in enumerate([*map(answer_text, exit_names(exits)), "none is sure"]):
         axes.bar(range(count), shares[:, index], bottom=shares[:, :index].sum(1), label=name)
     if by == "task":
         axes.set_xticks(range(count), range(1, count + 1))
@@ -94,7 +94,7 @@ def reliability_figure(outputs: Outputs, bins: int = 15) -> Figure:
         centres = [(place + 0.5) / bins for place in range(bins)]
         axes.bar(centres, diagram.accuracy.nan_to_num().tolist(), width=1 / bins, alpha=0.7)
         axes.plot([0, 1], [0, 1], "k:", linewidth=1)
-        axes.set_title(f"{name}: ECE {100 * diagram.error:.1f} %", fontsize="small")
+        axes.set_title(f"{answer_text(name)}: ECE {100 * diagram.error:.1f} %", fontsize="small")
         axes.set_xlabel("confidence")
     panels[0].set_ylabel("accuracy")
     return figure

@@ -36,6 +36,8 @@ from cl_ac.recording.checkpoint import write_atomically
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
 from cl_ac.report.exit_figures import exit_accuracy_figure, exit_histogram_figure, reliability_figure, rules_figure
+from cl_ac.report.tables import KNOWN_TASK
+from cl_ac.watching.stability import answer_text, exit_names
 
 RULES: dict[str, Rule] = {
     "confidence": Confidence(),
@@ -127,12 +129,43 @@ def averaged_curves(outputs: Outputs) -> tuple[dict[str, Curve], dict[str, Curve
     return plain, {name: average_curve(each, outputs.sizes) for name, each in curves.items()}
 
 
+BUDGET_CAPTION = (
+    "25 %: the best accuracy at a mean cost of at most 25 % of the network without ACs; best: at any cost; area: "
+    "under the curve of accuracy over cost"
+)
+EXIT_CAPTION = (
+    "EEFP (early-exit failure prediction): how well the exit's confidence tells samples that should leave here, 0.5 "
+    "is a guess; AUROC: how well it tells right from wrong answers\n"
+    "ECE: calibration error; hindsight: share of its errors that an earlier exit gets right; alone right: of the "
+    "samples that the final exit gets wrong and ACs do not, those that this AC alone gets right"
+)
+ONE_EXIT = (
+    "The run has no ACs, so its network has one exit, which answers {accuracy} % of all test samples rightly (mean "
+    "over tasks {mean} %); `cl-ac attach` trains ACs for it."
+)
+
+
+def sentence_of_one_exit(analysis: Analysis) -> str:
+    """What there is to say of a run without ACs."""
+    correct = analysis.outputs.correct.double().mean().item()
+    return ONE_EXIT.format(accuracy=percent(correct), mean=percent(average(exit_accuracy(analysis.outputs)).item()))
+
+
+def main_tables(analysis: Analysis) -> list[Table]:
+    """What fits on one screen: the rules within budgets, and each exit."""
+    title = "accuracy within a budget, mean over tasks; thresholds chosen on the test samples"
+    shown = ("confidence", "entropy", "margin", "patience")
+    rules = budget_table(title, {name: analysis.curves[name] for name in shown})
+    rules.caption = BUDGET_CAPTION
+    return [rules, exit_table(analysis)]
+
+
 def budget_table(title: str, curves: Mapping[str, Curve]) -> Table:
     """Accuracy within each budget, and the area under each curve, in per cent."""
-    table = Table(title=title)
+    table = Table(title=f"{title}, %")
     table.add_column("")
     for budget in BUDGETS:
-        table.add_column(f"at {percent(budget, 0)} %", justify="right")
+        table.add_column(f"{percent(budget, 0)}\N{NO-BREAK SPACE}%", justify="right")
     table.add_column("best", justify="right")
     table.add_column("area", justify="right")
     for name, curve in curves.items():
@@ -143,14 +176,14 @@ def budget_table(title: str, curves: Mapping[str, Curve]) -> Table:
 
 def exit_table(analysis: Analysis) -> Table:
     """The quality of each exit over all samples."""
-    table = Table(title="each exit (AUROC and Brier score from 0 to 1 and 0 to 2, the rest in %)")
-    for name in ("exit", "cost", "accuracy", "EEFP", "failure AUROC", "ECE", "Brier", "hindsight", "alone right"):
+    table = Table(title="each exit, all samples (EEFP and AUROC from 0 to 1, Brier score from 0 to 2, the rest in %)")
+    table.caption = EXIT_CAPTION
+    for name in ("exit", "cost", "accuracy", "EEFP", "AUROC", "ECE", "Brier", "hindsight", "alone right"):
         table.add_column(name, justify="right")
     found, alone = analysis.quality["all"], analysis.quality["all"].overthinking.unique
-    names = [*(str(index) for index in range(len(found.accuracy) - 1)), "final"]
-    for index, name in enumerate(names):
+    for index, name in enumerate(exit_names(len(found.accuracy))):
         table.add_row(
-            name,
+            answer_text(name),
             percent(analysis.outputs.cost.relative[index]),
             percent(found.accuracy[index]),
             number(found.eefp[index]),
@@ -165,7 +198,11 @@ def exit_table(analysis: Analysis) -> Table:
 
 def group_table(analysis: Analysis) -> Table:
     """What differs between tasks, and between old and new classes."""
-    table = Table(title="by task and by age of the class")
+    table = Table(title="by task and by age of the class, % but for EEFP")
+    table.caption = (
+        "old: classes of earlier tasks, new: of the last one; overthinking: samples that an AC gets right and the "
+        "final exit wrong, relative: as a share of those that the final exit gets right"
+    )
     for name in (
         "samples",
         "accuracy, final",
@@ -199,23 +236,24 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else percent(value)
 
 
-def tables(analysis: Analysis) -> list[Table]:
-    """All tables of an analysis."""
+def further_tables(analysis: Analysis) -> list[Table]:
+    """All other tables of an analysis."""
     after = {f"after task {each.task + 1}": each for each in analysis.after_task}
     on = {
         f"{name}, on task {task + 1}": curve for name, each in after.items() for task, curve in enumerate(each.per_task)
     }
     return [
-        budget_table("accuracy within a budget, mean over tasks", analysis.curves),
-        budget_table("the same weighted by classes", analysis.curves_weighted),
-        budget_table("the same with the task known", analysis.curves_task_incremental),
+        budget_table("accuracy within a budget, mean over tasks, all rules", analysis.curves),
+        budget_table("accuracy within a budget, mean over tasks weighted by classes", analysis.curves_weighted),
+        budget_table(f"accuracy within a budget, mean over tasks, {KNOWN_TASK}", analysis.curves_task_incremental),
         budget_table("confidence rule, mean over the tasks seen", {name: each.mean for name, each in after.items()}),
-        budget_table("the same weighted by classes", {name: each.weighted for name, each in after.items()}),
+        budget_table(
+            "confidence rule, mean weighted by classes", {name: each.weighted for name, each in after.items()}
+        ),
         budget_table("confidence rule on each task, at the thresholds best for it", on),
         budget_table(
             "an oracle that knows which exit is right, all samples", {"oracle": oracle_curve(analysis.outputs)}
         ),
-        exit_table(analysis),
         group_table(analysis),
     ]
 

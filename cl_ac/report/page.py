@@ -17,9 +17,12 @@ from cl_ac.recording.checkpoint import write_atomically
 from cl_ac.recording.figures import STYLE
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.comparison import Comparison, Group, compare
+from cl_ac.report.formats import ResultTable
 from cl_ac.report.sections import Section, sections
 
 FIGURE_FORMATS = ("svg", "png", "pdf")
+# More columns than these do not fit on a page.
+MOST_COLUMNS = 10
 TABLE_FORMATS = ("csv", "md", "tex")
 
 CSS = """
@@ -35,7 +38,12 @@ p { margin: .2em 0 .8em; } .soft, section > p { color: var(--soft); max-width: 7
 nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: .8em 0 0; } a { color: var(--accent); }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 8px;
   padding: 16px 18px; margin: 14px 0; }
-.scroll { overflow-x: auto; margin: 8px 0; }
+/* A shadow at an edge beyond which the table goes on: covers that move with the table hide it elsewhere. */
+.scroll { overflow-x: auto; margin: 8px 0; background:
+  linear-gradient(to right, var(--paper) 40%, #fff0) left / 48px 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 40%, #fff0) right / 48px 100% no-repeat local,
+  linear-gradient(to right, #0004, #0000) left / 14px 100% no-repeat scroll,
+  linear-gradient(to left, #0004, #0000) right / 14px 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: 4px; }
 th, td { padding: 4px 12px 4px 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -107,7 +115,8 @@ def _page(comparisons: Sequence[Comparison], empty: Sequence[RunDirectory], part
     links = [f'<a href="#benchmark-{n}">{_escape(each.title)}</a>' for n, each in enumerate(comparisons, start=1)]
     left_out = f"<p>No task is finished yet in {_escape(', '.join(each.name for each in empty))}.</p>" if empty else ""
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, cl_ac {cl_ac.__version__}"
-    title = f"Continual learning on {' and '.join(each.title for each in comparisons)}"
+    one = len(comparisons) == 1
+    title = f"Continual learning on {comparisons[0].title if one else _count(len(comparisons), 'benchmark')}"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{_escape(title)}</title><link rel="icon" href="data:,"><style>{CSS}</style></head>
@@ -134,12 +143,18 @@ def _comparison(
 
 
 def _section(section: Section, drawn: dict[str, str], anchor: str) -> str:
-    tables = "".join(f'<div class="scroll" tabindex="0">{table.html()}</div>\n' for table in section.tables)
+    tables = "".join(_table(table) for table in section.tables)
     figures = "".join(f"<figure>{_inline(drawn[name], name)}</figure>\n" for name in section.figures)
     box = f'<div class="figures">{figures}</div>' if figures else ""
     return (
         f'<section id="{anchor}"><h3>{_escape(section.title)}</h3><p>{_escape(section.text)}</p>{tables}{box}</section>'
     )
+
+
+def _table(table: ResultTable) -> str:
+    """A table in a box that scrolls, which one with many columns says."""
+    hint = '<p class="soft">This table scrolls sideways.</p>\n' if len(table.columns) > MOST_COLUMNS else ""
+    return f'{hint}<div class="scroll" tabindex="0">{table.html()}</div>\n'
 
 
 def _inline(svg: str, name: str) -> str:

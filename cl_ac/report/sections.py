@@ -18,9 +18,9 @@ from cl_ac.recording.figures import (
 )
 from cl_ac.report.comparison import Comparison, Group
 from cl_ac.report.formats import Cell, ResultTable, Spread
-from cl_ac.report.watched_figures import answer_text, old_tasks_figure, task_accuracy_figure
+from cl_ac.report.watched_figures import gap_overlay, old_tasks_figure, task_accuracy_figure
 from cl_ac.watching.drift import Drift
-from cl_ac.watching.stability import exit_names, summarise
+from cl_ac.watching.stability import answer_text, exit_names, summarise
 
 # More lines than this in one panel cannot be told apart.
 MOST_LINES = 8
@@ -97,7 +97,8 @@ LINES_TEXT = (
     "is below its best). Bands are one sample deviation over seeds; dashed lines are networks without ACs."
 )
 GAP_TEXT = (
-    "Accuracy while later tasks are learned; the figures show the first seed, with dotted lines where tasks begin. "
+    "Accuracy while later tasks are learned; the figures show the first seed, with dotted lines where tasks begin, and "
+    "first all runs over each other, every task as wide as the others, by the most confident exit or the only one. "
     "Gap: accuracy before a task minus the lowest since, mean over earlier tasks and then over tasks. Min-ACC and "
     "WC-ACC as De Lange et al. (2023) define them, over all later tasks. Settling: steps until nine tenths of the "
     "accuracy at the task's end are reached for good. Recency bias: share of earlier tasks' samples that are taken for "
@@ -185,19 +186,25 @@ def drift_table(groups: Sequence[Group]) -> ResultTable:
         kept = [_kept_features(drift)[-1] for drift in group.drifts]
         newest = [drift.weights[-1, :, -1] / drift.weights[-1, :, :-1].mean(-1) for drift in group.drifts]
         columns = [torch.stack(values, 1).tolist() for values in (kept, newest)]
-        for name, *shares in zip(exit_names(group.last.shape[-1]), *columns, strict=True):
+        for name, *shares in zip(exit_labels(group.last.shape[-1]), *columns, strict=True):
             rows.append([group.label, name, *(Spread(tuple(share)) for share in shares)])
     return ResultTable("drift", "after the last task, %", ["run", "exit", "features (CKA)", "newest rows"], rows)
+
+
+def exit_labels(exits: int) -> list[str]:
+    """`exit 0` … and `final`."""
+    return [answer_text(name) for name in exit_names(exits)]
 
 
 def drift_figures(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
     """What each exit keeps of the features of earlier tasks, after each task but the first."""
     for group in groups:
         kept = torch.stack([_kept_features(drift) for drift in group.drifts])
-        names = exit_names(kept.shape[-1])
+        names = exit_labels(kept.shape[-1])
         tasks = range(2, 2 + kept.shape[1])
         lines = [Line(name, tasks, kept[..., place], place) for place, name in enumerate(names)]
         figure = line_figure(lines, f"{group.label}: features of earlier tasks", "tasks learned", "CKA (%)")
+        figure.axes[0].set_ylim(-2, 102)  # the same for all groups
         yield _file_name("drift", group.label), figure
 
 
@@ -226,7 +233,7 @@ def exit_accuracies(groups: Sequence[Group]) -> ResultTable:
         *early, final = _shares(group.last.mean(1))
         rows.append([group.label, *early, *[""] * (deepest - 1 - len(early)), final])
     return ResultTable(
-        "accuracy_per_exit", "accuracy of each exit, mean over tasks, %", ["run", *exit_names(deepest)], rows
+        "accuracy_per_exit", "accuracy of each exit, mean over tasks, %", ["run", *exit_labels(deepest)], rows
     )
 
 
@@ -237,7 +244,7 @@ def _shares(values: Tensor, width: int = 0) -> list[Cell]:
 
 
 def _exit_map(group: Group) -> Figure:
-    return exit_accuracy_map(group.last.mean(0).T, exit_names(group.last.shape[-1]), group.label)
+    return exit_accuracy_map(group.last.mean(0).T, exit_labels(group.last.shape[-1]), group.label)
 
 
 Panel = tuple[str, list[tuple[Group, int | None]]]
@@ -286,7 +293,11 @@ def cost_figures(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
 
 
 def gap_figures(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
-    """Each task over training, and earlier tasks by each exit, of the first seed of each group."""
+    """All groups over each other; of each, every task over training, and earlier tasks by each exit; of first seeds."""
+    learning = [group for group in groups if len(group.watched[0]) > 1]
+    for number, start in enumerate(range(0, len(learning), MOST_LINES) if len(learning) > 1 else (), start=1):
+        some = learning[start : start + MOST_LINES]
+        yield _file_name("gaps", str(number)), gap_overlay({group.label: group.watched[0] for group in some})
     for group in groups:
         first = group.watched[0]
         yield _file_name("task_accuracy", group.label), task_accuracy_figure(first, f"{group.label}: each task")

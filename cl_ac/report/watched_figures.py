@@ -1,14 +1,14 @@
 """Figures of what was watched during training: old tasks while new ones are learned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cl_ac.recording.figures import DEPTHS, LINES, legend, panel
-from cl_ac.watching.stability import Watched
+from cl_ac.recording.figures import DEPTHS, LINES, PANEL, legend, panel
+from cl_ac.watching.stability import Watched, answer_text
 
 
 def main_answer(watched: Watched) -> str:
@@ -55,6 +55,38 @@ def old_tasks_figure(tasks: Sequence[Watched], title: str) -> Figure:
     return figure
 
 
+def gap_overlay(runs: Mapping[str, Sequence[Watched]]) -> Figure:
+    """Mean accuracy on the earlier tasks as each later task is learned, of several runs over each other.
+
+    The axis counts tasks, so that runs with other numbers of steps line up; each task is as wide as any other.
+
+    Args:
+        runs: what was watched of each, by name.
+    """
+    with panel(2 * PANEL[0]) as (figure, axes):
+        for place, (name, tasks) in enumerate(runs.items()):
+            where, accuracy = _over_tasks([each for each in tasks if each.task > 0])
+            axes.plot(where, 100 * accuracy, color=LINES[place % len(LINES)], linewidth=1.2, label=name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("tasks learned")
+        axes.set_ylabel("accuracy (%)")
+        axes.set_ylim(-2, 102)
+        axes.set_title("mean of earlier tasks while later ones are learned")
+        legend(figure, axes, 3)
+    return figure
+
+
+def _over_tasks(later: Sequence[Watched]) -> tuple[Tensor, Tensor]:
+    """Tasks learned [K], in fractions while one is learned, and the mean accuracy on the earlier ones [K]; NaN between
+    tasks.
+    """
+    gap, where, accuracy = torch.full((1,), torch.nan), [], []
+    for each in later:
+        where += [each.task + each.steps / max(1, int(each.steps[-1])), gap]
+        accuracy += [each.accuracy[:, each.answers.index(main_answer(each)), :-1].mean(-1), gap]
+    return torch.cat(where), torch.cat(accuracy)
+
+
 def _plot_old(axes: Axes, tasks: Sequence[Watched], answer: str, **style: object) -> None:
     """One line for all tasks but the first, with a gap between tasks."""
     later = [each for each in tasks if each.task > 0]
@@ -62,11 +94,6 @@ def _plot_old(axes: Axes, tasks: Sequence[Watched], answer: str, **style: object
     steps = [torch.cat([(each.start + each.steps).float(), gap]) for each in later]
     accuracy = [torch.cat([each.accuracy[:, each.answers.index(answer), :-1].mean(-1), gap]) for each in later]
     axes.plot(torch.cat(steps), 100 * torch.cat(accuracy), label=answer_text(answer), **style)
-
-
-def answer_text(answer: str) -> str:
-    """The name of an answer for people: `nearest mean, final`."""
-    return answer.replace("nearest_mean/", "nearest mean, ").replace("_", " ")
 
 
 def _finish(figure: Figure, axes: Axes, tasks: Sequence[Watched], title: str) -> None:

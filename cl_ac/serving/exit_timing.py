@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_ac.approach import Approach
-from cl_ac.errors import UserError
+from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.evaluation import Cost, Outputs
 from cl_ac.exits.curves import rule_within_budget
 from cl_ac.exits.heads import inference_head
@@ -24,6 +24,7 @@ from cl_ac.serving.held_out import Correction, held_out_outputs, task_correction
 
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BATCHES = (1, 32, 256)
+IMAGES = 2000
 Name = TypeVar("Name")
 
 
@@ -79,12 +80,14 @@ def time_rules(
     cost: Cost,
     repeats: int = 5,
     fold: bool = True,
+    told: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Name, Timing]:
     """The cost of answering `images` in batches, for each rule.
 
     Args:
         images: as the network takes them, on its device [N, channels, height, width].
         fold: whether stages are `InferenceStages` in the early-exit model and in the network of its form.
+        told: is called with how many rules are timed, and how many there are.
     """
     network.eval()
     batches = images.split(batch)
@@ -110,6 +113,7 @@ def time_rules(
         to_plain, to_same_form = (seconds["early exit"] / seconds[kind] for kind in ("plain", "same form"))
         speed = len(images) / seconds["early exit"]
         found[name] = Timing((shares[name] @ relative).item(), to_plain, to_same_form, speed, shares[name])
+        told(len(found), len(models))
     return found
 
 
@@ -133,16 +137,18 @@ class Measurement:
     Args:
         held_out: the outputs on held-out training samples, which thresholds were chosen on; None if the run held none
             out, then they were chosen on the test samples.
+        images: of the test samples that were run.
         stored: the outputs on the test samples.
         correction: what task-wise logits correction makes of them.
         rules: by budget.
         accuracy: on the test samples, by budget.
-        agreement: share of test samples that the executed model lets leave at the same exit with the same answer as
+        agreement: share of `images` that the executed model lets leave at the same exit with the same answer as
             the rule does on the stored outputs, by budget.
         timings: by batch size and budget.
     """
 
     held_out: Outputs | None
+    images: int
     stored: Outputs
     correction: Correction
     rules: dict[float, Rule]
@@ -151,41 +157,58 @@ class Measurement:
     timings: dict[int, dict[float, Timing]]
 
 
-def measure(directory: RunDirectory, device: str = "auto", batches: Sequence[int] = BATCHES) -> Measurement:
+def measure(
+    directory: RunDirectory,
+    device: str = "auto",
+    batches: Sequence[int] = BATCHES,
+    images: int = IMAGES,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> Measurement:
     """Rebuilds a finished run's network and runs its early exits.
 
     Thresholds are chosen on the held-out samples of all tasks, if the run held any out. 16 images are timed for each
     image of a batch, 64 to 1,024 in all.
 
+    Args:
+        images: at most so many test samples are run, and so many of the training samples that things are fitted to.
+        progress: is told a phase, how much of it is done, and how much there is.
     Raises:
         UserError: if the run is not finished, or its approach cannot exit early.
     """
+    if images < 1:
+        raise ConfigurationError(f"images is {images}; it must be at least 1")
     run = finished(directory, device)
     # The faster layout for convolutions, on CPUs as on GPUs, for the early exits and the plain network alike.
     network, approach = run.network.to(memory_format=torch.channels_last), run.objects.approach
     trainer = run.trainer
     stored = directory.outputs(directory.records[-1].task)
-    last = run.objects.benchmark[len(stored.sizes) - 1]
-    held_out = held_out_outputs(run, trainer, stored.cost)
+    progress("held-out samples", 0, 1)
+    held_out = held_out_outputs(run, trainer, stored.cost, images)
+    progress("held-out samples", 1, 1)
     rules = affordable_rules(stored if held_out is None else held_out)
-    samples, _ = run.objects.benchmark.seen(last)
-    loader = trainer.loader(samples)
+    samples, _ = run.objects.benchmark.seen(run.last_task)
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+    some = order[:images].sort().values
+    loader = trainer.loader(samples.select(some))
     accuracy, agreement = {}, {}
     executed = EarlyExitModel(network, approach, Confidence(), fold=True)
-    for budget, rule in rules.items():
+    for count, (budget, rule) in enumerate(rules.items(), start=1):
         decision = decide(rule, stored)
         accuracy[budget] = (decision.predictions == stored.targets).double().mean().item()
         model = executed.with_rule(rule)
-        answers = [model(images) for images in loader.in_order(256)]
-        agreement[budget] = _agreement(answers, decision.exits, decision.predictions)
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+        answers = [model(each) for each in loader.in_order(256)]
+        agreement[budget] = _agreement(answers, decision.exits[some], decision.predictions[some])
+        progress("early exits at each budget", count, len(rules))
     timings = {}
     for batch in batches:
-        some = samples.select(order[: min(max(16 * batch, 64), 1024)])
-        images = torch.cat(list(trainer.loader(some).in_order(256))).to(memory_format=torch.channels_last)
-        timings[batch] = time_rules(network, approach, rules, images, batch, stored.cost)
-    correction = task_correction(run, trainer, stored)
-    return Measurement(held_out, stored, correction, rules, accuracy, agreement, timings)
+        timed = samples.select(order[: min(max(16 * batch, 64), 1024, images)])
+        inputs = torch.cat(list(trainer.loader(timed).in_order(256))).to(memory_format=torch.channels_last)
+        told = partial(progress, f"seconds at batch {batch}")
+        timings[batch] = time_rules(network, approach, rules, inputs, batch, stored.cost, told=told)
+    progress("task-wise logits correction", 0, 1)
+    correction = task_correction(run, trainer, stored, images)
+    progress("task-wise logits correction", 1, 1)
+    return Measurement(held_out, len(some), stored, correction, rules, accuracy, agreement, timings)
 
 
 def _agreement(answers: Sequence[Answers], exits: Tensor, predictions: Tensor) -> float:

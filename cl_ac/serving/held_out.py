@@ -5,7 +5,7 @@ them: what is fitted to them with many parameters, vector scaling above all, als
 classes, and is an upper bound for such methods. Task-wise logits correction needs the last task's training data only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -33,12 +33,14 @@ def held_out_samples(run: Finished) -> tuple[Samples, Tensor] | None:
     return concatenate(*parts), indices
 
 
-def held_out_outputs(run: Finished, trainer: Trainer, cost: Cost) -> Outputs | None:
-    """The outputs on `held_out_samples`; None if there are none."""
+def held_out_outputs(run: Finished, trainer: Trainer, cost: Cost, images: int | None = None) -> Outputs | None:
+    """The outputs on `held_out_samples`, on at most `images` of them drawn at random; None if there are none."""
     held_out = held_out_samples(run)
     if held_out is None:
         return None
     samples, indices = held_out
+    some = _some(len(samples), images)
+    samples, indices = samples.select(some), indices[some]
     logits = trainer.predict(run.network, samples, partial(run.objects.approach.answer, run.network))
     return Outputs(logits, samples.targets, indices, tuple(run.network.sizes), cost)
 
@@ -71,10 +73,20 @@ class Correction:
     before: Outputs
     after: Outputs
 
+    def of(self, outputs: Outputs) -> Outputs:
+        """Other outputs of the same network, corrected."""
+        return rescale(outputs, torch.ones(()), task_shift(outputs.sizes, self.slope, self.offset))
 
-def task_correction(run: Finished, trainer: Trainer, test: Outputs) -> Correction:
-    """TLC of the outputs `test`; after a single task it is nothing."""
+
+def task_correction(run: Finished, trainer: Trainer, test: Outputs, images: int | None = None) -> Correction:
+    """TLC of the outputs `test`, fitted to at most `images` training samples; after a single task it is nothing."""
     samples = run.objects.benchmark[len(test.sizes) - 1].train
+    samples = samples.select(_some(len(samples), images))
     logits = trainer.predict(run.network, samples, partial(run.objects.approach.answer, run.network))
     slope, offset = fit_tlc(logits, test.sizes)
-    return Correction(slope, offset, test, rescale(test, torch.ones(()), task_shift(test.sizes, slope, offset)))
+    return replace(correction := Correction(slope, offset, test, test), after=correction.of(test))
+
+
+def _some(count: int, most: int | None) -> Tensor:
+    """The indices of all of `count` samples, or of `most` of them drawn at random, in order."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].sort().values

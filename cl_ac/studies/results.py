@@ -79,6 +79,9 @@ def table(study: Study, results: Sequence[Row]) -> Table:
     """The rows, in per cent, for people."""
     names = study.varied
     shown = Table(title="accuracy after the last task, %, mean ± deviation over seeds")
+    shown.caption = (
+        "runs with ACs answer with their most confident exit; incremental: mean of the accuracies after each task"
+    )
     held_out = ["held out"] if any(result.held_out is not None for result in results) else []
     for name in (*names, "seeds", *held_out, "accuracy", "incremental", "forgetting", "seconds"):
         shown.add_column(name, justify="left" if name in names else "right")

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -41,7 +41,7 @@ class Worker:
 
 def share_out(
     pieces: Sequence[tuple], make: Callable[[int], Worker], workers: int, begin: Callable[[int], None]
-) -> Iterator[tuple[int, Any, bool]]:
+) -> Generator[tuple[int, Any, bool], None, None]:
     """Lets `workers` processes do all pieces, in order; they are gone when the caller goes on or is interrupted.
 
     Args:
@@ -62,7 +62,8 @@ def share_out(
                 busy[worker.connection] = place, worker, index, attempt
                 begin(index)
                 _send(worker, pieces[index])
-            for connection in wait(list(busy)):
+            ready = wait(list(busy))
+            for connection in [each for each in busy if each in ready]:
                 place, worker, index, attempt = busy[connection]
                 try:
                     result, killed = connection.recv(), False

@@ -91,6 +91,11 @@ def exit_names(exits: int) -> list[str]:
     return [*(f"exit_{index}" for index in range(exits - 1)), "final"]
 
 
+def answer_text(answer: str) -> str:
+    """The name of an answer for people: `exit 0`, `nearest mean, final`."""
+    return answer.replace("nearest_mean/", "nearest mean, ").replace("_", " ")
+
+
 def answer_names(exits: int, nearest_mean: bool) -> list[str]:
     """The answers of a network with so many exits, in the order of `Watched`."""
     names = exit_names(exits)

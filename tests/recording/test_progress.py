@@ -21,7 +21,7 @@ def test_elsewhere_than_in_a_terminal_a_phase_is_a_line_when_it_is_done():
     ("exits", "said"),
     [
         ([0.5], "accuracy 50.0 %  (2.0 s)"),
-        ([0.75, 0.5], "accuracy of the most confident exit 25.0 %, of the final exit 50.0 %  (2.0 s)"),
+        ([0.75, 0.5], "accuracy of most confident exit 25.0 %, final exit 50.0 %  (2.0 s)"),
     ],
 )
 def test_an_accuracy_says_whose_it_is(exits, said):

@@ -9,7 +9,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from cl_ac.approach import Approach
 from cl_ac.evaluation import Cost, Outputs
 from cl_ac.losses import cross_entropy
-from cl_ac.recording.tensorboard import DASHBOARD, METRICS, EventLog, dashboard, task_confusion
+from cl_ac.recording.tensorboard import DASHBOARD, METRICS, WHILE_LEARNED, EventLog, dashboard, task_confusion
 from cl_ac.training import EpochReport
 from cl_ac.watching.watch import Watch
 
@@ -47,13 +47,15 @@ def test_every_chart_of_a_finished_run_has_data(toy_run, watching):
     left_out = {"Training: validation accuracy"}
     if not watching:
         left_out |= {question for question in questions if question.startswith("While")}
+        left_out |= {question for question in questions if "while later ones are learned" in question}
         titles = DASHBOARD["After each task"].items()
         left_out |= {f"After each task: {title}" for title, tags in titles if "drift/" in tags[0]}
     assert list(charts) == [question for question in questions if question not in left_out]
     assert set(METRICS) <= set(tags)
     for tag in tags:
         steps = [event.step for event in events.Scalars(tag)]
-        assert steps == sorted(set(steps)), tag
+        # On the axis of tasks a task ends where the next one begins, where other tasks are the earlier ones.
+        assert steps == sorted(steps if tag.startswith("by_task/watch/") else set(steps)), tag
 
 
 def test_drift_is_told_after_each_task(toy_run):
@@ -122,7 +124,7 @@ def test_charts_without_data_are_left_out():
     charts = dashboard({"train/loss/final", "accuracy/task_1/final"})
     assert charts == {
         "After each task": {"accuracy on each task, final exit": ["Multiline", [r"accuracy/task_\d+/final$"]]},
-        "Training": {"loss of each exit": ["Multiline", ["train/loss/"]]},
+        "Training": {"loss of each exit, before it is weighted": ["Multiline", ["train/loss/"]]},
     }
 
 
@@ -131,3 +133,36 @@ def test_task_confusion_by_hand():
     outputs = Outputs(torch.zeros(1, 4, 3), targets, torch.tensor([0, 0, 1, 1]), (2, 1), Cost([1.0], 1.0))
     confusion = task_confusion(outputs, torch.tensor([1, 2, 2, 2]))
     assert confusion.tolist() == [[0.5, 0.5], [0.0, 1.0]]
+
+
+def test_a_chart_shows_few_of_many_curves():
+    tags = {f"accuracy/task_{task}/final" for task in range(20)} | {"accuracy/task_3/exit_0"}
+    charts = dashboard(tags)["After each task"]
+    _, patterns = charts["accuracy on each task, final exit (8 of 20)"]
+    shown = [tag for pattern in patterns for tag in tags if re.match(pattern, tag)]
+    assert [int(re.search(r"task_(\d+)", tag)[1]) for tag in shown] == [0, 3, 5, 8, 11, 14, 16, 19]
+    watched = {f"watch/{tag}" for tag in tags} | {"watch/tasks_begun"}
+    charts = dashboard(watched)[WHILE_LEARNED]
+    assert len(charts["accuracy on each task, final exit (8 of 20)"][1]) == 9, "the stairs stay"
+
+
+def test_runs_line_up_by_task(toy_run, toy_benchmark):
+    directory = toy_run(Plain(), exits="sdn", watch=Watch(every=2))
+    events = read(directory)
+    averages = events.Scalars("by_task/accuracy/average/final")
+    assert [event.step for event in averages] == [100, 200, 300]
+    assert [e.value for e in averages] == [e.value for e in events.Scalars("accuracy/average/final")]
+    assert [event.step for event in events.Scalars("by_task/forgetting/most_confident")] == [200, 300]
+    earlier = events.Scalars("by_task/watch/accuracy/earlier_tasks/final")
+    steps = [event.step for event in earlier]
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1], steps.count(200)) == (100, 300, 2)
+    second = directory.watched(1)
+    place = second.answers.index("final")
+    assert earlier[0].value == pytest.approx(second.accuracy[0, place, 0].item())
+    # A resumed run that comes to the end of a task again leaves what is there.
+    tasks = toy_benchmark().tasks
+    log = EventLog(directory, 3, 3, step=1)
+    log.task(tasks[2], directory, 10_000)
+    log.close()
+    assert [event.step for event in read(directory).Scalars("by_task/forgetting/most_confident")] == [200, 300]

@@ -73,8 +73,8 @@ def test_report_is_whole_and_fits(browser, report, width):
                     }).map(text => text.textContent)};
         })"""
     )
-    # Curves of accuracy and forgetting, 2 matrices, 1 map of exits, cost, and 2 of watched points for each group.
-    assert len(figures) == 10
+    # Curves of accuracy and forgetting, 2 matrices, 1 map of exits, cost, all gaps, and 2 for each watched group.
+    assert len(figures) == 11
     for figure in figures:
         assert figure["left"] >= 0
         assert figure["right"] <= width

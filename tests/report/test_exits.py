@@ -3,15 +3,27 @@ import math
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cl_ac.cli.main import main
+from cl_ac.cli.show import fitted
 from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import Outputs, ac_accuracy
 from cl_ac.exits.curves import accuracy_at_budgets, area, average_curve, cost_accuracy, task_curves
 from cl_ac.exits.quality import quality
 from cl_ac.recording.rundir import Record, RunDirectory
-from cl_ac.report.exits import EVENTS_SUFFIX, analyse, figures, number, plain_accuracy, tables, write
+from cl_ac.report.exits import (
+    EVENTS_SUFFIX,
+    analyse,
+    figures,
+    further_tables,
+    main_tables,
+    number,
+    plain_accuracy,
+    write,
+)
 
 
 @pytest.fixture
@@ -52,7 +64,9 @@ def test_analysis_is_of_the_stored_outputs(run_with):
 
 def test_tables_show_rules_tasks_exits_and_groups(run_with):
     analysis = analyse(run_with()[0])
-    rules, weighted, known, after, after_weighted, tasks, oracle, exits, groups = tables(analysis)
+    first, exits = main_tables(analysis)
+    rules, weighted, known, after, after_weighted, tasks, oracle, groups = further_tables(analysis)
+    assert first.row_count == 4
     assert rules.row_count == weighted.row_count == known.row_count == 6
     assert [table.row_count for table in (after, after_weighted, tasks, oracle)] == [2, 2, 3, 1]
     assert list(tasks.columns[0].cells) == [
@@ -61,6 +75,7 @@ def test_tables_show_rules_tasks_exits_and_groups(run_with):
         "after task 2, on task 2",
     ]
     assert [table.row_count for table in (exits, groups)] == [3, 5]
+    assert list(exits.columns[0].cells) == ["exit 0", "exit 1", "final"]
     at_full_cost = next(iter(rules.columns[7].cells))
     expected = accuracy_at_budgets(analysis.curves["confidence"], [1.0])[0]
     assert at_full_cost == f"{100 * expected:.1f}"
@@ -69,18 +84,19 @@ def test_tables_show_rules_tasks_exits_and_groups(run_with):
     assert eefp[-1] == "–"
 
 
-def test_a_run_without_acs_has_one_exit(run_with):
-    directory, _ = run_with(exits=1)
-    analysis = analyse(directory)
-    assert len(tables(analysis)) == 9
-    assert set(figures(analysis)) == {
-        "cost_accuracy",
-        "exit_accuracy",
-        "reliability",
-        "exits_by_task",
-        "exits_by_class",
-    }
-    assert write(analysis, directory)
+def test_the_first_tables_fit_80_columns_in_one_piece_each_and_are_explained(run_with):
+    console = Console(width=80)
+    for table in main_tables(analyse(run_with()[0])):
+        assert len(list(fitted(table, console))) == 1
+        assert table.caption
+
+
+def test_a_run_without_acs_has_one_exit_and_one_sentence(run_with, capsys):
+    directory, outputs = run_with(exits=1)
+    assert main(["exits", str(directory.path)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "has no ACs" in line
+    assert f"{100 * outputs.correct.double().mean():.1f} %" in line
 
 
 def test_written_files(run_with):

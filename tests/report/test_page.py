@@ -6,7 +6,8 @@ import pytest
 
 from cl_ac.cli.main import main
 from cl_ac.errors import ConfigurationError
-from cl_ac.report.page import write_report
+from cl_ac.report.formats import ResultTable
+from cl_ac.report.page import _table, write_report
 
 OPEN_ENDED = {"meta", "link", "br", "img", "hr"}
 
@@ -105,6 +106,7 @@ def test_benchmarks_have_their_own_parts_and_files(stored_run, tmp_path):
     runs = [stored_run(tmp_path / name, each, tasks=2) for name, each in settings.items()]
     text = write_report(runs, tmp_path).read_text()
     assert re.findall(r"<h2[^>]*>(.*?)</h2>", text) == ["Digits, 2 tasks", "CIFAR100, 2 tasks"]
+    assert re.search(r"<h1>(.*?)</h1>", text)[1] == "Continual learning on 2 benchmarks"
     assert (tmp_path / "tables" / "CIFAR100_2_tasks-summary.csv").exists()
     assert (tmp_path / "tables" / "Digits_2_tasks-summary.csv").exists()
 
@@ -124,3 +126,14 @@ def test_the_command_prints_the_table_and_the_page(runs, tmp_path, capsys):
     assert str(tmp_path / "report.html") in printed
     assert main(["report", str(runs[2].path)]) == 0
     assert (runs[2].path / "report" / "report.html").exists()
+
+
+def test_exits_go_by_one_name(text):
+    assert "exit_0" not in text
+    assert "exit 0" in text
+
+
+def test_a_table_with_many_columns_says_that_it_scrolls():
+    few, many = (ResultTable("t", "title", [str(place) for place in range(n)], []) for n in (4, 14))
+    assert "scrolls sideways" not in _table(few)
+    assert "scrolls sideways" in _table(many)

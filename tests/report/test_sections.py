@@ -39,7 +39,9 @@ def test_sections_answer_what_the_runs_have_data_for(make_comparison):
 def test_watched_runs_show_the_stability_gap(make_comparison):
     *_, last = sections(make_comparison("LwF", watch=True))
     assert last.title == "Stability gap"
-    assert set(last.figures) == {"task_accuracy-LwF", "old_tasks-LwF", "task_accuracy-LwF + sdn", "old_tasks-LwF + sdn"}
+    of_groups = {"task_accuracy-LwF", "old_tasks-LwF", "task_accuracy-LwF + sdn", "old_tasks-LwF + sdn"}
+    assert set(last.figures) == {"gaps-1", *of_groups}
+    assert [line.get_label() for line in last.figures["gaps-1"].axes[0].lines] == ["LwF", "LwF + sdn"]
 
 
 def test_one_run_of_one_task_can_be_shown(stored_run, tmp_path):
@@ -80,9 +82,10 @@ def test_drift_is_told_for_every_exit(make_comparison):
     *_, section = sections(comparison)
     assert section.title == "Drift"
     assert set(section.figures) == {"drift-LwF", "drift-LwF + sdn"}
+    assert len({figure.axes[0].get_ylim() for figure in section.figures.values()}) == 1
     rows = {(row[0], row[1]): row[2:] for row in section.tables[0].rows}
     first, second = (run.drift() for run in comparison.groups[1].runs)
-    features, newest = rows["LwF + sdn", "exit_1"]
+    features, newest = rows["LwF + sdn", "exit 1"]
     assert features.values == pytest.approx([each.since_learned[2, :2, 1].mean().item() for each in (first, second)])
     weights = first.weights[2, 1]
     assert newest.values[0] == pytest.approx((weights[2] / ((weights[0] + weights[1]) / 2)).item())

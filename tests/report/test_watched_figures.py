@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from cl_ac.report.watched_figures import old_tasks_figure, task_accuracy_figure, task_history
+from cl_ac.report.watched_figures import gap_overlay, old_tasks_figure, task_accuracy_figure, task_history
 from cl_ac.watching.stability import Watched
 
 
@@ -51,3 +53,12 @@ def test_without_acs_the_final_exit_is_drawn_once():
     run = [watched(t, 5 * t, [[0.5] * (t + 1)] * 2, ["final", "most_confident"]) for t in range(2)]
     (axes,) = old_tasks_figure(run, "run").axes
     assert axes.get_legend_handles_labels()[1] == ["final"]
+
+
+def test_runs_line_up_by_task_whatever_their_steps(run):
+    slower = [replace(each, start=3 * each.start, steps=3 * each.steps) for each in run]
+    (axes,) = gap_overlay({"LwF": run, "ER": slower}).axes
+    first, second = axes.lines
+    assert [first.get_label(), second.get_label()] == ["LwF", "ER"]
+    assert first.get_xdata()[[0, 1, 3, 4]].tolist() == second.get_xdata()[[0, 1, 3, 4]].tolist() == [1, 2, 2, 3]
+    assert first.get_ydata()[[0, 1, 3, 4]].tolist() == pytest.approx([70, 50, 65, 50])

@@ -1,3 +1,4 @@
+import json
 import time
 from dataclasses import replace
 
@@ -10,7 +11,16 @@ from cl_ac.exits.curves import cost_accuracy
 from cl_ac.exits.rules import Confidence
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.exit_timing import timing_table
-from cl_ac.serving.exit_timing import BUDGETS, affordable_rules, interleaved_medians, measure, time_rules
+from cl_ac.serving.exit_timing import (
+    BUDGETS,
+    Measurement,
+    Timing,
+    affordable_rules,
+    interleaved_medians,
+    measure,
+    time_rules,
+)
+from cl_ac.serving.held_out import Correction
 
 
 def test_runs_take_turns():
@@ -48,15 +58,46 @@ def test_measuring_a_run(tmp_path, capsys, validation):
     given += ["--benchmark.tasks", "2", "--benchmark.samples_per_class", "20", "--training.epochs", "1"]
     given += ["--benchmark.validation", validation, "--device", "cpu", "--out", str(tmp_path), "--name", "run"]
     assert main(["run", *given]) == 0
-    measurement = measure(RunDirectory(tmp_path / "run"), "cpu", batches=(32,))
+    told = []
+    measurement = measure(
+        RunDirectory(tmp_path / "run"), "cpu", batches=(32,), images=200, progress=lambda *each: told.append(each)
+    )
+    assert measurement.images == 200
+    phases = list(dict.fromkeys(phase for phase, *_ in told))
+    assert "seconds at batch 32" in phases
+    assert all(any(each[0] == phase and each[1] == each[2] for each in told) for phase in phases)
     assert (measurement.held_out is not None) == (validation == "0.2")
     # One sample may be rounded to the other side of a threshold that another one set.
     assert all(share > 0.99 for share in measurement.agreement.values())
     assert set(measurement.timings) == {32}
     assert timing_table(measurement).row_count == len(measurement.rules) > 0
-    assert main(["exits", str(tmp_path / "run")]) == 0
-    printed = capsys.readouterr().out
-    assert "accuracy within a budget" in printed
-    assert str(tmp_path / "run" / "exits" / "reliability.png") in printed
+    assert main(["exits", str(tmp_path / "run"), "--images", "64", "--measure", "--device", "cpu"]) == 0
+    printed = capsys.readouterr()
+    assert "accuracy within a budget" in printed.out
+    assert "reliability.png" in printed.out
+    assert "early exits at each budget: done" in printed.err
+    kept = json.loads((tmp_path / "run" / "exits" / "measured.json").read_text())
+    assert kept["images"] == 64
+    assert kept["budgets"]["1"]["timings"]["256"]["measured"] > 0
+    assert bool(kept["fitted_rules"]) == (kept["held_out_samples"] is not None) == (validation == "0.2")
+    assert kept["budgets"]["0.5"]["accuracy"] == measurement.accuracy[0.5]
+    assert main(["exits", str(tmp_path / "run"), "--images", "0", "--measure", "--device", "cpu"]) == 2
+    assert "images is 0" in capsys.readouterr().err
     assert main(["exits", str(tmp_path / "nothing")]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_exits_that_are_slower_at_most_budgets_are_told(random_outputs):
+    outputs = random_outputs(0)
+    rules = affordable_rules(outputs, [0.5, 0.7, 1.0])
+
+    def timings(*measured: float) -> dict:
+        return {b: Timing(b, share, share, 1.0, torch.ones(5) / 5) for b, share in zip(rules, measured, strict=True)}
+
+    same = dict.fromkeys(rules, 1.0)
+    correction = Correction(0.0, 0.0, outputs, outputs)
+    taken = {1: timings(0.9, 1.1, 1.2), 32: timings(0.5, 0.9, 1.3)}
+    measurement = Measurement(None, 200, outputs, correction, rules, same, same, taken)
+    assert "take longer than the network without ACs at most budgets (batch 1)" in timing_table(measurement).caption
+    quick = replace(measurement, timings={32: taken[32]})
+    assert "take longer" not in timing_table(quick).caption

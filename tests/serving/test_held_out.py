@@ -7,9 +7,9 @@ from cl_ac.cli.main import main
 from cl_ac.exits.calibration import fit_tlc, with_temperature
 from cl_ac.exits.rules import Confidence, decide
 from cl_ac.recording.rundir import RunDirectory
-from cl_ac.report.held_out import accuracy_within, candidates, correction_tables, held_out_table
+from cl_ac.report.held_out import accuracy_within, advice, candidates, correction_tables, fitted_rules, held_out_table
 from cl_ac.serving.finished import finished
-from cl_ac.serving.held_out import held_out_outputs, task_correction
+from cl_ac.serving.held_out import Correction, held_out_outputs, task_correction
 
 
 def test_thresholds_are_chosen_without_the_test_samples(random_outputs):
@@ -41,7 +41,22 @@ def test_calibration_repairs_exits_that_are_differently_sure(random_outputs):
 
 def test_table_has_a_row_for_each_candidate(random_outputs):
     held_out, test = random_outputs(0), random_outputs(1)
-    assert held_out_table(held_out, test).row_count == len(candidates(held_out, test)) == 8
+    rules = fitted_rules(held_out, test)
+    assert held_out_table(rules).row_count == len(rules) == len(candidates(held_out, test)) == 8
+    rule, *_ = candidates(held_out, test)["entropy"]
+    assert rules["entropy"].at[0.75] == accuracy_within(rule, held_out, test, 0.75, False)
+
+
+def test_advice_comes_from_held_out_samples(random_outputs):
+    held_out, test = random_outputs(0, samples=500), random_outputs(1, samples=500)
+    # Logits of the last task's classes are too high in all samples: what is added to the others is of use.
+    biased = [replace(each, logits=each.logits + torch.tensor([0, 0, 9.0, 9.0, 9.0])) for each in (held_out, test)]
+    of_use = Correction(4.0, 5.0, biased[1], biased[1])
+    assert advice(of_use, biased[0]).endswith(": apply it")
+    harmful = Correction(-4.0, -5.0, biased[1], biased[1])
+    # The test samples say otherwise, and are not asked.
+    assert advice(replace(harmful, after=test), biased[0]).endswith(": leave it")
+    assert "held no samples out" in advice(of_use, None)
 
 
 @pytest.mark.parametrize("validation", [0.25, "test"])
@@ -59,6 +74,8 @@ def test_held_out_samples_are_those_of_all_tasks(tmp_path, validation):
         return
     assert outputs.targets.bincount().tolist() == [2] * 10
     assert torch.equal(outputs.tasks, (outputs.targets >= 5).long())
+    few = held_out_outputs(run, trainer, directory.outputs(1).cost, images=7)
+    assert few.logits.shape[1] == len(few.targets) == len(few.tasks) == 7
 
 
 def test_task_correction_is_fitted_to_training_samples_of_the_last_task(tmp_path):
