@@ -1,6 +1,7 @@
 """The wheel holds what the tree holds, in the right places."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+import cl_ac
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("approaches", "datasets", "kernels")
@@ -53,10 +57,26 @@ def test_installed_wheel_imports_and_leaves_bare_names_alone(wheel, tmp_path):
 
 
 def test_top_level_is_what_the_project_promises():
-    for name in ("setup.cfg", "cl_ac", *ROOMS, "scripts", "tests", "README.md"):
+    documents = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "docs/README.md")
+    for name in ("setup.cfg", "pyproject.toml", "cl_ac", *ROOMS, "scripts", "results", "tests", *documents):
         assert (ROOT / name).exists()
     for room in ROOMS:
         assert not (ROOT / room / "__init__.py").exists(), "would hide other people's packages of that name"
+
+
+def test_every_place_that_names_the_version_names_the_same():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert citation["version"] == newest[1] == cl_ac.__version__
+
+
+@pytest.mark.parametrize("name", [".github/workflows/tests.yml", ".pre-commit-config.yaml"])
+def test_automation_calls_scripts_that_exist(name):
+    text = (ROOT / name).read_text()
+    assert yaml.safe_load(text)
+    called = re.findall(r"scripts/\w+\.sh", text)
+    assert "scripts/lint.sh" in called
+    assert all(os.access(ROOT / script, os.X_OK) for script in called)
 
 
 def test_import_is_light():

@@ -157,10 +157,10 @@ class Passed(NamedTuple):
 class EarlyExitModel(nn.Module):
     """Runs a network exit by exit, returns the samples that are sure, and goes on with the rest in a smaller batch.
 
-    Its answers are those of `exit_rules.decide` on the outputs of the whole network, up to the rounding of kernels that
-    compute a smaller batch, or the same product in fewer operations, in another order. It shares the backbone and the
-    approach that it is given, in evaluation mode; heads (and, with `fold`, the backbone) are copies in the form that is
-    fastest, so build it anew when the network has learned.
+    Its answers are those of `exits.rules.decide` on the outputs of the whole network, up to the rounding of kernels
+    that compute a smaller batch, or the same product in fewer operations, in another order. It shares the backbone and
+    the approach that it is given, in evaluation mode; heads (and, with `fold`, the backbone) are copies in the form
+    that is fastest, so build it anew when the network has learned.
 
     Args:
         network: has seen at least one task.

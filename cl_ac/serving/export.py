@@ -14,7 +14,7 @@ def export_stages(network: ExitNetwork, fold: bool = False) -> list[torch.export
     """Each part between exits as a program for any batch size: hidden values to (hidden values, raw logits).
 
     In a network with cascades, each part but the first reads the logits of the part before it as well. What a server
-    does between parts is `exit_rules.step`.
+    does between parts is `exits.rules.step`.
 
     Args:
         fold: whether convolutions absorb batch norm.
