@@ -115,13 +115,14 @@ class BiC(Approach):
             run_lr = trainer.training.lr if trainer.training.optimizer == "sgd" else 0.1
             lr = run_lr if self.bias_lr is None else self.bias_lr
             settings = {"epochs": self.bias_epochs, "lr": lr, "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0}
+            self.newest.requires_grad_(True)
             stage_2 = Fit(
                 network,
                 self.bias_loss,
                 TrainingSet(self.held_out.samples, task),
                 trainer.with_training(**settings, schedule="constant", warmup=0),
                 stage="bias",
-                parameters=[self.newest.requires_grad_(True)],
+                parameters=[self.newest],
                 fixed_statistics=True,
                 exit_weights=[1.0] * len(network),
             )

@@ -56,7 +56,8 @@ class MAS(Approach):
     def sensitivity(self, task: Task, network: ExitNetwork, trainer) -> Tensor:
         """Ω_new of each exit: [E, P]."""
         network.eval()
-        loader, size, total = trainer.loader(task.train), chunk_size(network), 0
+        loader, size = trainer.loader(task.train), chunk_size(network)
+        total = torch.zeros((), device=trainer.device)
         for images, targets in zip(loader.in_order(size), loader.samples.targets.split(size), strict=True):
             gradients = (
                 per_sample_gradients(network, index, images, self._length, targets) for index in range(len(network))

@@ -340,7 +340,9 @@ def build_head(
         cascade: reads the logits of the previous AC, if any.
         layout: what the axes of `shape` are; by default `channels_first`, `class_token` or `vector`.
     """
-    layout = layout or usual_layout(shape)
+    layout = usual_layout(shape) if layout is None else layout
+    if layout is None:
+        raise ValueError(f"a stage's output of shape {tuple(shape)} has no usual layout; name it")
     if AXES[layout] == 3:
         pooling = Pooling(shape, pool, layout)
         reader = classifier(pooling.out_features)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -271,7 +271,7 @@ class ExitNetwork(nn.Module):
         """
         for stage in range(len(self.stage_shapes)):
             self._need_layout(stage, "the distillation of feature maps")
-        outputs, layouts = self.at_exits(stage_outputs), self.stage_layouts
+        outputs, layouts = self.at_exits(stage_outputs), cast(list[Layout], self.stage_layouts)
         shapes = [read_shape(shape, layout) for shape, layout in zip(self.stage_shapes, layouts, strict=True)]
         lists = []
         for exit_output, (_, end) in zip(outputs, self.bounds, strict=True):

@@ -86,7 +86,7 @@ def run(
     restore(checkpoint, network, approach)
     approach.to(place)
     epochs = [training.epochs_of(task) for task in range(len(tasks))]
-    console = console or Console(stderr=True)
+    console = Console(stderr=True) if console is None else console
     with Journal(directory, checkpoint, network, approach, epochs, console, loggers) as journal:
         for task in tasks[checkpoint.task :]:
             unfinished = checkpoint.fit if task.index == checkpoint.task else None
@@ -128,7 +128,7 @@ def assemble(
     """The network before its first task; `approach` is given the memory and what answers at inference."""
     exits = backbone.exits(exits) if isinstance(exits, str) else exits
     approach.memory = memory
-    approach.inference = classifier or approach.inference_classifier()
+    approach.inference = approach.inference_classifier() if classifier is None else classifier
     network = ExitNetwork(backbone, exits, approach.build_classifier)
     return network.to(memory_format=torch.channels_last) if channels_last else network
 

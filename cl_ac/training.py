@@ -404,7 +404,7 @@ class Trainer:
 
     def autocast(self, training: Training | None = None):
         """The context in which forward passes run at the chosen precision."""
-        precision = (training or self.training).precision
+        precision = (self.training if training is None else training).precision
         if precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, getattr(torch, precision))
@@ -423,7 +423,7 @@ class Trainer:
         batches, stacked = [], False
         for images in self.loader(samples).in_order(max(self.training.batch_size, 256)):
             with self.autocast():
-                output = (read or network)(images)
+                output = (network if read is None else read)(images)
             stacked = isinstance(output, Tensor)
             # A stacked output is one copy from the device, not one for each exit.
             batches.append(output.float().cpu() if stacked else [part.float().cpu() for part in output])

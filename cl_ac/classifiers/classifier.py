@@ -7,7 +7,7 @@ Logits are log-probabilities, so that their softmax is a confidence which early-
 """
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +106,8 @@ class Classifier(Growing):
 
     def vectors(self, network: ExitNetwork, hidden: Sequence[Tensor]) -> list[Tensor]:
         """What is known of each image at each exit, of what `network.hidden` gave: E tensors [B, D_i]."""
-        return [self.vector(part, head.layout).float() for part, head in zip(hidden, network.heads, strict=True)]
+        layouts = (cast(Layout, head.layout) for head in network.heads)
+        return [self.vector(part, layout).float() for part, layout in zip(hidden, layouts, strict=True)]
 
     def vector(self, hidden: Tensor, layout: Layout) -> Tensor:
         """What is known of each image at an exit whose head reads `hidden`, of that layout: [B, D_i]."""

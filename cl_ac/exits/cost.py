@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cl_ac.classifiers.classifier import Classifier
+from cl_ac.data.layouts import Layout
 from cl_ac.evaluation import Cost
 from cl_ac.exits.heads import inference_head
 from cl_ac.network import ExitNetwork
@@ -42,7 +44,8 @@ def exit_costs(network: ExitNetwork, classifier: Classifier | None = None) -> Co
     device, was_training = network.device, network.training
     network.eval()
     hidden, logits = torch.zeros(1, *network.backbone.image_shape, device=device), None
-    backbone, heads, known = [], [], []
+    backbone, heads = [], []
+    known: list[Tensor] = []
     for index, head in enumerate(network.heads):
         macs, hidden = counted(partial(network.segment, index, hidden))
         backbone.append(macs)
@@ -50,7 +53,8 @@ def exit_costs(network: ExitNetwork, classifier: Classifier | None = None) -> Co
         if classifier is None or classifier.reads_logits:
             alone, logits = counted(partial(inference_head(head), hidden, logits))
         if classifier is not None:
-            features = logits if classifier.reads_logits else classifier.vector(hidden).float()
+            layout = cast(Layout, head.layout)
+            features = cast(Tensor, logits) if classifier.reads_logits else classifier.vector(hidden, layout).float()
             macs, scores = counted(partial(classifier.score, index, features))
             alone, known = alone + macs, [*known, scores.log_softmax(-1)]
             together, _ = counted(partial(classifier.logits_at, index, torch.stack(known)))

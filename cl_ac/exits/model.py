@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_ac.approach import Approach
+from cl_ac.data.layouts import Layout
 from cl_ac.errors import ConfigurationError
 from cl_ac.exits.folding import InferenceStages
 from cl_ac.exits.heads import inference_head
@@ -224,14 +225,13 @@ class EarlyExitModel(nn.Module):
             advanced = [self._advance(segment, part) for part in parts]
             return torch.cat([each for each, _ in advanced]), Passed.joined([part for _, part in advanced])
         hidden = segment.stages(hidden)
-        classifier = self.approach.inference if self.approach else None
+        classifier = None if self.approach is None else self.approach.inference
         if classifier is None or classifier.reads_logits:
             logits = segment.head(hidden, logits)
         if classifier is None:
             return self._correct(segment.index, logits.float()).float(), Passed(hidden, logits)
-        features = (
-            logits if classifier.reads_logits else classifier.vector(hidden, self.network.heads[segment.index].layout)
-        )
+        layout = cast(Layout, self.network.heads[segment.index].layout)
+        features = cast(Tensor, logits) if classifier.reads_logits else classifier.vector(hidden, layout)
         own = classifier.score(segment.index, features.float()).log_softmax(-1)[None]
         known = own if known is None else torch.cat([known, own])
         return classifier.logits_at(segment.index, known).float(), Passed(hidden, logits, known)

@@ -181,7 +181,7 @@ def fit(network: ExitNetwork, trainer: Trainer, samples: Samples, task: Task, ca
     def loss(network: ExitNetwork, batch: Batch) -> Tensor:
         read = [batch.extras[str(index)] for index in range(len(learning))] if batch.extras else None
         logits: list[Tensor] = []
-        for head, value in zip(learning, read or reduced(network, batch.images), strict=True):
+        for head, value in zip(learning, reduced(network, batch.images) if read is None else read, strict=True):
             logits.append(head.answer(value, logits[-1] if logits else None))
         losses = cross_entropy(torch.stack(logits), batch.targets, task.seen_classes)
         return torch.cat([losses, losses.new_zeros(1)])  # the final exit learns nothing

@@ -67,7 +67,9 @@ def defaults(cls: type) -> dict[str, Any]:
         for parameter in inspect.signature(each.__init__).parameters.values():
             if parameter.default is not parameter.empty:
                 value = parameter.default
-                found.setdefault(parameter.name, asdict(value) if is_dataclass(value) else value)
+                found.setdefault(
+                    parameter.name, asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+                )
     return found
 
 
