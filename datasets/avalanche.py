@@ -109,7 +109,8 @@ class AvalancheBenchmark(Benchmark):
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
-        return tuple(_image(_stored(self.source.train_stream[0])[0][0]).shape)
+        channels, height, width = _image(_stored(self.source.train_stream[0])[0][0]).shape
+        return channels, height, width
 
     def load(self) -> tuple[Samples, Samples]:
         """All images of the training and of the test stream as resident tensors.

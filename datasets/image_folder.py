@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -112,7 +113,7 @@ class ImageFolder(Benchmark):
             DataError: naming every file that is no readable image, or if memory has no room. Of images that are not
                 kept in memory only the headers are read here; a damaged picture is named when it is first used.
         """
-        files = ImageFiles([path for part in parts for path in part.images.paths], self.size)
+        files = ImageFiles([path for part in parts for path in cast(ImageFiles, part.images).paths], self.size)
         if not self._fits(torch.Size(files.shape).numel()):
             _for_each(files.paths, lambda index, path: _probe(path))
             return list(parts)
