@@ -63,6 +63,7 @@ def kmeans_split(
     centroids = _spread_out(points, experts, generator)
     prices, owners = points.new_zeros(experts), None
     least, best = torch.inf, None
+    last = torch.inf
     for _ in range(rounds):
         # Squared distances differ from this by terms that every balanced assignment shares.
         similarity = points @ centroids.T - centroids.square().sum(1) / 2
@@ -74,9 +75,10 @@ def kmeans_split(
         spread = (points - centroids[assigned]).square().sum().item()
         if spread < least:
             least, best = spread, assigned
-        if owners is not None and torch.equal(assigned, owners):
+        # Equal points that change places move nothing.
+        if owners is not None and (torch.equal(assigned, owners) or abs(last - spread) <= 1e-6 * spread):
             break
-        owners = assigned
+        owners, last = assigned, spread
     return _members(best, experts)
 
 
@@ -139,9 +141,26 @@ def auction(similarity: Tensor, size: int, prices: Tensor | None = None) -> tupl
     if groups == 1:
         return torch.zeros(points, dtype=torch.int64, device=similarity.device), prices
     spread = similarity.std().item() or 1.0
+    taste = _tastes(similarity)
     for step in (0.3, 0.06, 0.012):
-        owners, prices = _auction_stage(similarity, size, prices, max(step * spread, 1e-6))
+        raised = max(step * spread, 1e-6)
+        wished = similarity if taste is None else similarity + raised * taste
+        owners, prices = _auction_stage(wished, size, prices, raised)
     return owners, prices
+
+
+def _tastes(similarity: Tensor) -> Tensor | None:
+    """Random values in [0, 1) where rows [P, E] are equal, 0 elsewhere; None if no rows are.
+
+    Points that are equal, such as pruned neurons, all bid for the same group at once, and raise the prices of the others
+    one by one. Differences as small as the raise of a bid let them bid for all groups together.
+    """
+    _, group, counts = similarity.unique(dim=0, return_inverse=True, return_counts=True)
+    repeated = counts[group] > 1
+    if not repeated.any():
+        return None
+    tastes = torch.rand(similarity.shape, generator=torch.Generator().manual_seed(0)).to(similarity)
+    return tastes * repeated[:, None]
 
 
 def _auction_stage(similarity: Tensor, size: int, prices: Tensor, step: float) -> tuple[Tensor, Tensor]:
