@@ -152,8 +152,8 @@ def auction(similarity: Tensor, size: int, prices: Tensor | None = None) -> tupl
 def _tastes(similarity: Tensor) -> Tensor | None:
     """Random values in [0, 1) where rows [P, E] are equal, 0 elsewhere; None if no rows are.
 
-    Points that are equal, such as pruned neurons, all bid for the same group at once, and raise the prices of the others
-    one by one. Differences as small as the raise of a bid let them bid for all groups together.
+    Points that are equal, such as pruned neurons, all bid for the same group at once, and raise the prices of the
+    others one by one. Differences as small as the raise of a bid let them bid for all groups together.
     """
     _, group, counts = similarity.unique(dim=0, return_inverse=True, return_counts=True)
     repeated = counts[group] > 1

@@ -4,7 +4,7 @@ from torch import nn
 
 from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.backbones.vit import MLP
-from cl_ac.efficiency import split
+from cl_ac.efficiency import split as splitting
 from cl_ac.efficiency.split import (
     auction,
     coactivation,
@@ -142,8 +142,8 @@ def test_sizes_of_experts():
 @pytest.mark.parametrize("row", [torch.zeros(1, 32), torch.ones(1, 32)])
 def test_equal_rows_do_not_keep_the_clustering_going(monkeypatch, row):
     """Of pruned neurons, which are all zero, no round is the same as the one before, and bids would rise one by one."""
-    stages, stage = [], split._auction_stage
-    monkeypatch.setattr(split, "_auction_stage", lambda *arguments: stages.append(1) or stage(*arguments))
+    stages, stage = [], splitting._auction_stage
+    monkeypatch.setattr(splitting, "_auction_stage", lambda *arguments: stages.append(1) or stage(*arguments))
     rows = torch.cat([torch.randn(144, 32, generator=stream()), row.expand(48, 32)])
     members = kmeans_split(rows, 12, stream())
     assert members.flatten().sort().values.equal(torch.arange(192))
