@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork, TrainingSet
-from cl_ac.copying import copied
+from cl_ac.data.copying import copied
 from cl_ac.losses import Distillation, auxiliary_distillation, cross_entropy, distillation
 from cl_ac.teacher import Teacher, TeacherStatistics
 from cl_ac.training import Fit

@@ -12,10 +12,10 @@ from typing import ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from cl_ac.copying import copied
+from cl_ac.data.copying import copied
 from cl_ac.data.layouts import AXES, Layout, Witnesses, check_layout, read, read_shape, usual_layout
 from cl_ac.data.seeding import generator
-from cl_ac.errors import ConfigurationError, unknown
+from cl_ac.errors import ConfigurationError, told, unknown
 from cl_ac.heads import Cascade, GrowingClassifier, GrowingLinear, Head, build_head
 
 
@@ -114,14 +114,25 @@ class Backbone(nn.Module):
         return self.presets[preset]
 
     def shapes(self) -> list[tuple[int, ...]]:
-        """Shape of each stage's output for one image, without the batch axis."""
+        """Shape of each stage's output for one image, without the batch axis.
+
+        Raises:
+            ConfigurationError: if a stage cannot read what the one before gives for images of this shape.
+        """
         was_training, shapes = self.training, []
         device = next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
         self.eval()
         with torch.no_grad():
             hidden = torch.zeros(1, *self.image_shape, device=device)
-            for stage in self.stages:
-                hidden = stage(hidden)
+            for name, stage in zip(self.stage_names, self.stages, strict=True):
+                try:
+                    hidden = stage(hidden)
+                # A stage runs code of its own, which may raise anything.
+                except Exception as error:
+                    raise ConfigurationError(
+                        f"the backbone {type(self).__name__} cannot read images of {self.image_shape}: its stage "
+                        f"'{name}' fails ({told(error)})"
+                    ) from error
                 shapes.append(tuple(hidden.shape[1:]))
         self.train(was_training)
         return shapes

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from cl_ac.errors import ConfigurationError
 from cl_ac.network import Backbone, Exits
 
 CHANNELS = [64, 64, "pool", 128, 128, "pool", *[256] * 4, "pool", *[512] * 4, "pool", *[512] * 4, "pool"]
@@ -43,6 +44,11 @@ class VGG19(Backbone):
 
     def __init__(self, image_shape: tuple[int, int, int], hidden: int = 4096):
         in_channels, height, width = image_shape
+        if min(height, width) < 32:
+            raise ConfigurationError(
+                f"the backbone VGG19 halves maps five times, but images are {height} × {width}; they must have at "
+                "least 32 × 32 pixels (benchmark.augmentation.size makes them larger)"
+            )
         stages: dict[str, nn.Module] = {}
         index = -1
         for channels, following in zip(CHANNELS, [*CHANNELS[1:], None], strict=True):

@@ -55,12 +55,7 @@ class WrappedModel(Backbone):
         if weights and not pretrained:
             load_weights(network, weights, used=self)
         self.token_layout = token_layout(parts[LAST_STAGE].graph)
-        try:
-            *_, features = self.shapes()
-        except Exception as error:
-            raise ConfigurationError(
-                f"the model '{model}' cannot read images of {image_shape}: {told(error)}"
-            ) from error
+        *_, features = self.shapes()
         if len(features) != 1:
             raise ConfigurationError(f"the model '{model}' ends in features of shape {features}; it needs one vector")
 

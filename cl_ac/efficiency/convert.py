@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_ac.backbones.feed_forward import ADAPTERS, Adapter, FeedForward, evaluating, find_feed_forwards
-from cl_ac.copying import copied
+from cl_ac.data.copying import copied
 from cl_ac.data.seeding import generator
 from cl_ac.efficiency.bundles import bundle_experts, check_bundle
 from cl_ac.efficiency.dynamic import DynamicFFN
@@ -97,6 +97,8 @@ def convert(
     Raises:
         ConfigurationError: if there is no FFN, no token, or settings that do not fit the FFNs.
     """
+    if iter(inputs) is inputs:
+        raise ConfigurationError("inputs can be gone through only once, as generators can; give a list or a DataLoader")
     model = copied(model)
     found = find_feed_forwards(model, adapters)
     if not found:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.efficiency.bundles import bundle_mask, bundled_ffn, bundled_weights
 from cl_ac.efficiency.gates import Gate, highest_threshold
+from cl_ac.efficiency.observation import call
 from cl_ac.efficiency.routers import empty_router, router_description
 from cl_ac.errors import DataError
 from cl_ac.kernels.cost import Usage, measured_usage
@@ -205,9 +206,12 @@ def measure_usage(model: nn.Module, *inputs: Any) -> None:
     """Lets every dynamic FFN note how much a typical batch uses of its experts, which backend `auto` decides on.
 
     Needed on a GPU, where the masks of every batch cannot be read back, and again after each change of gates.
+
+    Args:
+        inputs: what the model is called with, or one mapping of its named arguments.
     """
     with recording(model) as recordings:
-        model(*inputs)
+        call(model, inputs[0]) if len(inputs) == 1 else model(*inputs)
     for name, ffn in dynamic_ffns(model).items():
         if recordings[name].mask is not None:
             ffn.usage = measured_usage(recordings[name].mask)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from cl_ac.approach import Approach
-from cl_ac.copying import copied
 from cl_ac.data.batches import Batch, TrainingSet
+from cl_ac.data.copying import copied
 from cl_ac.data.samples import Samples
 from cl_ac.data.tasks import Task
 from cl_ac.efficiency.sparsify import SparsifiedLoss, Sparsify

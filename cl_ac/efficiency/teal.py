@@ -16,7 +16,7 @@ from cl_ac.efficiency.greedy import greedy
 from cl_ac.efficiency.observation import observed
 from cl_ac.efficiency.router_free import Place, masked, watched
 from cl_ac.efficiency.sparsity_rules import Threshold
-from cl_ac.errors import ConfigurationError
+from cl_ac.errors import ConfigurationError, unknown
 
 # Float32 magnitudes order like their bits; without the last 13 they fall into 2^18 bins, each 0.1 % wide.
 _DROPPED_BITS = 13
@@ -78,7 +78,15 @@ def calibrate(model: nn.Module, run: Callable[[Any], object]) -> Calibration:
 
 
 def thresholds(calibration: Calibration, share: float, places: Sequence[Place]) -> dict[str, dict[Place, Threshold]]:
-    """Rules for `masked` that drop `share` of each of the tensors `places`, on the calibration data."""
+    """Rules for `masked` that drop `share` of each of the tensors `places`, on the calibration data.
+
+    Raises:
+        ConfigurationError: if an FFN has no such tensor.
+    """
+    for name, tensors in calibration.items():
+        for place in places:
+            if place not in tensors:
+                raise ConfigurationError(unknown(f"tensor of the feed-forward network '{name}'", place, tensors))
     return {
         name: {place: Threshold(tensors[place].quantile(share)) for place in places}
         for name, tensors in calibration.items()

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from torch import nn
 
 from cl_ac.backbones.resnet import ResNet32
 from cl_ac.backbones.small import SmallConvNet
 from cl_ac.backbones.vgg import VGG19
 from cl_ac.backbones.wide_resnet import WideResNet16
+from cl_ac.errors import ConfigurationError
 from cl_ac.exits.cost import exit_costs
-from cl_ac.network import ExitNetwork
+from cl_ac.network import Backbone, ExitNetwork
 
 SHAPE = (3, 32, 32)
 
@@ -77,3 +79,11 @@ def test_no_stage_overwrites_what_an_exit_reads(build):
         output = stage(hidden)
         assert torch.equal(hidden, before)
         hidden = output
+
+
+def test_images_that_are_too_small_are_one_sentence():
+    with pytest.raises(ConfigurationError, match=r"VGG19 .* 16 × 32; they must have at least 32 × 32 pixels"):
+        VGG19((3, 16, 32))
+    narrow = Backbone((1, 2, 2), {"conv": nn.Conv2d(1, 2, 3), "flat": nn.Flatten()})
+    with pytest.raises(ConfigurationError, match=r"Backbone cannot read images of \(1, 2, 2\): its stage 'conv' fails"):
+        ExitNetwork(narrow)

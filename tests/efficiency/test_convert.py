@@ -148,3 +148,8 @@ def test_mistakes_are_one_sentence(network):
         Conversion(split="best")
     with pytest.raises(ConfigurationError, match=r"experts\.tokens is 0"):
         Conversion(tokens=0)
+
+
+def test_inputs_that_can_be_read_only_once_are_refused():
+    with pytest.raises(ConfigurationError, match="only once"):
+        convert(nn.Linear(2, 2), (batch for batch in []))

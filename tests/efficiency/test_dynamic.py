@@ -113,6 +113,21 @@ def test_measured_usage_is_kept_until_the_gate_changes(dense):
     assert model.first.usage is None
 
 
+def test_usage_is_measured_on_named_arguments_too(dense):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = converted(dense)
+
+        def forward(self, images):
+            return self.inner(images)
+
+    model = Named()
+    set_gate(model, Gate("top_k", 2))
+    measure_usage(model, {"images": X})
+    assert model.inner.first.usage.pairs == pytest.approx(2 / 8)
+
+
 def test_dropout_of_the_output_is_kept(dense):
     model = converted(dense).train()
     set_gate(model, Gate("all"))

@@ -173,3 +173,9 @@ def test_repeated_calls_do_not_grow_a_cache(batches):
 def test_a_block_that_is_never_called_is_one_sentence(model):
     with pytest.raises(ConfigurationError, match=r"never reached the block 'blocks\.0'"):
         allocate(model, "blocks.0", lambda model: None)
+
+
+def test_thresholds_of_a_tensor_that_is_not_there_are_refused():
+    calibration = {"block.mlp": {"hidden": MagnitudeHistogram()}}
+    with pytest.raises(ConfigurationError, match=r"'block\.mlp' 'gate'; known: hidden"):
+        thresholds(calibration, 0.5, ["gate"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cl_ac.copying import copied
+from cl_ac.data.copying import copied
 
 
 @pytest.mark.parametrize(
