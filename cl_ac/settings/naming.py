@@ -36,7 +36,9 @@ def run_name(settings: Mapping[str, Any], tasks: int) -> str:
     else:
         readable = ""
     digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6] if changed else ""
-    parts = (benchmark, class_name(settings["approach"]), readable, placement, digest, f"seed{settings['seed']}")
+    classifier = class_name(settings["classifier"]) if settings.get("classifier") else ""
+    classes = class_name(settings["backbone"]), class_name(settings["approach"])
+    parts = (benchmark, *classes, readable, placement, classifier, digest, f"seed{settings['seed']}")
     return "_".join(re.sub(r"[^\w.+-]", "-", part) for part in parts if part)
 
 
@@ -51,8 +53,7 @@ def changes(settings: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name, value in settings.items():
         if name in PLUGINS and value is not None:
-            options = flatten(value.get("init_args") or {}, f"{name}.")
-            given |= options if name in ("approach", "benchmark") else {name: class_name(value), **options}
+            given |= flatten(value.get("init_args") or {}, f"{name}.")
             usual |= flatten(defaults(resolve(name, PLUGINS[name], value["class_path"], trusted=True)), f"{name}.")
         else:
             given |= flatten({name: value})
