@@ -199,5 +199,5 @@ def test_without_network_the_sentence_says_so(monkeypatch, error):
 
     monkeypatch.setattr("avalanche.benchmarks.classic.SplitCIFAR100", download)
     benchmark = AvalancheBenchmark("avalanche.benchmarks.classic.SplitCIFAR100")
-    with pytest.raises(DataError, match="cannot download its data .*without network"):
+    with pytest.raises(DataError, match=r"cannot download its data .*without network"):
         _ = benchmark.source

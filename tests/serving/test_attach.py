@@ -118,7 +118,7 @@ def test_mistakes_are_one_sentence(run_of, tmp_path):
         attach(source, target, "sdm", device="cpu")
     with pytest.raises(ConfigurationError, match="cache is -1 GiB"):
         Attachment(cache=-1)
-    with pytest.raises(ConfigurationError, match="^epochs is 0"):
+    with pytest.raises(ConfigurationError, match=r"^epochs is 0"):
         Attachment(epochs=0)
     with pytest.raises(ConfigurationError, match="did you mean 'all'"):
         Attachment("al")
