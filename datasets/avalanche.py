@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from pkgutil import resolve_name
 from typing import Any, Literal
+from urllib.error import URLError
 
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ class AvalancheBenchmark(Benchmark):
 
         Raises:
             ConfigurationError: if it cannot be built.
+            DataError: if its data cannot be downloaded.
         """
         try:
             build = resolve_name(self.factory)
@@ -67,6 +69,12 @@ class AvalancheBenchmark(Benchmark):
             with global_stream(0, "avalanche"):
                 return build(**self.arguments)
         except Exception as error:
+            # Errors about files name one; those about the network, but for answers of a server, do not.
+            if isinstance(error, URLError) or (isinstance(error, OSError) and error.filename is None):
+                raise DataError(
+                    f"benchmark.factory '{self.factory}' cannot download its data ({told(error)}); without network, "
+                    "put them where it looks for them (benchmark.arguments, mostly dataset_root)"
+                ) from error
             raise ConfigurationError(
                 f"benchmark.factory '{self.factory}' cannot build a benchmark from benchmark.arguments "
                 f"{self.arguments}: {told(error)}"

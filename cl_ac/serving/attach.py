@@ -52,6 +52,9 @@ class Attachment:
     def __post_init__(self) -> None:
         if self.data not in get_args(Source):
             raise ConfigurationError(unknown("data", self.data, get_args(Source)))
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.cache < 0:
             raise ConfigurationError(f"cache is {self.cache:g} GiB; it must be at least 0")
 
@@ -122,6 +125,8 @@ def attach(
     Raises:
         UserError: if the run is not finished, or the settings do not fit it.
     """
+    if (directory.path / "config.yaml").exists():
+        raise ConfigurationError(f"'{directory.path}' already holds a run; give another --name or --out")
     began = time.perf_counter()
     run = finished(source, device)
     seed, tasks = source.config["seed"], run.objects.benchmark.tasks

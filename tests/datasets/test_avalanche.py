@@ -1,6 +1,7 @@
 """Avalanche's benchmarks as ours, with Avalanche as the oracle for tasks and their data."""
 
 import importlib.util
+from urllib.error import URLError
 
 import numpy
 import pytest
@@ -189,3 +190,14 @@ def test_what_is_no_image_is_refused(convert, words):
 def test_wrong_factory_or_arguments(factory, arguments, words):
     with pytest.raises(ConfigurationError, match=words):
         AvalancheBenchmark(factory, arguments).check()
+
+
+@pytest.mark.parametrize("error", [URLError("no route"), ConnectionResetError(104, "reset"), TimeoutError("too late")])
+def test_without_network_the_sentence_says_so(monkeypatch, error):
+    def download(**_):
+        raise error
+
+    monkeypatch.setattr("avalanche.benchmarks.classic.SplitCIFAR100", download)
+    benchmark = AvalancheBenchmark("avalanche.benchmarks.classic.SplitCIFAR100")
+    with pytest.raises(DataError, match=r"cannot download its data .*without network"):
+        _ = benchmark.source

@@ -102,7 +102,9 @@ def test_command(run_of, capsys):
         assert main(["attach", str(source.path), *given]) == 0
         assert str(source.path.parent / data) in capsys.readouterr().out
     assert main(["attach", str(source.path), *given]) == 2
-    assert "already holds a run" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "already holds a run; give another --name or --out" in message
+    assert "--resume" not in message
     assert main(["report", str(source.path.parent / "last"), "--out", str(source.path.parent / "report")]) == 0
 
 
@@ -116,6 +118,8 @@ def test_mistakes_are_one_sentence(run_of, tmp_path):
         attach(source, target, "sdm", device="cpu")
     with pytest.raises(ConfigurationError, match="cache is -1 GiB"):
         Attachment(cache=-1)
+    with pytest.raises(ConfigurationError, match=r"^epochs is 0"):
+        Attachment(epochs=0)
     with pytest.raises(ConfigurationError, match="did you mean 'all'"):
         Attachment("al")
     assert not target.path.exists(), "no half-made run is left behind"
