@@ -14,8 +14,9 @@ from cl_ac.efficiency.dynamic import set_gate
 from cl_ac.efficiency.gates import Gate
 from cl_ac.exits.model import EarlyExitModel
 from cl_ac.exits.rules import Confidence
-from cl_ac.recording.checkpoint import write_atomically
-from cl_ac.recording.rundir import RunDirectory, provenance
+from cl_ac.recording.files import write_atomically
+from cl_ac.recording.provenance import provenance
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
 from cl_ac.report.conversion_figures import cost_figure, load_figure, map_figure, time_figure
 from cl_ac.serving.conversion import Converted

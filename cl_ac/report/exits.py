@@ -32,7 +32,7 @@ from cl_ac.exits.curves import (
 )
 from cl_ac.exits.quality import Quality, groups, quality
 from cl_ac.exits.rules import Confidence, Entropy, Margin, Patience, Rule
-from cl_ac.recording.checkpoint import write_atomically
+from cl_ac.recording.files import write_atomically
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
 from cl_ac.report.exit_figures import exit_accuracy_figure, exit_histogram_figure, reliability_figure, rules_figure

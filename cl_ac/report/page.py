@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 import cl_ac
 from cl_ac.errors import ConfigurationError
-from cl_ac.recording.checkpoint import write_atomically
 from cl_ac.recording.figures import STYLE
+from cl_ac.recording.files import write_atomically
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.comparison import Comparison, Group, compare
 from cl_ac.report.sections import Section, sections

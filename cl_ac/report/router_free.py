@@ -9,9 +9,10 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from cl_ac.recording.checkpoint import write_atomically
 from cl_ac.recording.figures import Line, line_figure
-from cl_ac.recording.rundir import RunDirectory, provenance
+from cl_ac.recording.files import write_atomically
+from cl_ac.recording.provenance import provenance
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
 from cl_ac.serving.router_free import Sweep
 
