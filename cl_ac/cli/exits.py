@@ -30,6 +30,7 @@ def command(arguments: Sequence[str]) -> None:
 
     directory = RunDirectory(Path(settings.run), settings.trust_plugins)
     _ = directory.config
+    directory.folder("exits")
     plain = exits.plain_accuracy(RunDirectory(Path(settings.plain))) if settings.plain else None
     analysis = exits.analyse(directory)
     for table in exits.tables(analysis):
