@@ -40,6 +40,7 @@ PARTS: dict[str, Any] = {
     "out": str,
     "name": str | None,
     "loggers": list[LoggerName],
+    "keep_checkpoints": bool,
     "resume": bool,
 }
 
