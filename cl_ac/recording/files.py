@@ -3,7 +3,8 @@
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -111,3 +112,12 @@ def reading(path: Path, way_out: str) -> Iterator[None]:
     except Exception as error:
         # A file may hold anything, and each library has errors of its own for what it does not expect.
         raise DamagedRun(f"the run is damaged: '{path}' is cut short or changed; {way_out}") from error
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Removes files and folders with all that is in them."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

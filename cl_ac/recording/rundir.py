@@ -13,11 +13,10 @@ lock               held by the process at work here
 events.out.*       TensorBoard
 """
 
-import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -33,18 +32,14 @@ from cl_ac.evaluation import Outputs, cube
 from cl_ac.recording import fingerprint
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.class_names import by_bare_name
-from cl_ac.recording.files import UNFINISHED, reading, writable_folder, write_atomically
+from cl_ac.recording.files import UNFINISHED, reading, remove, writable_folder, write_atomically
 from cl_ac.recording.fingerprint import TaskData, differences, other_pixels
 from cl_ac.recording.lock import exclusive
 from cl_ac.recording.provenance import provenance
 from cl_ac.recording.records import Record, read_record
+from cl_ac.recording.settings import FREE_SETTINGS, SPLITTING, flatten, settings_digest
 from cl_ac.watching.drift import Drift, Grams
 from cl_ac.watching.stability import Watched
-
-# A run may go on with other values of these: they decide where and how fast it runs, not what it computes.
-FREE_SETTINGS = ("resume", "out", "name", "device", "loggers", "training.workers", "keep_checkpoints")
-# These say which tasks follow: a run may go on with others of them if the tasks that it has learned stay the same.
-SPLITTING = tuple(f"benchmark.init_args.{name}" for name in ("tasks", "first_task", "classes_per_task"))
 
 
 class RunDirectory:
@@ -88,7 +83,7 @@ class RunDirectory:
                 yield
             except BaseException:
                 if not self.has_results:
-                    _remove({*self.path.iterdir()} - before)
+                    remove({*self.path.iterdir()} - before)
                     if made:
                         self.path.rmdir()
                 raise
@@ -392,31 +387,6 @@ class RunDirectory:
 
     def _outputs_path(self, task: int) -> Path:
         return self.path / "outputs" / f"task_{task}.safetensors"
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def settings_digest(config: Mapping[str, Any]) -> str:
-    """What a run's settings are recognised by, those aside that may change while it goes on."""
-    fixed = {key: value for key, value in flatten(config).items() if key not in {*FREE_SETTINGS, *SPLITTING}}
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def runs_in(path: Path) -> list[RunDirectory]:

@@ -6,7 +6,8 @@ import torch
 from cl_ac.errors import ConfigurationError, ResumeError, StorageError
 from cl_ac.evaluation import Cost, Outputs
 from cl_ac.recording.records import Record
-from cl_ac.recording.rundir import RunDirectory, flatten, runs_in
+from cl_ac.recording.rundir import RunDirectory, runs_in
+from cl_ac.recording.settings import flatten
 
 SETTINGS = {"seed": 1, "training": {"epochs": 2, "workers": 4}, "device": "cpu"}
 
