@@ -56,6 +56,7 @@ class Benchmark(ABC):
     """
 
     published_order: ClassVar[Sequence[int] | None] = None
+    class_names: Sequence[str] | None = None  # of each label, where the data set has names
     num_classes: int
     image_shape: tuple[int, int, int]
 

@@ -20,6 +20,14 @@ class ResumeError(UserError):
     """A run directory cannot be continued."""
 
 
+class DamagedRun(UserError):
+    """A file of a run is missing, cut short or not what the run wrote."""
+
+
+class StorageError(UserError):
+    """The disk refuses a file: it is full, not writable, or limits the size of files."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that does not exist, with the nearest one that does."""
     choices = sorted(known)

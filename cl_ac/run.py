@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,15 +14,18 @@ from cl_ac.classifiers.classifier import Classifier
 from cl_ac.data.available import told_when_memory_runs_out
 from cl_ac.data.tasks import Task
 from cl_ac.efficiency.sparsify import Sparsify, sparsified
-from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.errors import ConfigurationError, ResumeError, UserError
 from cl_ac.evaluation import Outputs
 from cl_ac.exits.cost import exit_costs
 from cl_ac.memory import Memory
 from cl_ac.network import NO_EXITS, Backbone, ExitNetwork, Exits
 from cl_ac.recording.checkpoint import Checkpoint
+from cl_ac.recording.fingerprint import fingerprint
 from cl_ac.recording.journal import Journal
 from cl_ac.recording.loggers import LoggerName, check_loggers
-from cl_ac.recording.rundir import Record, RunDirectory
+from cl_ac.recording.records import Record
+from cl_ac.recording.rundir import RunDirectory
+from cl_ac.recording.space import outputs_bytes, tell_need
 from cl_ac.training import EpochReport, Fit, Trainer, Training
 from cl_ac.watching.drift import measure
 from cl_ac.watching.watch import Watch, Watcher
@@ -43,6 +47,7 @@ def run(
     seed: int = 0,
     resume: bool = False,
     loggers: Sequence[LoggerName] = ("tensorboard",),
+    keep_checkpoints: bool = False,
     config: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> list[Record]:
@@ -59,12 +64,13 @@ def run(
         seed: of every random stream.
         resume: go on after the last finished epoch that `directory` holds.
         loggers: where scalars and figures go beside the files of `directory`.
+        keep_checkpoints: keep the state after every task, not only the newest.
         config: all settings as plain values, kept in `directory`; without them (see `settings.configured`) the run
             can be reported, but not rebuilt.
     Returns:
         One record for each task.
     Raises:
-        UserError: for settings that do not fit together, before any training.
+        UserError: for settings that do not fit together, before any training, and for a disk that refuses results.
     """
     memory = Memory() if memory is None else memory
     check(approach, benchmark, training, memory, watch)
@@ -80,40 +86,46 @@ def run(
     tasks = benchmark.tasks
     check_data(tasks, training)
     watcher = Watcher(watch, network, approach, trainer, tasks)
-    checkpoint = directory.open({"seed": seed} if config is None else config, resume)
-    if checkpoint.task == len(tasks):
-        return directory.records
-    restore(checkpoint, network, approach)
-    approach.to(place)
-    epochs = [training.epochs_of(task) for task in range(len(tasks))]
     console = Console(stderr=True) if console is None else console
-    with Journal(directory, checkpoint, network, approach, epochs, console, loggers) as journal:
-        for task in tasks[checkpoint.task :]:
-            unfinished = checkpoint.fit if task.index == checkpoint.task else None
-            if unfinished is None:
-                watcher.begin(task, journal.checkpoint.steps)
-                network.grow(task.num_classes, seed)
-                approach.begin_task(task, network, trainer)
-                watcher.grown(task)
-                trainer.warm_up_heads(network, approach.training_set(task))
-            else:
-                watcher.resume(task, directory.watched(task.index), unfinished["steps"])
-            network.train_old_rows(approach.trains_old_rows)
-            data, done = approach.training_set(task), unfinished["steps"] if unfinished else 0
-            trainer.fit(
-                Fit(network, sparsified(approach.loss, sparsify, data, training, done), data),
-                validate=partial(validation_accuracy, trainer, network, approach, task),
-                state=unfinished,
-                on_step=partial(after_step, approach, watcher),
-                on_epoch=partial(after_epoch, journal, watcher, task),
-            )
-            approach.choose_exemplars(task, network, trainer)
-            approach.end_task(task, network, trainer)
-            if approach.inference is not None:
-                approach.inference.update(task, network, trainer, memory)
-            if watch.drift:
-                directory.keep_drift(task.index, *measure(task, network, trainer, directory.grams(task.index - 1)))
-            journal.task(task, evaluate(trainer, network, approach, benchmark, task))
+    tell = partial(console.print, highlight=False, soft_wrap=True)
+    tell_need(outputs_bytes(tasks, len(network)), directory.path, tell)
+    with directory.locked():
+        checkpoint = directory.open({"seed": seed} if config is None else config, resume, fingerprint(benchmark), tell)
+        restore(checkpoint, network, approach, directory.checkpoint_path)
+        approach.to(place)
+        if checkpoint.task and checkpoint.fit is None and not directory.has_outputs(checkpoint.task - 1):
+            answer_again(directory, trainer, network, approach, benchmark, tasks[checkpoint.task - 1])
+        if checkpoint.task == len(tasks):
+            return directory.records
+        epochs = [training.epochs_of(task) for task in range(len(tasks))]
+        kept = directory, checkpoint, network, approach, epochs, console, loggers, keep_checkpoints
+        with Journal(*kept) as journal:
+            for task in tasks[checkpoint.task :]:
+                unfinished = checkpoint.fit if task.index == checkpoint.task else None
+                if unfinished is None:
+                    watcher.begin(task, journal.checkpoint.steps)
+                    network.grow(task.num_classes, seed)
+                    approach.begin_task(task, network, trainer)
+                    watcher.grown(task)
+                    trainer.warm_up_heads(network, approach.training_set(task))
+                else:
+                    watcher.resume(task, directory.watched(task.index), unfinished["steps"])
+                network.train_old_rows(approach.trains_old_rows)
+                data, done = approach.training_set(task), unfinished["steps"] if unfinished else 0
+                trainer.fit(
+                    Fit(network, sparsified(approach.loss, sparsify, data, training, done), data),
+                    validate=partial(validation_accuracy, trainer, network, approach, task),
+                    state=unfinished,
+                    on_step=partial(after_step, approach, watcher),
+                    on_epoch=partial(after_epoch, journal, watcher, task),
+                )
+                approach.choose_exemplars(task, network, trainer)
+                approach.end_task(task, network, trainer)
+                if approach.inference is not None:
+                    approach.inference.update(task, network, trainer, memory)
+                if watch.drift:
+                    directory.keep_drift(task.index, *measure(task, network, trainer, directory.grams(task.index - 1)))
+                journal.task(task, evaluate(trainer, network, approach, benchmark, task))
     return directory.records
 
 
@@ -199,11 +211,38 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def restore(checkpoint: Checkpoint, network: ExitNetwork, approach: Approach) -> None:
-    """Puts network and approach into the state of `checkpoint`; a fresh one leaves them as they are."""
-    if checkpoint.network:
+def restore(checkpoint: Checkpoint, network: ExitNetwork, approach: Approach, path: Path) -> None:
+    """Puts network and approach into the state of `checkpoint`; a fresh one leaves them as they are.
+
+    Args:
+        path: where the checkpoint comes from.
+    Raises:
+        ResumeError: if it is the state of another network or approach.
+    """
+    if not checkpoint.network:
+        return
+    try:
         network.load_state_dict(checkpoint.network)
         approach.restore(checkpoint.approach, network)
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise ResumeError(
+            f"'{path}' does not fit the network and the approach of this run's settings: it belongs to another run, or "
+            "their code has changed; remove it to start the run again"
+        ) from error
+
+
+def answer_again(
+    directory: RunDirectory,
+    trainer: Trainer,
+    network: ExitNetwork,
+    approach: Approach,
+    benchmark: Benchmark,
+    task: Task,
+) -> None:
+    """Makes the outputs of the newest finished task, which were lost, once more."""
+    seconds = [record.seconds for record in directory.records if record.task == task.index]
+    outputs = evaluate(trainer, network, approach, benchmark, task)
+    directory.finish(Record.of(task.index, outputs, *(seconds or [0.0])), outputs)
 
 
 def after_step(approach: Approach, watcher: Watcher, network: ExitNetwork, step: int) -> None:

@@ -197,7 +197,8 @@ def random_outputs() -> Callable[..., Outputs]:
 @pytest.fixture(scope="session")
 def stored_run(random_outputs) -> Callable[..., Path]:
     """Makes the directory of a run whose stored outputs, watched points and drift, if any, are random; returns it."""
-    from cl_ac.recording.rundir import Record, RunDirectory
+    from cl_ac.recording.records import Record
+    from cl_ac.recording.rundir import RunDirectory
     from cl_ac.watching.drift import Drift, Grams
     from cl_ac.watching.stability import Watched, answer_names
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cl_ac.approaches.finetuning import FineTuning
+from cl_ac.cli.main import main
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.rundir import RunDirectory
@@ -126,3 +127,42 @@ def test_answers_that_are_no_numbers_are_no_result(toy_run, monkeypatch, tmp_pat
     with pytest.raises(UserError, match=r"answers after task 1 are no numbers; lower training\.lr"):
         toy_run(FineTuning(), "run")
     assert not RunDirectory(tmp_path / "run").records
+
+
+DIGITS = [
+    "run", "--benchmark", "Digits", "--benchmark.samples_per_class", "4", "--benchmark.first_task", "2",
+    "--training.epochs", "1", "--training.schedule", "constant", "--loggers", "[csv]", "--device", "cpu",
+]  # fmt: skip
+TINY = [*DIGITS, "--approach", "LwF", "--backbone", "SmallConvNet", "--backbone.width", "4"]
+
+
+def test_settings_that_fail_at_the_first_step_block_nothing(tmp_path, capsys):
+    name = ["--benchmark.tasks", "2", "--out", str(tmp_path), "--name", "run", "--memory.size", "20"]
+    assert main([*DIGITS, "--approach", "PODNet", "--backbone", "ViT", *name]) == 2
+    assert not list(tmp_path.iterdir())
+    assert main([*TINY, *name]) == 0
+
+
+def test_a_finished_run_goes_on_with_more_tasks(tmp_path, capsys):
+    def learn(name: str, sizes: str, *options: str) -> int:
+        given = "--benchmark.classes_per_task", sizes, "--out", str(tmp_path), "--name", name
+        return main([*TINY, *given, "--keep_checkpoints", "true", *options])
+
+    assert learn("short", "[2,2]") == 0
+    whole = learn("whole", "[2,2,3]")
+    assert learn("short", "[2,2,3]", "--resume") == whole == 0
+    short, long = RunDirectory(tmp_path / "short"), RunDirectory(tmp_path / "whole")
+    assert results(short) == results(long)
+    assert torch.equal(short.outputs(2).logits, long.outputs(2).logits)
+    assert [Checkpoint.load(short.path / "checkpoints" / f"task_{task}.pt").task for task in range(3)] == [1, 2, 3]
+    assert learn("short", "[2,1,3]", "--resume") == 2
+    assert "holds a run with other settings: benchmark.init_args.classes_per_task was" in capsys.readouterr().err
+
+
+def test_other_data_are_refused_by_every_command(tmp_path, capsys, monkeypatch):
+    name = ["--benchmark.tasks", "2", "--out", str(tmp_path), "--name", "run"]
+    assert main([*TINY, *name]) == 0
+    monkeypatch.setattr("cl_ac.datasets.digits.Digits.class_names", list("abcdefghij"), raising=False)
+    for command in ([*TINY, *name, "--resume"], ["exits", str(tmp_path / "run"), "--measure"]):
+        assert main(command) == 2
+        assert "the data have changed since" in capsys.readouterr().err

@@ -49,6 +49,7 @@ def command(arguments: Sequence[str]) -> None:
     settings = parse(parser, arguments)
     directory = RunDirectory(Path(settings.run), settings.trust_plugins)
     _ = directory.config
+    directory.folder("convert")
     objects = instantiate(parser, settings)
     console = Console(stderr=True)
     if settings.router_free != "none":

@@ -36,6 +36,7 @@ def command(arguments: Sequence[str]) -> None:
 
     directory = RunDirectory(Path(settings.run), settings.trust_plugins)
     _ = directory.config
+    directory.folder("exits")
     plain = exits.plain_accuracy(RunDirectory(Path(settings.plain))) if settings.plain else None
     analysis = exits.analyse(directory)
     if len(analysis.outputs.logits) == 1:

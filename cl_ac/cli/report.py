@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
+from rich.console import Console
 
 from cl_ac.cli.show import show
 from cl_ac.errors import ConfigurationError
 from cl_ac.recording.rundir import runs_in
+from cl_ac.recording.soundness import sound
 from cl_ac.report.page import write_report
 from cl_ac.report.tables import summary_table
 from cl_ac.settings.parser import parse
@@ -35,6 +37,7 @@ def command(arguments: Sequence[str]) -> None:
         raise ConfigurationError(f"{', '.join(settings.runs)} holds a report and no run")
     first = directories[0].path
     folder = Path(settings.out) if settings.out else (first if len(directories) == 1 else first.parent) / "report"
+    directories = sound(directories, Console(stderr=True, soft_wrap=True, highlight=False).print)
     if finished := [directory for directory in directories if directory.records]:
         show(summary_table(finished))
     print(write_report(directories, folder))

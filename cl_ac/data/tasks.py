@@ -1,7 +1,8 @@
 """A task: one group of new classes with its data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 from cl_ac.data.samples import Samples
 
@@ -24,7 +25,7 @@ class Task:
     train: Samples
     validation: Samples
     test: Samples
-    previous: "Task | None" = None
+    previous: "Task | None" = field(default=None, repr=False, compare=False)
 
     @property
     def is_first(self) -> bool:
@@ -62,10 +63,13 @@ class Task:
 
     def history(self) -> "list[Task]":
         """The tasks so far, this one last."""
-        return [*(self.previous.history() if self.previous else []), self]
+        tasks, task = [], self
+        while task is not None:
+            tasks.append(task)
+            task = task.previous
+        return tasks[::-1]
 
 
 def task_slices(sizes: Sequence[int]) -> list[slice]:
     """The classes of each task, as slices of the class axis."""
-    ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
-    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    return [slice(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)]

@@ -35,6 +35,7 @@ STYLE: dict[Any, Any] = {
 }
 PANEL = (3.95, 2.9)  # inches: one across a telephone, three across a page
 LINES = [*matplotlib.colormaps["tab10"].colors]
+NUMBERED = 40  # fields a side of a heat map up to which each has its number
 DEPTHS = matplotlib.colormaps["viridis"]
 
 
@@ -171,22 +172,26 @@ def heat_map(
     """Shares as coloured fields with their number of per cent.
 
     Args:
-        values: [rows, columns] in [0, 1]; NaN stays empty.
+        values: [rows, columns] in [0, 1]; NaN stays empty. More than `NUMBERED` a side are drawn smaller, without
+            numbers and with every few names only: nobody reads ten thousand of them, and drawing them takes seconds.
     """
     height, width = values.shape
-    size = 0.36 if max(height, width) <= 12 else 0.24
+    longest = max(height, width)
+    size = 0.36 if longest <= 12 else 0.24 * min(1, NUMBERED / longest)
+    step = -(-longest // NUMBERED)
     colours = matplotlib.colormaps["Blues"]
     with panel(1.1 + max(1.6, size * width), 0.95 + size * height) as (figure, axes):
-        axes.pcolormesh(100 * values.numpy(), vmin=0, vmax=100, cmap=colours, edgecolor="white", linewidth=0.8)
-        for row in range(height):
+        lines = {"edgecolor": "white", "linewidth": 0.8} if step == 1 else {"rasterized": True}
+        axes.pcolormesh(100 * values.numpy(), vmin=0, vmax=100, cmap=colours, **lines)
+        for row in range(height if step == 1 else 0):
             for column in range(width):
                 value = values[row, column].item()
                 if value == value:
                     ink = "white" if value > 0.6 else "#222222"
                     axes.text(column + 0.5, row + 0.5, f"{100 * value:.0f}", ha="center", va="center", color=ink,
                               fontsize=8 if size > 0.3 else 5.5)  # fmt: skip
-        axes.set_xticks([place + 0.5 for place in range(width)], columns)
-        axes.set_yticks([place + 0.5 for place in range(height)], rows)
+        axes.set_xticks([place + 0.5 for place in range(0, width, step)], columns[::step])
+        axes.set_yticks([place + 0.5 for place in range(0, height, step)], rows[::step])
         axes.invert_yaxis()
         axes.tick_params(length=0)
         axes.grid(False)

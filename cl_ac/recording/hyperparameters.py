@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cl_ac.recording.rundir import FREE_SETTINGS, flatten
+from cl_ac.recording.settings import FREE_SETTINGS, flatten
 
 Value = str | int | float | bool
 

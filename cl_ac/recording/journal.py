@@ -12,7 +12,8 @@ from cl_ac.network import ExitNetwork
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.loggers import LoggerName
 from cl_ac.recording.progress import RunProgress
-from cl_ac.recording.rundir import Record, RunDirectory
+from cl_ac.recording.records import Record
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.tensorboard import EventLog
 from cl_ac.training import EpochReport
 from cl_ac.watching.stability import Watched
@@ -29,6 +30,7 @@ class Journal:
         epochs: epochs of each task.
         console: where progress is shown.
         loggers: where scalars and figures go.
+        keep_checkpoints: keep the state after every task, not only the newest.
     """
 
     def __init__(
@@ -40,9 +42,11 @@ class Journal:
         epochs: list[int],
         console: Console,
         loggers: Sequence[LoggerName] = ("tensorboard",),
+        keep_checkpoints: bool = False,
     ):
         self.directory, self.checkpoint = directory, checkpoint
         self.network, self.approach = network, approach
+        self.keep_checkpoints = keep_checkpoints
         fit = checkpoint.fit or {"epoch": 0, "steps": 0}
         self.step = checkpoint.steps + fit["steps"]
         self.tasks = len(epochs)
@@ -77,11 +81,14 @@ class Journal:
         self.events.task(task, self.directory, self.step)
         self.began = time.perf_counter()
         self._save(task.index + 1, self.step, None)
+        if self.keep_checkpoints:
+            self.directory.keep_checkpoint(task.index)
         self.progress.task(record, self.tasks)
 
     def _save(self, task: int, steps: int, fit: dict | None) -> None:
         seconds = time.perf_counter() - self.began
         state = self.network.state_dict(), self.approach.state_dict()
-        Checkpoint(task, fit, steps, seconds, *state).save(self.directory.checkpoint_path)
+        run = self.checkpoint.run
+        Checkpoint(task, fit, steps, seconds, *state, run).save(self.directory.checkpoint_path)
         if fit is None:
-            self.checkpoint = Checkpoint(task, fit, steps)
+            self.checkpoint = Checkpoint(task, fit, steps, run=run)

@@ -11,12 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from cl_ac.errors import ConfigurationError
-from cl_ac.recording.checkpoint import write_atomically
+from cl_ac.recording.files import write_atomically
 from cl_ac.recording.hyperparameters import Value
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ MAIN = ("approach", "exits", "classifier", "memory.size", "seed")
 
 class Logger(ABC):
     """A place for the scalars and figures of one run."""
+
+    shows_figures: ClassVar[bool] = True
 
     @abstractmethod
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -185,6 +187,8 @@ class CsvLogger(Logger):
         step: where the run goes on.
     """
 
+    shows_figures = False
+
     def __init__(self, path: Path, step: int):
         file = path / "scalars.csv"
         kept = _rows_until(file, step) if step and file.exists() else []
@@ -198,7 +202,7 @@ class CsvLogger(Logger):
         self.writer.writerows([step, tag, f"{value:.9g}"] for tag, value in new.items())
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
-        """Figures have no place in a table."""
+        """A table has no place for figures."""
 
     def flush(self) -> None:
         self.file.flush()

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from cl_ac.data.tasks import Task
-from cl_ac.recording.rundir import Record
+from cl_ac.recording.records import Record
 from cl_ac.training import EpochReport
 
 

@@ -2,24 +2,23 @@
 
 config.yaml        all settings; `cl-ac run --config config.yaml` repeats the run
 provenance.json    versions, commit, hardware and start time
+data.json          what the data of each task are recognised by when the run goes on
 metrics.jsonl      one line for each finished task
 outputs/           every exit's logits on the test data, one file for each finished task
 watch/             accuracy on all tasks seen while a task is learned, one file for each task, if `watch.every` is set
 drift/             how far features and classifiers moved, one file for each finished task, if `watch.drift` is set
 checkpoint.pt      the state after the last finished epoch
+checkpoints/       the state after each task, if `keep_checkpoints` is set
+lock               held by the process at work here
 events.out.*       TensorBoard
 """
 
 import itertools
 import json
-import os
-import platform
-import re
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,56 +27,19 @@ import torch
 import yaml
 from torch import Tensor
 
-import cl_ac
-from cl_ac.errors import ConfigurationError, ResumeError
-from cl_ac.evaluation import Outputs, ac_accuracy, cube, exit_accuracy
-from cl_ac.recording.checkpoint import Checkpoint, write_atomically
+from cl_ac.errors import ConfigurationError, DamagedRun, ResumeError, UserError
+from cl_ac.evaluation import Outputs, cube
+from cl_ac.recording import fingerprint
+from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.class_names import by_bare_name
+from cl_ac.recording.files import UNFINISHED, reading, remove, writable_folder, write_atomically
+from cl_ac.recording.fingerprint import TaskData, differences, other_pixels
+from cl_ac.recording.lock import exclusive
+from cl_ac.recording.provenance import provenance
+from cl_ac.recording.records import Record, read_record
+from cl_ac.recording.settings import FREE_SETTINGS, SPLITTING, flatten, settings_digest
 from cl_ac.watching.drift import Drift, Grams
 from cl_ac.watching.stability import Watched
-
-# A run may go on with other values of these: they decide where and how fast it runs, not what it computes.
-FREE_SETTINGS = ("resume", "out", "name", "device", "loggers", "training.workers")
-
-
-@dataclass(frozen=True)
-class Record:
-    """One finished task, a line of `metrics.jsonl`.
-
-    Args:
-        task: its index.
-        sizes: classes of each task seen [T].
-        exits: class-incremental accuracy [T][E].
-        most_confident: class-incremental accuracy of the most confident exit [T].
-        exits_task_incremental: accuracy [T][E] with the task known.
-        most_confident_task_incremental: accuracy [T] with the task known.
-        relative_cost: cost at each exit relative to the network without ACs [E].
-        seconds: time that training and evaluating the task took.
-    """
-
-    task: int
-    sizes: list[int]
-    exits: list[list[float]]
-    most_confident: list[float]
-    exits_task_incremental: list[list[float]]
-    most_confident_task_incremental: list[float]
-    relative_cost: list[float]
-    seconds: float
-
-    @staticmethod
-    def of(task: int, outputs: Outputs, seconds: float) -> "Record":
-        """The accuracies that follow from `outputs`."""
-        known = outputs.task_incremental
-        return Record(
-            task,
-            list(outputs.sizes),
-            exit_accuracy(outputs).tolist(),
-            ac_accuracy(outputs).tolist(),
-            exit_accuracy(known).tolist(),
-            ac_accuracy(known).tolist(),
-            outputs.cost.relative,
-            seconds,
-        )
 
 
 class RunDirectory:
@@ -90,6 +52,10 @@ class RunDirectory:
 
     def __init__(self, path: Path, trusted: bool = False):
         self.path, self.trusted = Path(path), trusted
+        self.config_path = self.path / "config.yaml"
+        self.data_path = self.path / "data.json"
+        self._records: list[Record] = []
+        self._read: tuple[int, ...] | None = None
         self.checkpoint_path = self.path / "checkpoint.pt"
         self.metrics_path = self.path / "metrics.jsonl"
 
@@ -97,57 +63,187 @@ class RunDirectory:
     def name(self) -> str:
         return self.path.name
 
-    def open(self, config: Mapping[str, Any], resume: bool) -> Checkpoint:
-        """Makes the folder, or goes on in it.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder and keeps other processes out of it; what ends before any result leaves nothing behind.
+
+        The system gives the lock up when the process ends, however it ends.
+
+        Raises:
+            StorageError: if the folder cannot be made or written to.
+            ConfigurationError: if another process is at work in it.
+        """
+        made = not self.path.exists()
+        before = set() if made else {*self.path.iterdir()}
+        writable_folder(self.path)
+        with exclusive(self.path / "lock"):
+            for left in self.path.rglob(f".*{UNFINISHED}"):
+                left.unlink(missing_ok=True)
+            try:
+                yield
+            except BaseException:
+                if not self.has_results:
+                    remove({*self.path.iterdir()} - before)
+                    if made:
+                        self.path.rmdir()
+                raise
+
+    @property
+    def has_results(self) -> bool:
+        """Whether there is anything that a new run would lose."""
+        return self.checkpoint_path.exists() or self.metrics_path.exists()
+
+    def open(
+        self,
+        config: Mapping[str, Any],
+        resume: bool,
+        data: Sequence[TaskData] = (),
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> Checkpoint:
+        """Begins a run in the folder, or goes on with the one in it.
+
+        A finished run may go on with more tasks than it had, if those that it has learned stay as they were.
 
         Args:
             config: all settings, as plain values.
             resume: whether to go on where a run with the same settings stopped; starts one if there is none.
+            data: what the data are recognised by; nothing to go by is no reason to refuse.
+            tell: called with a sentence for each thing that was lost or mended.
         Raises:
             ConfigurationError: if it holds a run already and `resume` is off.
-            ResumeError: if the run in it had other settings.
+            ResumeError: if the run in it had other settings or other data.
+            DamagedRun: if what is needed to go on cannot be read.
         """
-        config_path = self.path / "config.yaml"
-        if config_path.exists():
-            if not resume:
-                raise ConfigurationError(
-                    f"'{self.path}' already holds a run; give --resume to go on with it, or another --name or --out"
-                )
-            self._check_same(self.config, by_bare_name(config))
-            return Checkpoint.load(self.checkpoint_path) if self.checkpoint_path.exists() else Checkpoint()
+        config = by_bare_name(config)
+        if not self.has_results:
+            self._begin(config, data)
+            return Checkpoint(run=settings_digest(config))
+        if not resume:
+            raise ConfigurationError(
+                f"'{self.path}' already holds a run; give --resume to go on with it, or another --name or --out"
+            )
+        checkpoint = Checkpoint()
+        if self.checkpoint_path.exists():
+            checkpoint = Checkpoint.load(self.checkpoint_path)
+        else:
+            tell(f"'{self.checkpoint_path}' is missing: the run starts again with its first task")
+        same_run = checkpoint.run == settings_digest(config)
         try:
-            (self.path / "outputs").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"cannot write to '{self.path}' (--out): {error.strerror}") from error
-        write_atomically(self.path / "provenance.json", lambda p: p.write_text(json.dumps(provenance(), indent=2)))
-        dumped = yaml.safe_dump(by_bare_name(config), sort_keys=False)
-        write_atomically(config_path, lambda p: p.write_text(dumped))
-        return Checkpoint()
+            before = self.config
+        except UserError:
+            if not same_run:
+                raise
+            before = config
+            tell(f"'{self.config_path}' could not be read and is written again")
+        learned = checkpoint.task + (checkpoint.fit is not None)
+        self._check_same(before, config, data, learned, tell)
+        if checkpoint.run and not same_run:
+            raise ResumeError(f"'{self.checkpoint_path}' is the checkpoint of a run with other settings than this one")
+        self._mend(checkpoint.task, tell)
+        self._keep_settings(config, data)
+        return replace(checkpoint, run=settings_digest(config))
 
-    def _check_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    def _begin(self, config: Mapping[str, Any], data: Sequence[TaskData]) -> None:
+        facts = json.dumps(provenance(), indent=2)
+        write_atomically(self.path / "provenance.json", lambda p: p.write_text(facts))
+        self._keep_settings(config, data)
+
+    def _keep_settings(self, config: Mapping[str, Any], data: Sequence[TaskData]) -> None:
+        if data:
+            fingerprint.save(data, self.data_path)
+        dumped = yaml.safe_dump(dict(config), sort_keys=False)
+        write_atomically(self.config_path, lambda p: p.write_text(dumped))
+        self.__dict__.pop("config", None)
+
+    def _check_same(
+        self,
+        before: Mapping[str, Any],
+        now: Mapping[str, Any],
+        data: Sequence[TaskData],
+        learned: int,
+        tell: Callable[[str], None],
+    ) -> None:
         flat_before, flat_now = flatten(before), flatten(now)
-        changed = [
-            f"{key} was {flat_before.get(key)} and is {flat_now.get(key)}"
+        changed = {
+            key: f"{key} was {flat_before.get(key)} and is {flat_now.get(key)}"
             for key in sorted({*flat_before, *flat_now})
             if flat_before.get(key) != flat_now.get(key) and key not in FREE_SETTINGS
-        ]
+        }
+        known = fingerprint.load(self.data_path) if self.data_path.exists() else []
+        if changed and set(changed) <= {*SPLITTING} and known[:learned] and len(data) >= learned:
+            # Other tasks may follow, but those that were learned must be what they were.
+            known, data = known[:learned], data[:learned]
+            changed = {} if not differences(known, data) else changed
         if changed:
-            raise ResumeError(f"'{self.path}' holds a run with other settings: {'; '.join(changed)}")
+            raise ResumeError(f"'{self.path}' holds a run with other settings: {'; '.join(changed.values())}")
+        self.check_data(data, tell, known)
+
+    def check_data(
+        self, data: Sequence[TaskData], tell: Callable[[str], None], known: Sequence[TaskData] | None = None
+    ) -> None:
+        """Compares the data of now with those that the run began with.
+
+        Args:
+            known: what is compared, instead of all that `data.json` holds.
+        Raises:
+            ResumeError: if classes or numbers of images differ; other pixels are told, since decoders may round.
+        """
+        if known is None:
+            known = fingerprint.load(self.data_path) if self.data_path.exists() else []
+        if not known or not data:
+            return
+        if differ := differences(known, data):
+            few = "; ".join(differ[:5]) + (f"; and {len(differ) - 5} more" if len(differ) > 5 else "")
+            raise ResumeError(f"the data have changed since '{self.path}' began: {few}")
+        if pixels := other_pixels(known, data):
+            tell(f"the images of task {pixels[0] + 1} differ from those that '{self.path}' began with")
+
+    def _mend(self, finished: int, tell: Callable[[str], None]) -> None:
+        """Reads what metrics.jsonl lacks of the `finished` tasks from their outputs, if they are there."""
+        lines = self.metrics_path.read_text(errors="replace").splitlines() if self.metrics_path.exists() else []
+        kept = {record.task: record for line in lines if (record := read_record(line)) is not None}
+        whole = len(kept) == len(lines)
+        for task in range(finished):
+            if task in kept:
+                continue
+            whole = False
+            try:
+                kept[task] = Record.of(task, self.outputs(task), 0.0)
+                tell(f"'{self.metrics_path}' lacked task {task + 1}, which is read again from outputs/")
+            except UserError as error:
+                tell(f"the accuracies after task {task + 1} are lost: {error}")
+        if not whole:
+            self._write_records([kept[task] for task in sorted(kept)])
 
     def finish(self, record: Record, outputs: Outputs) -> None:
-        """Keeps the results of a finished task, and forgets those of later tasks of an earlier attempt."""
-        path = self.path / "outputs" / f"task_{record.task}.safetensors"
-        write_atomically(path, outputs.save)
-        records = [*(earlier for earlier in self.records if earlier.task < record.task), record]
+        """Keeps the results of a finished task, and forgets those of later tasks of an earlier attempt.
+
+        Raises:
+            StorageError: if the disk refuses them; earlier tasks are whole.
+        """
+        write_atomically(self._outputs_path(record.task), outputs.save)
+        self._write_records([*(earlier for earlier in self.records if earlier.task < record.task), record])
+
+    def _write_records(self, records: Sequence[Record]) -> None:
         lines = "".join(json.dumps(vars(each)) + "\n" for each in records)
         write_atomically(self.metrics_path, lambda p: p.write_text(lines))
 
     @property
     def records(self) -> list[Record]:
-        """The finished tasks."""
+        """The finished tasks.
+
+        Raises:
+            DamagedRun: if a line is none that a run wrote; blank ones do no harm.
+        """
         if not self.metrics_path.exists():
             return []
-        return [Record(**json.loads(line)) for line in self.metrics_path.read_text().splitlines()]
+        with reading(self.metrics_path, "`cl-ac run --resume` reads it again from outputs/"):
+            state = self.metrics_path.stat()
+            version = state.st_mtime_ns, state.st_size, state.st_ino
+            if self._read != version:
+                lines = [line for line in self.metrics_path.read_text().splitlines() if line.strip()]
+                self._records, self._read = [Record.parse(line) for line in lines], version
+        return list(self._records)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -155,11 +251,37 @@ class RunDirectory:
 
         Raises:
             ConfigurationError: if there is no run here.
+            DamagedRun: if they cannot be read.
         """
-        path = self.path / "config.yaml"
-        if not path.exists():
+        if not self.config_path.exists() and not self.has_results:
             raise ConfigurationError(f"'{self.path}' holds no run (no config.yaml in it)")
-        return by_bare_name(yaml.safe_load(path.read_text()))
+        way_out = "the accuracies in metrics.jsonl are plain text; `cl-ac run --resume` with the same settings mends it"
+        with reading(self.config_path, way_out):
+            settings = yaml.safe_load(self.config_path.read_text())
+            if not isinstance(settings, dict):
+                raise ValueError
+            return by_bare_name(settings)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What `provenance` found when the run began; empty if it is not known.
+
+        Raises:
+            DamagedRun: if the file cannot be read.
+        """
+        path = self.path / "provenance.json"
+        if not path.exists():
+            return {}
+        with reading(path, "no number depends on it; remove it"):
+            return dict(json.loads(path.read_text()))
+
+    def folder(self, name: str) -> Path:
+        """A folder inside this one in which files can be made.
+
+        Raises:
+            StorageError: if that cannot be.
+        """
+        return writable_folder(self.path / name)
 
     def accuracies(self, task_incremental: bool = False) -> Tensor:
         """The accuracy cube [T, T, E]."""
@@ -185,45 +307,77 @@ class RunDirectory:
         ]
 
     def outputs(self, task: int) -> Outputs:
-        """The stored outputs after `task`."""
-        return Outputs.load(self.path / "outputs" / f"task_{task}.safetensors")
+        """The stored outputs after `task`.
+
+        Raises:
+            DamagedRun: if they are missing or cannot be read.
+        """
+        path = self._outputs_path(task)
+        with reading(path, "the accuracies in metrics.jsonl remain; `cl-ac run --resume` makes those of the last task"):
+            outputs = Outputs.load(path)
+            exits, samples, classes = outputs.logits.shape
+            shapes = (samples,), (samples,), task + 1, classes, exits
+            tensors = tuple(outputs.targets.shape), tuple(outputs.tasks.shape)
+            if shapes != (*tensors, len(outputs.sizes), sum(outputs.sizes), len(outputs.cost.exits)):
+                raise ValueError
+            return outputs
+
+    def has_outputs(self, task: int) -> bool:
+        """Whether the outputs after `task` are there and can be read."""
+        try:
+            self.outputs(task)
+        except DamagedRun:
+            return False
+        return True
+
+    def keep_checkpoint(self, task: int) -> None:
+        """Keeps the present checkpoint, which follows `task`, beside later ones."""
+        write_atomically(
+            self.path / "checkpoints" / f"task_{task}.pt", lambda p: shutil.copyfile(self.checkpoint_path, p)
+        )
 
     def keep_watched(self, watched: Watched) -> None:
         """Keeps the watched points of a task so far."""
-        self._write(self._watched_path(watched.task), watched.save)
+        write_atomically(self._watched_path(watched.task), watched.save)
 
     def watched(self, task: int) -> Watched | None:
         """What was watched while `task` was learned; None where nothing was."""
         path = self._watched_path(task)
-        return Watched.load(path) if path.exists() else None
+        with reading(path, "remove the folder watch/ to do without its curves"):
+            return Watched.load(path) if path.exists() else None
 
     def watched_all(self) -> list[Watched]:
         """What was watched during each task of the run, in order; empty where nothing was."""
-        known = itertools.takewhile(lambda path: path.exists(), map(self._watched_path, itertools.count()))
-        return [Watched.load(path) for path in known]
+        watched = map(self.watched, itertools.count())
+        return list(itertools.takewhile(lambda each: each is not None, watched))
 
     def keep_drift(self, task: int, drift: Drift, grams: Grams) -> None:
         """Keeps what moved until the end of `task`, and of the Gram matrices those that a resumed run may need."""
-        self._write(self.path / "drift" / f"task_{task}.safetensors", drift.save)
-        self._write(self._grams_path(task), grams.save)
+        write_atomically(self.path / "drift" / f"task_{task}.safetensors", drift.save)
+        write_atomically(self._grams_path(task), grams.save)
         self._grams_path(task - 2).unlink(missing_ok=True)
 
     def grams(self, task: int) -> Grams | None:
         """The Gram matrices after `task`; None before the first.
 
         Raises:
-            ResumeError: if they are missing.
+            DamagedRun: if they are missing or cannot be read.
         """
         if task < 0:
             return None
-        if not self._grams_path(task).exists():
-            raise ResumeError(f"'{self._grams_path(task)}' is missing; start the run again")
-        return Grams.load(self._grams_path(task))
+        with reading(self._grams_path(task), "drift cannot be measured any further; start the run again"):
+            return Grams.load(self._grams_path(task))
 
     def drift(self) -> Drift | None:
         """What moved after each finished task, CKA [T, T, E] and norms [T, E, T]; None where it was not measured."""
         paths = [self.path / "drift" / f"task_{record.task}.safetensors" for record in self.records]
-        return Drift.of_run([Drift.load(path) for path in paths]) if paths and paths[0].exists() else None
+        if not paths or not paths[0].exists():
+            return None
+        drifts = []
+        for path in paths:
+            with reading(path, "remove the folder drift/ to do without it"):
+                drifts.append(Drift.load(path))
+        return Drift.of_run(drifts)
 
     def _watched_path(self, task: int) -> Path:
         return self.path / "watch" / f"task_{task}.safetensors"
@@ -231,59 +385,8 @@ class RunDirectory:
     def _grams_path(self, task: int) -> Path:
         return self.path / "drift" / f"grams_{task}.safetensors"
 
-    def _write(self, path: Path, write: Callable[[Path], object]) -> None:
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, write)
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def provenance() -> dict[str, Any]:
-    """What a number needs beside its settings to be understood later."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "cl_ac": cl_ac.__version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "cpu": cpu_name(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def cpu_name() -> str:
-    """Vendor's name of the processor where Linux tells it, else its architecture."""
-    details = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.+)", details.read_text()) if details.exists() else None
-    return named[1] if named else platform.machine()
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this package runs from, `-modified` if it has changes; None when installed."""
-    root = Path(cl_ac.__file__).parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=-modified"],
-            cwd=root, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
+    def _outputs_path(self, task: int) -> Path:
+        return self.path / "outputs" / f"task_{task}.safetensors"
 
 
 def runs_in(path: Path) -> list[RunDirectory]:
@@ -292,9 +395,10 @@ def runs_in(path: Path) -> list[RunDirectory]:
     Raises:
         ConfigurationError: if there is neither.
     """
-    if (path / "config.yaml").exists():
+    names = "config.yaml", "metrics.jsonl"
+    if any((path / name).exists() for name in names):
         return [RunDirectory(path)]
-    found = sorted(config.parent for config in path.glob("*/config.yaml"))
+    found = sorted({file.parent for name in names for file in path.glob(f"*/{name}")})
     if not found and not (path / "report.html").exists():
         raise ConfigurationError(f"'{path}' holds no run (no config.yaml in it)")
     return [RunDirectory(each) for each in found]

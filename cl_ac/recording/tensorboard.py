@@ -38,6 +38,7 @@ from torch import Tensor
 
 from cl_ac.data.tasks import Task
 from cl_ac.evaluation import Outputs, forgetting, most_confident
+from cl_ac.recording.files import storing
 from cl_ac.recording.hyperparameters import hyperparameters
 from cl_ac.recording.loggers import CsvLogger, Layout, Logger, LoggerName, TensorBoardLogger, WandbLogger
 from cl_ac.recording.rundir import RunDirectory
@@ -146,7 +147,9 @@ class EventLog:
             "csv": lambda: CsvLogger(directory.path, step),
             "wandb": lambda: WandbLogger(directory.path, step, settings),
         }
-        self.loggers: list[Logger] = [makers[name]() for name in loggers]
+        self.path = directory.path
+        with storing(self.path):
+            self.loggers: list[Logger] = [makers[name]() for name in loggers]
         self.names = exit_names(exits)
         self.tasks = tasks
 
@@ -188,7 +191,8 @@ class EventLog:
         points = [*_by_task(directory.watched(task.index), self.tasks), ((task.index + 1) * PER_TASK, after)]
         for logger in self.loggers:
             logger.over_tasks(points)
-        self._figures(directory, directory.outputs(task.index), step)
+        if any(logger.shows_figures for logger in self.loggers):
+            self._figures(directory, directory.outputs(task.index), step)
         self._flush()
 
     def _accuracies(self, tag: str, cube: Tensor, surest: Tensor) -> dict[str, float]:
@@ -243,20 +247,24 @@ class EventLog:
             exits = outputs.correct.double().mean(1)[None]
             figures["cost_accuracy"] = cost_accuracy_figure([CostLine(directory.name, [cost_accuracy(outputs)], exits)])
         for tag, figure in figures.items():
-            for logger in self.loggers:
-                logger.figure(tag, figure, step)
+            with storing(self.path):
+                for logger in self.loggers:
+                    logger.figure(tag, figure, step)
 
     def _scalars(self, values: Mapping[str, float], step: int) -> None:
-        for logger in self.loggers:
-            logger.scalars(values, step)
+        with storing(self.path):
+            for logger in self.loggers:
+                logger.scalars(values, step)
 
     def _flush(self) -> None:
-        for logger in self.loggers:
-            logger.flush()
+        with storing(self.path):
+            for logger in self.loggers:
+                logger.flush()
 
     def close(self) -> None:
-        for logger in self.loggers:
-            logger.close()
+        with storing(self.path):
+            for logger in self.loggers:
+                logger.close()
 
 
 def _summary(directory: RunDirectory, outputs: Outputs) -> dict[str, float]:

@@ -14,8 +14,9 @@ from cl_ac.efficiency.dynamic import set_gate
 from cl_ac.efficiency.gates import Gate
 from cl_ac.exits.model import EarlyExitModel
 from cl_ac.exits.rules import Confidence
-from cl_ac.recording.checkpoint import write_atomically
-from cl_ac.recording.rundir import RunDirectory, provenance
+from cl_ac.recording.files import storing, write_atomically
+from cl_ac.recording.provenance import provenance
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
 from cl_ac.report.conversion_figures import cost_figure, load_figure, map_figure, time_figure
 from cl_ac.serving.conversion import Converted
@@ -142,8 +143,7 @@ def write(converted: Converted, directory: RunDirectory, measured: Measured = NO
 
     The model, a file that `serving.load` reads, is left out if nothing is within the tolerance.
     """
-    folder = directory.path / "convert"
-    folder.mkdir(exist_ok=True)
+    folder = directory.folder("convert")
     for sometimes in ("expert_maps.png", "time_accuracy.png", "model.pt"):
         # Those of an earlier conversion do not belong to these numbers.
         (folder / sometimes).unlink(missing_ok=True)
@@ -152,7 +152,8 @@ def write(converted: Converted, directory: RunDirectory, measured: Measured = NO
     write_atomically(paths[0], lambda path: path.write_text(text))
     for name, figure in figures(converted, measured).items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150)
+        with storing(paths[-1]):
+            figure.savefig(paths[-1], dpi=150)
     if choice := converted.choice:
         set_gate(converted.dynamic, converted.chosen_gates)
         rule = Confidence(choice.confidence)

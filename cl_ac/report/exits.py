@@ -32,7 +32,7 @@ from cl_ac.exits.curves import (
 )
 from cl_ac.exits.quality import Quality, groups, quality
 from cl_ac.exits.rules import Confidence, Entropy, Margin, Patience, Rule
-from cl_ac.recording.checkpoint import write_atomically
+from cl_ac.recording.files import storing, write_atomically
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
 from cl_ac.report.exit_figures import exit_accuracy_figure, exit_histogram_figure, reliability_figure, rules_figure
@@ -289,17 +289,18 @@ def plain_accuracy(directory: RunDirectory) -> float:
 
 def write(analysis: Analysis, directory: RunDirectory, plain: float | None = None) -> list[Path]:
     """Writes the figures and all numbers to `exits/` in the run's folder, and TensorBoard entries beside the others."""
-    folder = directory.path / "exits"
-    folder.mkdir(exist_ok=True)
+    folder = directory.folder("exits")
     drawn = figures(analysis, plain)
     paths = [folder / f"{name}.png" for name in drawn]
     for path, figure in zip(paths, drawn.values(), strict=True):
-        figure.savefig(path, dpi=150)
+        with storing(path):
+            figure.savefig(path, dpi=150)
     paths.append(folder / "exits.json")
     write_atomically(paths[-1], lambda path: path.write_text(json.dumps(numbers(analysis), indent=1)))
     paths.append(folder / "curves.safetensors")
     write_atomically(paths[-1], lambda path: save_file(curve_points(analysis), path))
-    _write_events(analysis, directory, drawn)
+    with storing(directory.path):
+        _write_events(analysis, directory, drawn)
     return paths
 
 

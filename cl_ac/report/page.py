@@ -1,10 +1,10 @@
 """The report: one HTML page that needs no network, and its figures and tables as files."""
 
 import html
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -12,9 +12,9 @@ import yaml
 from matplotlib.figure import Figure
 
 import cl_ac
-from cl_ac.errors import ConfigurationError
-from cl_ac.recording.checkpoint import write_atomically
+from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.recording.figures import STYLE
+from cl_ac.recording.files import storing, writable_folder, write_atomically
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.comparison import Comparison, Group, compare
 from cl_ac.report.formats import ResultTable
@@ -73,11 +73,8 @@ def write_report(directories: Sequence[RunDirectory], folder: Path) -> Path:
     comparisons, empty = compare(directories)
     if not comparisons:
         raise ConfigurationError("none of the runs has a finished task; there is nothing to report")
-    try:
-        for name in ("figures", "tables"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"cannot write to '{folder}' (--out): {error.strerror}") from error
+    for name in ("figures", "tables"):
+        writable_folder(folder / name)
     parts = []
     for number, comparison in enumerate(comparisons, start=1):
         # Files of one benchmark need no word for it.
@@ -86,10 +83,12 @@ def write_report(directories: Sequence[RunDirectory], folder: Path) -> Path:
         drawn = {}
         for section in found:
             for name, figure in section.figures.items():
-                drawn[name] = save_figure(figure, folder / "figures" / _slug(prefix + name))
+                with storing(folder):
+                    drawn[name] = save_figure(figure, folder / "figures" / _slug(prefix + name))
             for table in section.tables:
                 for ending, text in zip(TABLE_FORMATS, (table.csv(), table.markdown(), table.latex()), strict=True):
-                    (folder / "tables" / f"{_slug(prefix + table.name)}.{ending}").write_text(text)
+                    path = folder / "tables" / f"{_slug(prefix + table.name)}.{ending}"
+                    write_atomically(path, partial(Path.write_text, data=text))
         parts.append(_comparison(comparison, found, drawn, f"benchmark-{number}", len(comparisons) > 1))
     page = folder / "report.html"
     content = _page(comparisons, empty, parts)
@@ -176,8 +175,10 @@ def _settings(group: Group) -> str:
 
 def _provenance(group: Group) -> Iterator[str]:
     for run in group.runs:
-        path = run.path / "provenance.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
+        try:
+            known = run.provenance
+        except UserError as error:
+            known = {"started": f"unknown, for {error}"}
         seconds = sum(record.seconds for record in run.records)
         facts = [
             f"{name} {known[name]}" for name in ("started", "commit", "torch", "gpu", "platform") if known.get(name)

@@ -9,9 +9,10 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from cl_ac.recording.checkpoint import write_atomically
 from cl_ac.recording.figures import Line, line_figure
-from cl_ac.recording.rundir import RunDirectory, provenance
+from cl_ac.recording.files import storing, write_atomically
+from cl_ac.recording.provenance import provenance
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
 from cl_ac.serving.router_free import Sweep
 
@@ -54,11 +55,11 @@ def numbers(swept: Sweep) -> Mapping[str, object]:
 
 def write(swept: Sweep, directory: RunDirectory) -> list[Path]:
     """Writes numbers and a figure to `convert/` in the run's folder, and returns their paths."""
-    folder = directory.path / "convert"
-    folder.mkdir(exist_ok=True)
+    folder = directory.folder("convert")
     stem = folder / f"router_free_{swept.rule}"
     text = json.dumps({**numbers(swept), "provenance": provenance()}, indent=1)
     paths = [stem.with_suffix(".json"), stem.with_suffix(".png")]
     write_atomically(paths[0], lambda path: path.write_text(text))
-    figure(swept).savefig(paths[1], dpi=150)
+    with storing(paths[1]):
+        figure(swept).savefig(paths[1], dpi=150)
     return paths

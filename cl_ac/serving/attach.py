@@ -21,7 +21,9 @@ from cl_ac.heads import GrowingClassifier
 from cl_ac.losses import cross_entropy
 from cl_ac.network import Exits
 from cl_ac.recording.checkpoint import Checkpoint
-from cl_ac.recording.rundir import Record, RunDirectory
+from cl_ac.recording.fingerprint import fingerprint
+from cl_ac.recording.records import Record
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.run import assemble, evaluate
 from cl_ac.serving.finished import Finished, finished
 from cl_ac.training import Fit, Trainer, Training
@@ -138,14 +140,15 @@ def attach(
     trainer = Trainer(settings, augmentation, run.device, seed)
     samples = training_samples(run, tasks, attachment.data)
     config = new_settings(source, directory, network.exits, attachment)
-    directory.open(config, resume=False)
-    fit(network, trainer, samples, tasks[-1], attachment.cache)
+    with directory.locked():
+        directory.open(config, resume=False, data=fingerprint(run.objects.benchmark))
+        fit(network, trainer, samples, tasks[-1], attachment.cache)
 
-    outputs = evaluate(trainer, network, approach, run.objects.benchmark, tasks[-1])
-    record = Record.of(tasks[-1].index, outputs, time.perf_counter() - began)
-    directory.finish(record, outputs)
-    checkpoint = Checkpoint(len(tasks), network=network.state_dict(), approach=approach.state_dict())
-    checkpoint.save(directory.checkpoint_path)
+        outputs = evaluate(trainer, network, approach, run.objects.benchmark, tasks[-1])
+        record = Record.of(tasks[-1].index, outputs, time.perf_counter() - began)
+        directory.finish(record, outputs)
+        checkpoint = Checkpoint(len(tasks), network=network.state_dict(), approach=approach.state_dict())
+        checkpoint.save(directory.checkpoint_path)
     return record
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from cl_ac.data.decoding import pixels
@@ -12,6 +13,7 @@ from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import ExitNetwork
 from cl_ac.recording.checkpoint import Checkpoint
+from cl_ac.recording.fingerprint import fingerprint
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.run import assemble, choose_device, restore
 from cl_ac.settings.objects import Objects, rebuild
@@ -62,7 +64,7 @@ def finished(directory: RunDirectory, device: str = "auto") -> Finished:
 
     Raises:
         ConfigurationError: if it is not finished, or keeps no settings.
-        ResumeError: if its checkpoint cannot be read.
+        ResumeError: if its checkpoint cannot be read, or its data have changed.
     """
     config = directory.config
     if "approach" not in config:
@@ -78,7 +80,8 @@ def finished(directory: RunDirectory, device: str = "auto") -> Finished:
     objects, place = _objects(config, directory.trusted), choose_device(device)
     objects.benchmark.seed = config["seed"]
     network = _assemble(objects)
-    restore(checkpoint, network, objects.approach)
+    directory.check_data(fingerprint(objects.benchmark), Console(stderr=True, soft_wrap=True).print)
+    restore(checkpoint, network, objects.approach, directory.checkpoint_path)
     objects.approach.to(place).eval()
     return Finished(objects, network.to(place).eval(), place)
 

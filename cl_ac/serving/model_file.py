@@ -14,7 +14,7 @@ from cl_ac.errors import DataError, UserError, unknown
 from cl_ac.exits.model import EarlyExitModel
 from cl_ac.exits.rules import Confidence, Entropy, LearnedScorer, Margin, Patience, Rule
 from cl_ac.memory import Memory
-from cl_ac.recording.checkpoint import write_atomically
+from cl_ac.recording.files import save_state, write_atomically
 from cl_ac.run import choose_device
 from cl_ac.serving.finished import _assemble, _objects
 from cl_ac.settings.objects import Objects
@@ -42,7 +42,7 @@ def save(model: EarlyExitModel, path: Path, config: Mapping[str, Any]) -> None:
         "corrected": model.approach is not None,
         "rule": {"name": type(model.rule).__name__, **rule},
     }
-    write_atomically(Path(path), lambda file: torch.save(content, file))
+    write_atomically(Path(path), lambda file: save_state(content, file))
 
 
 def load(path: Path, device: str = "auto", fold: bool = False, given: Sequence[Any] = ()) -> EarlyExitModel:

@@ -31,6 +31,7 @@ class Configured(Objects):
         seed: that the objects were initialised from.
         resume: go on after the last finished epoch that `directory` holds.
         loggers: where scalars and figures also go.
+        keep_checkpoints: keep the state after every task, not only the newest.
         config: all settings as plain values, from which the run can be repeated, loaded and compared.
     """
 
@@ -39,6 +40,7 @@ class Configured(Objects):
     seed: int
     resume: bool
     loggers: Sequence[LoggerName]
+    keep_checkpoints: bool
     config: Mapping[str, Any]
 
 
@@ -72,6 +74,7 @@ def from_settings(parser: ArgumentParser, settings: Namespace) -> Configured:
         seed=settings.seed,
         resume=settings.resume,
         loggers=settings.loggers,
+        keep_checkpoints=settings.keep_checkpoints,
         config=plain,
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from cl_ac.recording.rundir import FREE_SETTINGS, flatten
+from cl_ac.recording.settings import FREE_SETTINGS, flatten
 from cl_ac.settings.parser import PLUGINS, run_parser
 from cl_ac.settings.plugins import resolve
 

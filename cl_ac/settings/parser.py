@@ -81,6 +81,12 @@ def run_parser() -> ArgumentParser:
         default=["tensorboard"],
         help="where scalars and figures also go; csv writes scalars.csv, wandb needs the package of that name",
     )
+    parser.add_argument(
+        "--keep_checkpoints",
+        type=bool,
+        default=False,
+        help="keep the state after every task in checkpoints/, not only the newest",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     return parser
 

@@ -13,8 +13,9 @@ from typing import Any
 from rich.table import Table
 
 from cl_ac.errors import ConfigurationError
-from cl_ac.recording.checkpoint import write_atomically
-from cl_ac.recording.rundir import RunDirectory, provenance
+from cl_ac.recording.files import write_atomically
+from cl_ac.recording.provenance import provenance
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent, summarise
 from cl_ac.serving.held_out import held_out_accuracy
 from cl_ac.studies.study import Study, run_name

@@ -26,9 +26,10 @@ from cl_ac.efficiency.finetune import FineTuning
 from cl_ac.efficiency.gates import Gate
 from cl_ac.efficiency.sparsify import Sparsify
 from cl_ac.exits.cost import exit_costs
-from cl_ac.recording.checkpoint import write_atomically
+from cl_ac.recording.files import write_atomically
 from cl_ac.recording.progress import phases
-from cl_ac.recording.rundir import RunDirectory, provenance
+from cl_ac.recording.provenance import provenance
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
 from cl_ac.report.conversion_results import decision, rows, table, write
 from cl_ac.serving.conversion import Converted, Progress, Settings, convert_run

@@ -19,7 +19,9 @@ from rich.table import Table
 from cl_ac.evaluation import average
 from cl_ac.exits.curves import accuracy_at_budgets, area, average_curve, cost_at_accuracy, task_curves
 from cl_ac.exits.quality import calibration_errors, eefp
-from cl_ac.recording.rundir import RunDirectory, flatten, provenance
+from cl_ac.recording.provenance import provenance
+from cl_ac.recording.rundir import RunDirectory
+from cl_ac.recording.settings import flatten
 from cl_ac.recording.summary import percent
 from cl_ac.report.exits import RULES
 

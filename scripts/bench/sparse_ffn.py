@@ -24,8 +24,8 @@ from torch import Tensor
 from cl_ac.kernels.cost import Usage, machine_for, measured_usage
 from cl_ac.kernels.experts import Experts
 from cl_ac.kernels.sparse_ffn import chosen_backend, expected_cost, sparse_ffn
-from cl_ac.recording.checkpoint import write_atomically
-from cl_ac.recording.rundir import cpu_name, provenance
+from cl_ac.recording.files import write_atomically
+from cl_ac.recording.provenance import cpu_name, provenance
 
 
 class Shape(NamedTuple):

@@ -63,3 +63,10 @@ def test_accuracy_matrix_shows_what_is_known():
 def test_many_cells_keep_the_figure_within_a_page():
     figure = heat_map(torch.rand(20, 20), "run", "x", "y", [str(i) for i in range(20)], [str(i) for i in range(20)])
     assert figure.get_figwidth() < 7
+
+
+def test_a_thousand_tasks_are_drawn_without_a_million_numbers():
+    (axes,) = accuracy_matrix_figure(torch.rand(1000, 1000), "run").axes
+    assert not axes.texts
+    assert len(axes.get_xticks()) == 40
+    assert axes.figure.get_figwidth() < 12

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from cl_ac.recording.progress import RunProgress, phases
-from cl_ac.recording.rundir import Record
+from cl_ac.recording.records import Record
 
 
 def test_elsewhere_than_in_a_terminal_a_phase_is_a_line_when_it_is_done():

@@ -1,9 +1,13 @@
+import os
+
 import pytest
 import torch
 
-from cl_ac.errors import ConfigurationError, ResumeError
+from cl_ac.errors import ConfigurationError, ResumeError, StorageError
 from cl_ac.evaluation import Cost, Outputs
-from cl_ac.recording.rundir import Record, RunDirectory, flatten, runs_in
+from cl_ac.recording.records import Record
+from cl_ac.recording.rundir import RunDirectory, runs_in
+from cl_ac.recording.settings import flatten
 
 SETTINGS = {"seed": 1, "training": {"epochs": 2, "workers": 4}, "device": "cpu"}
 
@@ -41,6 +45,7 @@ def test_finishing_a_task_again_replaces_it_and_what_came_after(tmp_path):
 def test_resume_allows_another_device_but_no_other_seed(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     directory.open(SETTINGS, resume=False)
+    directory.finish(record(0), outputs(1))
     directory.open({**SETTINGS, "device": "cuda", "training": {"epochs": 2, "workers": 0}}, resume=True)
     with pytest.raises(ResumeError, match="seed was 1 and is 2"):
         directory.open({**SETTINGS, "seed": 2}, resume=True)
@@ -50,8 +55,50 @@ def test_resume_allows_another_device_but_no_other_seed(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="cannot write to"):
-        RunDirectory(tmp_path / "file" / "run").open(SETTINGS, resume=False)
+    with pytest.raises(StorageError, match=r"cannot write '.*run'"), RunDirectory(tmp_path / "file" / "run").locked():
+        pass
+
+
+def test_a_second_process_is_kept_out_and_a_dead_one_holds_nothing(tmp_path):
+    first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
+    with first.locked():
+        first.open(SETTINGS, resume=False)
+        told = rf"another process is at work in '.*run' \(process {os.getpid()} on"
+        with pytest.raises(ConfigurationError, match=told), second.locked():
+            pass
+        first.finish(record(0), outputs(1))
+        (first.path / ".checkpoint.pt.1-2.unfinished").touch()
+    with second.locked():
+        assert not list(second.path.glob(".*"))
+
+
+def fail(directory: RunDirectory, tasks: int) -> None:
+    """A run that stops after so many tasks."""
+    with directory.locked():
+        directory.open(SETTINGS, resume=False)
+        directory.folder("outputs")
+        for task in range(tasks):
+            directory.finish(record(task), outputs(task + 1))
+        raise ZeroDivisionError
+
+
+def test_what_fails_before_any_result_leaves_nothing(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    for name in ("new", "mine"):
+        with pytest.raises(ZeroDivisionError):
+            fail(RunDirectory(tmp_path / name), tasks=0)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "notes.txt"]
+    with pytest.raises(ZeroDivisionError):
+        fail(RunDirectory(tmp_path / "kept"), tasks=1)
+    assert RunDirectory(tmp_path / "kept").records == [record(0)]
+
+
+def test_settings_of_an_attempt_without_results_block_nothing(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.open(SETTINGS, resume=False)
+    directory.open({**SETTINGS, "seed": 2}, resume=False)
+    assert directory.config["seed"] == 2
 
 
 def test_flatten():

@@ -118,6 +118,16 @@ def test_loggers_are_told_the_same(stored_run, tmp_path):
     assert sorted(told) == sorted(rows)
 
 
+def test_figures_are_drawn_for_those_who_show_them_alone(toy_run, monkeypatch):
+    def draw(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("cl_ac.recording.figures.accuracy_matrix_figure", draw)
+    assert toy_run(Plain(), name="csv", loggers=["csv"]).records
+    with pytest.raises(AssertionError):
+        toy_run(Plain(), name="tensorboard", loggers=["tensorboard"])
+
+
 def test_charts_without_data_are_left_out():
     assert dashboard(set()) == {}
     assert dashboard({"watch/tasks_begun"}) == {}

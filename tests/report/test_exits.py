@@ -13,7 +13,8 @@ from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import Outputs, ac_accuracy
 from cl_ac.exits.curves import accuracy_at_budgets, area, average_curve, cost_accuracy, task_curves
 from cl_ac.exits.quality import quality
-from cl_ac.recording.rundir import Record, RunDirectory
+from cl_ac.recording.records import Record
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.exits import (
     EVENTS_SUFFIX,
     analyse,

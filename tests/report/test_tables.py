@@ -5,7 +5,8 @@ import torch
 
 from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import Cost, Outputs
-from cl_ac.recording.rundir import Record, RunDirectory
+from cl_ac.recording.records import Record
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import accuracy_of_samples, overconfident_exits, percent, summarise, without_acs
 from cl_ac.report.tables import summary_table
 

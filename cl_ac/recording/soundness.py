@@ -1,0 +1,43 @@
+"""Which of several runs can be read, so that a damaged one does not hide the others."""
+
+from collections.abc import Callable, Iterable
+
+from cl_ac.errors import UserError
+from cl_ac.recording.files import reading
+from cl_ac.recording.hyperparameters import hyperparameters
+from cl_ac.recording.rundir import RunDirectory
+
+
+def check(directory: RunDirectory) -> None:
+    """Reads everything that a report is made of.
+
+    Raises:
+        UserError: names the file that cannot be read.
+    """
+    with reading(directory.config_path, "`cl-ac run --resume` with the same settings mends it"):
+        hyperparameters(directory.config)
+    if records := directory.records:
+        directory.outputs(records[-1].task)
+        directory.watched_all()
+        directory.drift()
+
+
+def sound(directories: Iterable[RunDirectory], tell: Callable[[str], None]) -> list[RunDirectory]:
+    """The runs that can be read; `tell` is called with a sentence for each of the others.
+
+    Raises:
+        UserError: if there are others only: the sentence of the first.
+    """
+    found, problems = [], []
+    for directory in directories:
+        try:
+            check(directory)
+        except UserError as error:
+            problems.append(error)
+        else:
+            found.append(directory)
+    if problems and not found:
+        raise problems[0]
+    for problem in problems:
+        tell(f"left out: {problem}")
+    return found
