@@ -63,7 +63,8 @@ class Task:
 
     def history(self) -> "list[Task]":
         """The tasks so far, this one last."""
-        tasks, task = [], self
+        tasks: list[Task] = []
+        task: Task | None = self
         while task is not None:
             tasks.append(task)
             task = task.previous

@@ -108,7 +108,7 @@ def reading(path: Path, way_out: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DamagedRun(f"the run is damaged: '{path}' is missing; {way_out}") from error
     except PermissionError as error:
-        raise StorageError(f"cannot read '{path}': {os.strerror(error.errno)}; make it readable") from error
+        raise StorageError(f"cannot read '{path}': {error.strerror}; make it readable") from error
     except Exception as error:
         # A file may hold anything, and each library has errors of its own for what it does not expect.
         raise DamagedRun(f"the run is damaged: '{path}' is cut short or changed; {way_out}") from error

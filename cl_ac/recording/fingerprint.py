@@ -51,7 +51,7 @@ def _of_task(task: Task, classes: list[str]) -> TaskData:
     digest = hashlib.sha256()
     for part in parts:
         _add(digest, part)
-    return TaskData(classes, shape, *map(len, parts), digest.hexdigest()[:16])
+    return TaskData(classes, shape, len(task.train), len(task.validation), len(task.test), digest.hexdigest()[:16])
 
 
 def _add(digest: "hashlib._Hash", samples: Samples) -> None:

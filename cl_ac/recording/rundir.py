@@ -13,7 +13,6 @@ lock               held by the process at work here
 events.out.*       TensorBoard
 """
 
-import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,7 +132,7 @@ class RunDirectory:
         except UserError:
             if not same_run:
                 raise
-            before = config
+            before = dict(config)
             tell(f"'{self.config_path}' could not be read and is written again")
         learned = checkpoint.task + (checkpoint.fit is not None)
         self._check_same(before, config, data, learned, tell)
@@ -348,8 +347,10 @@ class RunDirectory:
 
     def watched_all(self) -> list[Watched]:
         """What was watched during each task of the run, in order; empty where nothing was."""
-        watched = map(self.watched, itertools.count())
-        return list(itertools.takewhile(lambda each: each is not None, watched))
+        found: list[Watched] = []
+        while (watched := self.watched(len(found))) is not None:
+            found.append(watched)
+        return found
 
     def keep_drift(self, task: int, drift: Drift, grams: Grams) -> None:
         """Keeps what moved until the end of `task`, and of the Gram matrices those that a resumed run may need."""
