@@ -37,7 +37,7 @@ FLOOR = {room: -number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms on one floor or below that have no business with each other all the same.
 APART = {
     "approaches": ("evaluation.", "watching.", "exits.", "efficiency.", "recording."),
-    "backbones": ("training.", "benchmark.", "data."),
+    "backbones": ("training.", "benchmark.", *(f"data.{name}." for name in ("samples", "loading", "batches", "tasks"))),
     "report": ("training.", "watching.watch."),
     "exits.rules": ("network.", "training."),
     "exits.curves": ("network.", "training."),
