@@ -160,7 +160,7 @@ def test_a_finished_run_goes_on_with_more_tasks(tmp_path, capsys):
 
 
 def test_other_data_are_refused_by_every_command(tmp_path, capsys, monkeypatch):
-    name = ["--benchmark.tasks", "2", "--out", str(tmp_path), "--name", "run"]
+    name = ["--benchmark.tasks", "2", "--out", str(tmp_path), "--name", "run", "--exits", "sdn"]
     assert main([*TINY, *name]) == 0
     monkeypatch.setattr("cl_ac.datasets.digits.Digits.class_names", list("abcdefghij"), raising=False)
     for command in ([*TINY, *name, "--resume"], ["exits", str(tmp_path / "run"), "--measure"]):

@@ -16,9 +16,9 @@ events.out.*       TensorBoard
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -323,17 +323,14 @@ class RunDirectory:
 
     def has_outputs(self, task: int) -> bool:
         """Whether the outputs after `task` are there and can be read."""
-        try:
-            self.outputs(task)
-        except DamagedRun:
-            return False
-        return True
+        with suppress(DamagedRun):
+            return self.outputs(task) is not None
+        return False
 
     def keep_checkpoint(self, task: int) -> None:
         """Keeps the present checkpoint, which follows `task`, beside later ones."""
-        write_atomically(
-            self.path / "checkpoints" / f"task_{task}.pt", lambda p: shutil.copyfile(self.checkpoint_path, p)
-        )
+        path = self.path / "checkpoints" / f"task_{task}.pt"
+        write_atomically(path, partial(shutil.copyfile, self.checkpoint_path))
 
     def keep_watched(self, watched: Watched) -> None:
         """Keeps the watched points of a task so far."""
@@ -374,11 +371,8 @@ class RunDirectory:
         paths = [self.path / "drift" / f"task_{record.task}.safetensors" for record in self.records]
         if not paths or not paths[0].exists():
             return None
-        drifts = []
-        for path in paths:
-            with reading(path, "remove the folder drift/ to do without it"):
-                drifts.append(Drift.load(path))
-        return Drift.of_run(drifts)
+        with reading(self.path / "drift", "remove the folder to do without it"):
+            return Drift.of_run([Drift.load(path) for path in paths])
 
     def _watched_path(self, task: int) -> Path:
         return self.path / "watch" / f"task_{task}.safetensors"

@@ -20,6 +20,7 @@ RUN = [
     "run", "--approach", "LwF", "--benchmark", "Digits", "--benchmark.tasks", "2", "--benchmark.samples_per_class", "4",
     "--backbone", "SmallConvNet", "--backbone.width", "4", "--training.epochs", "1", "--training.schedule", "constant",
     "--watch.every", "2", "--watch.drift", "true", "--loggers", "[csv]", "--device", "cpu", "--name", "run",
+    "--exits", "sdn",
 ]  # fmt: skip
 FILES = [
     "config.yaml", "provenance.json", "data.json", "metrics.jsonl", "scalars.csv", "checkpoint.pt",
