@@ -18,7 +18,7 @@ from cl_ac.data.tasks import task_slices
 
 
 @dataclass(frozen=True)
-class Cost:
+class ExitCosts:
     """Multiply-accumulates of one image.
 
     Args:
@@ -51,7 +51,7 @@ class Outputs:
     targets: Tensor
     tasks: Tensor
     sizes: tuple[int, ...]
-    cost: Cost
+    cost: ExitCosts
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -103,7 +103,7 @@ class Outputs:
         """Reads what `save` wrote."""
         with safe_open(path, "pt") as file:
             read = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        cost = Cost(read["cost_exits"].tolist(), read["cost_plain"].item())
+        cost = ExitCosts(read["cost_exits"].tolist(), read["cost_plain"].item())
         return Outputs(read["logits"], read["targets"], read["tasks"], tuple(read["sizes"].tolist()), cost)
 
 

@@ -88,7 +88,7 @@ class Machine(NamedTuple):
         return arithmetic + memory * (1 + copied)
 
 
-class Cost(NamedTuple):
+class CallCost(NamedTuple):
     """Predicted seconds of one call."""
 
     dense: float
@@ -144,7 +144,7 @@ def independent_usage(share: float, tokens: int) -> Usage:
     return Usage(share, 1 - (1 - share) ** min(tokens, TOKEN_TILE), 1 - (1 - share) ** tokens)
 
 
-def predicted_cost(work: Workload, usage: Usage, machine: Machine, single_launch: bool, token_major: bool) -> Cost:
+def predicted_cost(work: Workload, usage: Usage, machine: Machine, single_launch: bool, token_major: bool) -> CallCost:
     """Predicted seconds of the dense and the sparse FFN.
 
     Args:
@@ -172,12 +172,12 @@ def predicted_cost(work: Workload, usage: Usage, machine: Machine, single_launch
     streamed = weights * usage.union
     # launches on a GPU include two for the router and the gate, without which there would be no mask
     if single_launch:
-        return Cost(dense, machine.product_seconds(flops, streamed, matrix, rows) + 4 * machine.launch)
+        return CallCost(dense, machine.product_seconds(flops, streamed, matrix, rows) + 4 * machine.launch)
     if token_major:
         streamed += pairs * (row + 2 * work.neurons * work.itemsize)
-        return Cost(dense, machine.product_seconds(flops, streamed, matrix, rows) + 7 * machine.launch)
+        return CallCost(dense, machine.product_seconds(flops, streamed, matrix, rows) + 7 * machine.launch)
     # per pair: gather (read, write), product (write, read), output (read, write); one token needs neither end
     traffic = 6 * pairs * row / machine.bandwidth if work.tokens > 1 else 0.0
     # operations per call and per expert in use (kernels/torch_ffn.py)
     launches = (8 + 5 * work.experts * usage.union) * machine.launch
-    return Cost(dense, machine.product_seconds(flops, streamed, matrix, rows) + traffic + launches)
+    return CallCost(dense, machine.product_seconds(flops, streamed, matrix, rows) + traffic + launches)

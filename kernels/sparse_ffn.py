@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from cl_ac.kernels import torch_ffn
-from cl_ac.kernels.cost import Cost, Usage, machine_for, measured_usage, predicted_cost, workload_of
+from cl_ac.kernels.cost import CallCost, Usage, machine_for, measured_usage, predicted_cost, workload_of
 from cl_ac.kernels.experts import Experts, check, dense_ffn
 
 Backend = Literal["auto", "torch", "triton", "interpreter", "dense"]
@@ -69,7 +69,7 @@ def _is_observed(x: Tensor, mask: Tensor, experts: Experts) -> bool:
     return torch.is_grad_enabled() and any(isinstance(part, Tensor) and part.requires_grad for part in (x, *experts))
 
 
-def expected_cost(x: Tensor, experts: Experts, usage: Usage) -> Cost:
+def expected_cost(x: Tensor, experts: Experts, usage: Usage) -> CallCost:
     """What `auto` compares for a call with x [N, D]: predicted seconds of dense and of this device's sparse backend."""
     on_cpu = x.device.type == "cpu"
     machine = machine_for(x.device.type, x.dtype)

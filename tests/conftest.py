@@ -16,10 +16,10 @@ from cl_ac.data.batches import Batch
 from cl_ac.data.samples import Samples
 from cl_ac.data.seeding import global_stream
 from cl_ac.efficiency.convert import Conversion
-from cl_ac.efficiency.finetune import FineTuning
+from cl_ac.efficiency.finetune import SparseTuning
 from cl_ac.efficiency.routers import RouterTraining
 from cl_ac.efficiency.sparsify import Sparsify
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.memory import Memory
 from cl_ac.network import NO_EXITS, Backbone, ExitNetwork, Exits
 from cl_ac.recording.rundir import RunDirectory
@@ -188,7 +188,7 @@ def random_outputs() -> Callable[..., Outputs]:
         # Deeper exits know more, as they mostly do.
         logits += torch.linspace(0.5, 3, exits)[:, None, None] * nn.functional.one_hot(targets, sum(sizes))
         tasks = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[targets]
-        cost = Cost([10.0 * (index + 1) for index in range(exits)], 10.0 * exits - 3)
+        cost = ExitCosts([10.0 * (index + 1) for index in range(exits)], 10.0 * exits - 3)
         return Outputs(logits, targets, tasks, sizes, cost)
 
     return make
@@ -261,7 +261,7 @@ def vit_run(digits_run) -> RunDirectory:
 @pytest.fixture(scope="session")
 def held_out_run(digits_run) -> RunDirectory:
     """A ViT without ACs; a quarter of the training samples is held out."""
-    return digits_run(*VIT, "--approach", "FineTuning", "--benchmark.validation", "0.25")
+    return digits_run(*VIT, "--approach", "SparseTuning", "--benchmark.validation", "0.25")
 
 
 @pytest.fixture(scope="session")
@@ -274,4 +274,4 @@ def quick_conversion() -> Conversion:
 def converted(vit_run, quick_conversion) -> Converted:
     """The conversion of `vit_run`; tests may change the gates of its dynamic network."""
     settings = Settings(taus=(0.01, 0.4, 1.0), tolerance=0.5)
-    return convert_run(vit_run, settings, quick_conversion, FineTuning(1), Sparsify("hoyer"), "cpu")
+    return convert_run(vit_run, settings, quick_conversion, SparseTuning(1), Sparsify("hoyer"), "cpu")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cl_ac import evaluation
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 
 NAN = torch.nan
 # Three tasks: learned to 0.9, 0.8 and 0.7; the first rises once before it is forgotten.
@@ -18,7 +18,7 @@ def outputs() -> Outputs:
         torch.tensor([0, 1, 1, 2]),
         torch.tensor([0, 0, 0, 1]),
         (2, 1),
-        Cost([40.0, 120.0], 100.0),
+        ExitCosts([40.0, 120.0], 100.0),
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cl_ac.evaluation import Cost, Outputs, backward_transfer, cube, exit_accuracy
+from cl_ac.evaluation import ExitCosts, Outputs, backward_transfer, cube, exit_accuracy
 
 metrics = pytest.importorskip("avalanche.evaluation.metrics")
 
@@ -13,7 +13,7 @@ def outputs_after(task: int) -> Outputs:
     targets = torch.arange(2 * task + 2).repeat_interleave(7)
     logits = torch.randn(1, len(targets), 2 * task + 2, generator=stream)
     logits[0, torch.arange(len(targets)), targets] += 1.0
-    return Outputs(logits, targets, targets // 2, (2,) * (task + 1), Cost([1.0], 1.0))
+    return Outputs(logits, targets, targets // 2, (2,) * (task + 1), ExitCosts([1.0], 1.0))
 
 
 def test_accuracy_and_forgetting_agree_with_avalanche():

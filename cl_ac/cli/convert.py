@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cl_ac.cli.show import show
 from cl_ac.efficiency.convert import Conversion
-from cl_ac.efficiency.finetune import FineTuning
+from cl_ac.efficiency.finetune import SparseTuning
 from cl_ac.efficiency.sparsify import Sparsify
 from cl_ac.recording.progress import phases
 from cl_ac.recording.rundir import RunDirectory
@@ -32,7 +32,7 @@ def command(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("run", type=str, help="the run's folder")
     parser.add_class_arguments(conversion.Settings)
-    parser.add_class_arguments(FineTuning, "finetune")
+    parser.add_class_arguments(SparseTuning, "finetune")
     parser.add_class_arguments(Sparsify, "sparsify")
     parser.add_class_arguments(Conversion, "experts", skip={"gate"})
     parser.set_defaults({"sparsify.loss": "hoyer"})

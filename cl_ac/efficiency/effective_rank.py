@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl_ac.efficiency.router_free import Place, watched
+from cl_ac.efficiency.router_free import Place, showing
 
 
 class EffectiveRank:
@@ -47,6 +47,6 @@ def effective_ranks(model: nn.Module, run: Callable[[Any], object]) -> dict[str,
     def update(name: str, place: Place, values: Tensor) -> None:
         ranks.setdefault(name, {}).setdefault(place, EffectiveRank()).update(values)
 
-    with watched(model, update):
+    with showing(model, update):
         run(model)
     return {name: {place: each.value() for place, each in places.items()} for name, places in ranks.items()}

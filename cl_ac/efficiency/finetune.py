@@ -20,7 +20,7 @@ from cl_ac.training import EpochReport, Fit, Loss, Trainer
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class SparseTuning:
     """How a finished network is trained on while it becomes sparse.
 
     Args:
@@ -50,7 +50,7 @@ def finetuned(
     data: Samples,
     task: Task,
     trainer: Trainer,
-    settings: FineTuning,
+    settings: SparseTuning,
     sparsify: Sparsify,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> ExitNetwork:
@@ -89,7 +89,7 @@ def finetuned(
     return student
 
 
-def _loss(before: ExitNetwork, approach: Approach, settings: FineTuning) -> Loss:
+def _loss(before: ExitNetwork, approach: Approach, settings: SparseTuning) -> Loss:
     """One value per exit: cross-entropy, or the distance to what the network said before."""
 
     def labels(network: ExitNetwork, batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cl_ac.errors import ConfigurationError
 from cl_ac.kernels.gate import max_rule
 
-Rule = Literal["max", "cumulative", "top_k", "all"]
+GateRule = Literal["max", "cumulative", "top_k", "all"]
 
 
 def highest_threshold(predictions: Tensor) -> Tensor:
@@ -91,12 +91,12 @@ class Gate:
         ConfigurationError: if the threshold does not fit the rule.
     """
 
-    rule: Rule = "max"
+    rule: GateRule = "max"
     threshold: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(Rule):
-            raise ConfigurationError(f"gate.rule is '{self.rule}'; it must be one of {', '.join(get_args(Rule))}")
+        if self.rule not in get_args(GateRule):
+            raise ConfigurationError(f"gate.rule is '{self.rule}'; it must be one of {', '.join(get_args(GateRule))}")
         if self.rule == "top_k" and (self.threshold < 1 or self.threshold != int(self.threshold)):
             raise ConfigurationError(
                 f"gate.threshold is {self.threshold:g}; for gate.rule top_k it must be a whole number of experts"

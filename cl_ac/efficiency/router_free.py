@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_ac.backbones.feed_forward import FeedForward, find_feed_forwards, linear_weights
-from cl_ac.efficiency.sparsity_rules import Rule
+from cl_ac.efficiency.sparsity_rules import SparsityRule
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.kernels.sparse_linear import Backend, sparse_linear
 
 Place = Literal["input", "up", "gate", "intermediate"]
 # The rules of every FFN's tensors, or those of each FFN by its name.
-Rules = Mapping[Place, Rule] | Mapping[str, Mapping[Place, Rule]]
+Rules = Mapping[Place, SparsityRule] | Mapping[str, Mapping[Place, SparsityRule]]
 
 
 class Masking(nn.Module):
@@ -36,7 +36,7 @@ class Masking(nn.Module):
 
     def __init__(
         self,
-        rules: Mapping[Place, Rule],
+        rules: Mapping[Place, SparsityRule],
         device: torch.device,
         watch: Callable[[Place, Tensor], None] | None = None,
         backend: Backend = "auto",
@@ -99,7 +99,7 @@ class MaskedFeedForward(Masking):
     def __init__(
         self,
         described: FeedForward,
-        rules: Mapping[Place, Rule],
+        rules: Mapping[Place, SparsityRule],
         watch: Callable[[Place, Tensor], None] | None = None,
         backend: Backend = "auto",
     ):
@@ -144,7 +144,7 @@ class MaskedLinear(Masking):
         backend: as of `Masking`.
     """
 
-    def __init__(self, layer: nn.Module, rule: Rule, backend: Backend = "auto"):
+    def __init__(self, layer: nn.Module, rule: SparsityRule, backend: Backend = "auto"):
         weight, bias = linear_weights(layer)
         super().__init__({"input": rule}, weight.device, None, backend)
         self.matrix, self.bias, self.rows = weight, bias, weight.t().contiguous()
@@ -192,7 +192,10 @@ def _share(count: Tensor) -> float:
 
 @contextmanager
 def masked(
-    model: nn.Module, rules: Rules | None = None, linears: Mapping[str, Rule] | None = None, backend: Backend = "auto"
+    model: nn.Module,
+    rules: Rules | None = None,
+    linears: Mapping[str, SparsityRule] | None = None,
+    backend: Backend = "auto",
 ) -> Iterator[InducedSparsity]:
     """Masks tensors of `model` as long as the context lasts, and counts what the masks drop.
 
@@ -224,7 +227,7 @@ def masked(
         yield InducedSparsity(maskings)
 
 
-def _ruled(model: nn.Module, rules: Rules) -> list[tuple[FeedForward, Mapping[Place, Rule]]]:
+def _ruled(model: nn.Module, rules: Rules) -> list[tuple[FeedForward, Mapping[Place, SparsityRule]]]:
     """The FFNs that have rules, with those."""
     if not rules:
         return []
@@ -245,7 +248,7 @@ def _feed_forwards(model: nn.Module) -> dict[str, FeedForward]:
 
 
 @contextmanager
-def watched(model: nn.Module, watch: Callable[[str, Place, Tensor], None]) -> Iterator[None]:
+def showing(model: nn.Module, watch: Callable[[str, Place, Tensor], None]) -> Iterator[None]:
     """Shows `watch` each tensor of each FFN when it is computed: the FFN's path, the tensor's name, values [..., K].
 
     Tokens of padding are left out as in `masked`; then the values are [tokens, K].

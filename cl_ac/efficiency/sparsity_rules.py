@@ -13,7 +13,7 @@ from cl_ac.errors import ConfigurationError
 from cl_ac.kernels.neuron_masks import threshold_mask, top_p_mask
 
 # Values [..., K] to the mask [..., K] of those to keep.
-Rule = Callable[[Tensor], Tensor]
+SparsityRule = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cl_ac.backbones.feed_forward import find_feed_forwards, linear_weights
 from cl_ac.efficiency.greedy import greedy
 from cl_ac.efficiency.observation import observed
-from cl_ac.efficiency.router_free import Place, masked, watched
+from cl_ac.efficiency.router_free import Place, masked, showing
 from cl_ac.efficiency.sparsity_rules import Threshold
 from cl_ac.errors import ConfigurationError, unknown
 
@@ -72,7 +72,7 @@ def calibrate(model: nn.Module, run: Callable[[Any], object]) -> Calibration:
     def update(name: str, place: Place, values: Tensor) -> None:
         histograms.setdefault(name, {}).setdefault(place, MagnitudeHistogram()).update(values)
 
-    with watched(model, update):
+    with showing(model, update):
         run(model)
     return histograms
 
@@ -94,7 +94,7 @@ def thresholds(calibration: Calibration, share: float, places: Sequence[Place]) 
 
 
 @dataclass(frozen=True)
-class Step:
+class TealStep:
     """One step of the greedy allocation.
 
     Args:
@@ -109,7 +109,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Allocation:
+class TealAllocation:
     """How a block's sparsity is best spread over its linear layers.
 
     Args:
@@ -117,7 +117,7 @@ class Allocation:
         histograms: of each linear layer's input, by its path in the model.
     """
 
-    steps: list[Step]
+    steps: list[TealStep]
     histograms: Mapping[str, MagnitudeHistogram]
 
     def thresholds(self, sparsity: float) -> dict[str, Threshold]:
@@ -153,7 +153,7 @@ def allocate(
     step: float = 0.05,
     most: float = 0.9,
     tail: float = 0.25,
-) -> Allocation:
+) -> TealAllocation:
     """TEAL's greedy allocation (algorithm 1): each step raises the sparsity of the layer that adds least error.
 
     A layer with few weights is raised further at once, so that every step drops equally many weights. Layers that the
@@ -199,8 +199,8 @@ def allocate(
 
         for shares, left in greedy(dict.fromkeys(weights, 0.0), raised, error, lambda now, then: then):
             sparsity = sum(shares[path] * weights[path] for path in weights) / sum(weights.values())
-            steps.append(Step(sparsity, left, {prefix + path: share for path, share in shares.items()}))
-    return Allocation(steps, {prefix + path: histogram for path, histogram in histograms.items()})
+            steps.append(TealStep(sparsity, left, {prefix + path: share for path, share in shares.items()}))
+    return TealAllocation(steps, {prefix + path: histogram for path, histogram in histograms.items()})
 
 
 def _linears(model: nn.Module, block: str) -> list[str]:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cl_ac.classifiers.classifier import Classifier
 from cl_ac.data.layouts import Layout
-from cl_ac.evaluation import Cost
+from cl_ac.evaluation import ExitCosts
 from cl_ac.exits.heads import inference_head
 from cl_ac.network import ExitNetwork
 
@@ -35,7 +35,7 @@ def counted(run: Callable[[], Result]) -> tuple[float, Result]:
     return counter.get_total_flops() / 2, result
 
 
-def exit_costs(network: ExitNetwork, classifier: Classifier | None = None) -> Cost:
+def exit_costs(network: ExitNetwork, classifier: Classifier | None = None) -> ExitCosts:
     """Counted cost of one image at each exit, with what answers at inference, in the form that inference runs.
 
     Args:
@@ -62,4 +62,4 @@ def exit_costs(network: ExitNetwork, classifier: Classifier | None = None) -> Co
     network.train(was_training)
     exits = [sum(backbone[: index + 1]) + sum(heads[: index + 1]) for index in range(len(network))]
     # Without ACs the final exit has none to answer together with.
-    return Cost(exits, sum(backbone) + alone)
+    return ExitCosts(exits, sum(backbone) + alone)

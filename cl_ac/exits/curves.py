@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cl_ac.errors import UserError
 from cl_ac.evaluation import Outputs, average
-from cl_ac.exits.rules import Confidence, Decision, Rule, decide, scores
+from cl_ac.exits.rules import Confidence, Decision, ExitRule, decide, scores
 
 BUDGETS = (0.25, 0.4, 0.5, 0.6, 0.75, 0.8, 1.0)
 # The grid of the AC paper. It starves exits whose scores lie close together, so quantiles are the default.
@@ -51,7 +51,7 @@ def quantile_thresholds(values: Tensor, count: int = 1001, per_exit: bool = Fals
 
 
 def cost_accuracy(
-    outputs: Outputs, rule: Rule = Confidence(), thresholds: Tensor | None = None, costs: Tensor | None = None
+    outputs: Outputs, rule: ExitRule = Confidence(), thresholds: Tensor | None = None, costs: Tensor | None = None
 ) -> Curve:
     """The curve of `rule` as its threshold moves.
 
@@ -97,7 +97,7 @@ def _cost(outputs: Outputs) -> Tensor:
     return torch.tensor([*outputs.cost.relative, outputs.cost.relative[-1]], dtype=torch.float64)
 
 
-def task_curves(outputs: Outputs, rule: Rule = Confidence(), thresholds: Tensor | None = None) -> list[Curve]:
+def task_curves(outputs: Outputs, rule: ExitRule = Confidence(), thresholds: Tensor | None = None) -> list[Curve]:
     """The curve on each task seen, all at the same thresholds: T curves."""
     if thresholds is None:
         thresholds = quantile_thresholds(scores(rule, outputs))
@@ -168,7 +168,7 @@ def accuracy_at_budgets(curve: Curve, budgets: Sequence[float] = BUDGETS) -> lis
     ]
 
 
-def rule_within_budget(rule: Rule, held_out: Outputs, budget: float, per_exit: bool = False) -> Rule:
+def rule_within_budget(rule: ExitRule, held_out: Outputs, budget: float, per_exit: bool = False) -> ExitRule:
     """`rule` with the threshold that is most accurate on `held_out` among those within a relative cost.
 
     Args:
@@ -184,7 +184,7 @@ def rule_within_budget(rule: Rule, held_out: Outputs, budget: float, per_exit: b
     return _at(rule, curve, curve.accuracy.where(affordable, -1).argmax())
 
 
-def rule_reaching_accuracy(rule: Rule, held_out: Outputs, accuracy: float, per_exit: bool = False) -> Rule:
+def rule_reaching_accuracy(rule: ExitRule, held_out: Outputs, accuracy: float, per_exit: bool = False) -> ExitRule:
     """`rule` with the cheapest threshold that reaches `accuracy` on `held_out`.
 
     Raises:
@@ -198,11 +198,11 @@ def rule_reaching_accuracy(rule: Rule, held_out: Outputs, accuracy: float, per_e
     return _at(rule, curve, reached.int().argmax())
 
 
-def _choices(rule: Rule, outputs: Outputs, per_exit: bool) -> Curve:
+def _choices(rule: ExitRule, outputs: Outputs, per_exit: bool) -> Curve:
     return cost_accuracy(outputs, rule, quantile_thresholds(scores(rule, outputs), per_exit=per_exit))
 
 
-def _at(rule: Rule, curve: Curve, index: Tensor) -> Rule:
+def _at(rule: ExitRule, curve: Curve, index: Tensor) -> ExitRule:
     chosen = curve.thresholds[index].tolist()
     return replace(rule, threshold=tuple(chosen) if isinstance(chosen, list) else chosen)
 

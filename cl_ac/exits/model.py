@@ -18,7 +18,7 @@ from cl_ac.data.layouts import Layout
 from cl_ac.errors import ConfigurationError
 from cl_ac.exits.folding import InferenceStages
 from cl_ac.exits.heads import inference_head
-from cl_ac.exits.rules import Carried, Rule, check_numbers, step
+from cl_ac.exits.rules import Carried, ExitRule, check_numbers, step
 from cl_ac.network import ExitNetwork
 
 
@@ -174,7 +174,7 @@ class EarlyExitModel(nn.Module):
 
     task_of_class: Tensor
 
-    def __init__(self, network: ExitNetwork, approach: Approach | None, rule: Rule, fold: bool = False):
+    def __init__(self, network: ExitNetwork, approach: Approach | None, rule: ExitRule, fold: bool = False):
         super().__init__()
         self.network, self.approach = network, approach
         self.thresholds = rule.thresholds(len(network))
@@ -190,7 +190,7 @@ class EarlyExitModel(nn.Module):
         self.eval()
         self._check_correction(device)
 
-    def with_rule(self, rule: Rule) -> Self:
+    def with_rule(self, rule: ExitRule) -> Self:
         """A model that shares everything with this one but its rule."""
         model = copy.copy(self)
         model.rule, model.thresholds = rule.on(self.task_of_class.device), rule.thresholds(len(self.network))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.evaluation import Outputs
-from cl_ac.exits.rules import Confidence, Rule, scores
+from cl_ac.exits.rules import Confidence, ExitRule, scores
 
 
 def auroc(values: Tensor, labels: Tensor) -> float | None:
@@ -38,7 +38,7 @@ def leaving_is_right(correct: Tensor) -> Tensor:
     return correct | ~deeper
 
 
-def eefp(outputs: Outputs, rule: Rule = Confidence()) -> list[float | None]:
+def eefp(outputs: Outputs, rule: ExitRule = Confidence()) -> list[float | None]:
     """Early-exit failure prediction of each exit: AUROC of its scores for `leaving_is_right` [E].
 
     It ranks within one exit, so it cannot see thresholds that do not fit together over exits. Always None at the last
@@ -48,7 +48,7 @@ def eefp(outputs: Outputs, rule: Rule = Confidence()) -> list[float | None]:
     return [auroc(values, labels) for values, labels in pairs]
 
 
-def failure_prediction(outputs: Outputs, rule: Rule = Confidence()) -> list[float | None]:
+def failure_prediction(outputs: Outputs, rule: ExitRule = Confidence()) -> list[float | None]:
     """AUROC of each exit's scores for its being right [E]."""
     pairs = zip(scores(rule, outputs), outputs.correct, strict=True)
     return [auroc(values, labels) for values, labels in pairs]
@@ -188,7 +188,7 @@ class Quality:
     repair: list[list[float]]
 
 
-def quality(outputs: Outputs, rule: Rule = Confidence()) -> Quality:
+def quality(outputs: Outputs, rule: ExitRule = Confidence()) -> Quality:
     """The quality of the exits of `outputs`, with the scores of `rule` where scores are asked for."""
     ranking = eefp(outputs, rule)
     return Quality(

@@ -49,7 +49,7 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class Rule:
+class ExitRule:
     """When an exit's answer stands. A subclass defines `score`.
 
     Args:
@@ -82,7 +82,7 @@ class Rule:
             raise ConfigurationError(f"{given} for {exits} exits; give one for each")
         return self.threshold
 
-    def on(self, device: torch.device) -> "Rule":
+    def on(self, device: torch.device) -> "ExitRule":
         """The same rule with what it has learned on `device`."""
         return self
 
@@ -97,7 +97,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Confidence(Rule):
+class Confidence(ExitRule):
     """The largest probability (Teerapittayanon et al., 2016; Kaya et al., 2019)."""
 
     def score(self, index, answer, state):
@@ -105,7 +105,7 @@ class Confidence(Rule):
 
 
 @dataclass(frozen=True)
-class Entropy(Rule):
+class Entropy(ExitRule):
     """One minus the entropy relative to that of a uniform answer: 1 where a class is certain, 0 where all are alike."""
 
     def score(self, index, answer, state):
@@ -113,7 +113,7 @@ class Entropy(Rule):
 
 
 @dataclass(frozen=True)
-class Margin(Rule):
+class Margin(ExitRule):
     """The largest probability minus the second largest."""
 
     def score(self, index, answer, state):
@@ -121,7 +121,7 @@ class Margin(Rule):
 
 
 @dataclass(frozen=True)
-class Patience(Rule):
+class Patience(ExitRule):
     """How many exits in a row agree, this one included (Zhou et al., 2020, whose patience p is a threshold p + 1)."""
 
     threshold: float | tuple[float, ...] = 2.0
@@ -136,7 +136,7 @@ class Patience(Rule):
 
 
 @dataclass(frozen=True)
-class LearnedScorer(Rule):
+class LearnedScorer(ExitRule):
     """A logistic model of `exit_features` for each exit; `calibration.fit_scorer` fits it.
 
     Args:
@@ -206,7 +206,7 @@ class Carried(NamedTuple):
         answers = (torch.stack(each)[:, samples].unbind() for each in (self.predictions, self.confidences))
         return Carried(state, *answers)
 
-    def fallback(self, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
+    def fallback(self, rule: ExitRule) -> tuple[Tensor, Tensor, Tensor]:
         """The exit whose answer stands where none of the exits so far was sure, its answer, and its probability [B]."""
         predictions, confidences = torch.stack(self.predictions), torch.stack(self.confidences)
         if rule.fallback == "last":
@@ -216,7 +216,7 @@ class Carried(NamedTuple):
         return exits, predictions.gather(0, exits[None])[0], highest
 
 
-class Step(NamedTuple):
+class ExitStep(NamedTuple):
     """What becomes of samples [B] at an exit.
 
     Args:
@@ -237,13 +237,13 @@ class Step(NamedTuple):
         return self.scores.double() >= self.threshold
 
 
-def step(rule: Rule, threshold: float, index: int, logits: Tensor, carried: Carried) -> Step:
+def step(rule: ExitRule, threshold: float, index: int, logits: Tensor, carried: Carried) -> ExitStep:
     """Exit `index` answers with logits [B, C] samples that come with `carried`, an empty one at the first exit."""
     answer = Answer.of(logits)
     scores, state = rule.score(index, answer, carried.state)
     predictions = (*carried.predictions, answer.predictions)
     confidences = (*carried.confidences, answer.confidences)
-    return Step(scores, threshold, answer, Carried(state, predictions, confidences))
+    return ExitStep(scores, threshold, answer, Carried(state, predictions, confidences))
 
 
 def check_numbers(confidences: Tensor) -> None:
@@ -252,7 +252,7 @@ def check_numbers(confidences: Tensor) -> None:
         raise UserError(f"{count} of {confidences.numel()} answers are not numbers; no exit rule can weigh them")
 
 
-def walk(rule: Rule, logits: Tensor) -> Iterator[Step]:
+def walk(rule: ExitRule, logits: Tensor) -> Iterator[ExitStep]:
     """Every exit's step over all samples, of logits [E, N, C], as if none left."""
     carried = Carried()
     for index, (each, threshold) in enumerate(zip(logits, rule.thresholds(len(logits)), strict=True)):
@@ -262,7 +262,7 @@ def walk(rule: Rule, logits: Tensor) -> Iterator[Step]:
         yield taken
 
 
-def scores(rule: Rule, outputs: Outputs) -> Tensor:
+def scores(rule: ExitRule, outputs: Outputs) -> Tensor:
     """Every exit's score of every sample: float64 [E, N].
 
     Raises:
@@ -288,7 +288,7 @@ class Decision:
     cost: Tensor
 
 
-def decide(rule: Rule, outputs: Outputs) -> Decision:
+def decide(rule: ExitRule, outputs: Outputs) -> Decision:
     """Where each sample leaves, and with what answer; `outputs.task_incremental` decides with the task known.
 
     Raises:
@@ -304,6 +304,6 @@ def decide(rule: Rule, outputs: Outputs) -> Decision:
     return Decision(exits, answering.gather(0, exits[None])[0], predictions.gather(0, exits[None])[0], cost[exits])
 
 
-def exit_of(rule: Rule, outputs: Outputs) -> Tensor:
+def exit_of(rule: ExitRule, outputs: Outputs) -> Tensor:
     """Where each sample leaves: int64 [N], E where no exit is sure."""
     return decide(rule, outputs).exits

@@ -31,7 +31,7 @@ from cl_ac.exits.curves import (
     task_curves,
 )
 from cl_ac.exits.quality import Quality, groups, quality
-from cl_ac.exits.rules import Confidence, Entropy, Margin, Patience, Rule
+from cl_ac.exits.rules import Confidence, Entropy, ExitRule, Margin, Patience
 from cl_ac.recording.files import storing, write_atomically
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
@@ -39,7 +39,7 @@ from cl_ac.report.exit_figures import exit_accuracy_figure, exit_histogram_figur
 from cl_ac.report.tables import KNOWN_TASK
 from cl_ac.watching.stability import answer_text, exit_names
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, ExitRule] = {
     "confidence": Confidence(),
     "confidence, last exit answers": Confidence(fallback="last"),
     "entropy": Entropy(),

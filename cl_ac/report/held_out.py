@@ -17,7 +17,7 @@ from cl_ac.exits.calibration import (
 )
 from cl_ac.exits.curves import BUDGETS, average_curve, rule_within_budget, task_curves
 from cl_ac.exits.quality import calibration_errors, eefp, mean_defined
-from cl_ac.exits.rules import Confidence, Entropy, Margin, Patience, Rule, decide
+from cl_ac.exits.rules import Confidence, Entropy, ExitRule, Margin, Patience, decide
 from cl_ac.recording.summary import percent
 from cl_ac.report.exits import budget_table
 from cl_ac.serving.held_out import Correction
@@ -62,7 +62,7 @@ def _gain(correction: Correction, held_out: Outputs) -> float:
     return after - before
 
 
-def candidates(held_out: Outputs, test: Outputs) -> dict[str, tuple[Rule, Outputs, Outputs, bool]]:
+def candidates(held_out: Outputs, test: Outputs) -> dict[str, tuple[ExitRule, Outputs, Outputs, bool]]:
     """By name: a rule, the held-out and the test outputs that it reads, and whether each exit has its own threshold."""
     temperatures, vectors = fit_temperature(held_out), fit_vector_scaling(held_out)
     plain = held_out, test
@@ -80,7 +80,7 @@ def candidates(held_out: Outputs, test: Outputs) -> dict[str, tuple[Rule, Output
     }
 
 
-def accuracy_within(rule: Rule, held_out: Outputs, test: Outputs, budget: float, per_exit: bool) -> float:
+def accuracy_within(rule: ExitRule, held_out: Outputs, test: Outputs, budget: float, per_exit: bool) -> float:
     """Accuracy on `test` with the threshold that is best within `budget` on `held_out`; NaN if none is affordable."""
     try:
         chosen = rule_within_budget(rule, held_out, budget, per_exit)

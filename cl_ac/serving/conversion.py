@@ -16,7 +16,7 @@ from cl_ac.efficiency.budget import tau_for_budget
 from cl_ac.efficiency.convert import Conversion, check_sizes, convert, moefication
 from cl_ac.efficiency.dynamic import dynamic_ffns, recording, set_gate
 from cl_ac.efficiency.expert_usage import ExpertUsage, expert_usage, neuron_sparsity
-from cl_ac.efficiency.finetune import FineTuning, finetuned
+from cl_ac.efficiency.finetune import SparseTuning, finetuned
 from cl_ac.efficiency.flops import relative_ffn_cost
 from cl_ac.efficiency.gates import Gate
 from cl_ac.efficiency.sparsify import Counts, Sparsify
@@ -32,7 +32,7 @@ from cl_ac.serving.operating_points import Choice, Chosen, Gates, Point, chosen,
 from cl_ac.training import EpochReport, Trainer
 
 Data = Literal["all", "last", "memory"]
-Allocation = Literal["shared", "layer"]
+AllocationKind = Literal["shared", "layer"]
 # Called with a phase, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
 TAUS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
@@ -67,7 +67,7 @@ class Settings:
 
     data: Data = "all"
     taus: tuple[float, ...] = TAUS
-    allocation: Allocation = "shared"
+    allocation: AllocationKind = "shared"
     tolerance: float = 0.01
     budget: float | None = None
     baseline: bool = True
@@ -75,7 +75,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.taus or not all(0 < tau <= 1 for tau in self.taus):
             raise ConfigurationError(f"taus is {list(self.taus)}; give thresholds above 0 and at most 1")
-        if self.allocation not in get_args(Allocation):
+        if self.allocation not in get_args(AllocationKind):
             raise ConfigurationError(f"allocation is '{self.allocation}'; it must be shared or layer")
         if not 0 < self.tolerance < 1:
             raise ConfigurationError(f"tolerance is {self.tolerance:g}; it must be above 0 and below 1")
@@ -140,7 +140,7 @@ def convert_run(
     directory: RunDirectory,
     settings: Settings = Settings(),
     conversion: Conversion = Conversion(),
-    finetune: FineTuning = FineTuning(),
+    finetune: SparseTuning = SparseTuning(),
     sparsify: Sparsify = Sparsify("hoyer"),
     device: str = "auto",
     progress: Progress = lambda phase, done, total: None,

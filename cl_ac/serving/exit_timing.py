@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from cl_ac.approach import Approach
 from cl_ac.errors import ConfigurationError, UserError
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.exits.curves import rule_within_budget
 from cl_ac.exits.heads import inference_head
 from cl_ac.exits.model import Answers, EarlyExitModel, PlainModel
-from cl_ac.exits.rules import Confidence, Rule, decide
+from cl_ac.exits.rules import Confidence, ExitRule, decide
 from cl_ac.network import ExitNetwork
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.serving.finished import finished
 from cl_ac.serving.held_out import Correction, held_out_outputs, task_correction
 
-BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+TIMED_BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BATCHES = (1, 32, 256)
 IMAGES = 2000
 Name = TypeVar("Name")
@@ -74,10 +74,10 @@ def interleaved_medians(
 def time_rules(
     network: ExitNetwork,
     approach: Approach | None,
-    rules: Mapping[Name, Rule],
+    rules: Mapping[Name, ExitRule],
     images: Tensor,
     batch: int,
-    cost: Cost,
+    cost: ExitCosts,
     repeats: int = 5,
     fold: bool = True,
     told: Callable[[int, int], None] = lambda done, total: None,
@@ -118,8 +118,8 @@ def time_rules(
 
 
 def affordable_rules(
-    outputs: Outputs, budgets: Sequence[float] = BUDGETS, rule: Rule = Confidence()
-) -> dict[float, Rule]:
+    outputs: Outputs, budgets: Sequence[float] = TIMED_BUDGETS, rule: ExitRule = Confidence()
+) -> dict[float, ExitRule]:
     """`rule` with the best threshold within each budget on `outputs`; budgets below the first exit are left out."""
     rules = {}
     for budget in budgets:
@@ -151,7 +151,7 @@ class Measurement:
     images: int
     stored: Outputs
     correction: Correction
-    rules: dict[float, Rule]
+    rules: dict[float, ExitRule]
     accuracy: dict[float, float]
     agreement: dict[float, float]
     timings: dict[int, dict[float, Timing]]

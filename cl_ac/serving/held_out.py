@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cl_ac.data.samples import Samples, concatenate
-from cl_ac.evaluation import Cost, Outputs, ac_accuracy, average
+from cl_ac.evaluation import ExitCosts, Outputs, ac_accuracy, average
 from cl_ac.exits.calibration import (
     fit_tlc,
     rescale,
@@ -33,7 +33,7 @@ def held_out_samples(run: Finished) -> tuple[Samples, Tensor] | None:
     return concatenate(*parts), indices
 
 
-def held_out_outputs(run: Finished, trainer: Trainer, cost: Cost, images: int | None = None) -> Outputs | None:
+def held_out_outputs(run: Finished, trainer: Trainer, cost: ExitCosts, images: int | None = None) -> Outputs | None:
     """The outputs on `held_out_samples`, on at most `images` of them drawn at random; None if there are none."""
     held_out = held_out_samples(run)
     if held_out is None:

@@ -12,7 +12,7 @@ from cl_ac.approach import Approach
 from cl_ac.efficiency.dynamic import descriptions, insert_described
 from cl_ac.errors import DataError, UserError, unknown
 from cl_ac.exits.model import EarlyExitModel
-from cl_ac.exits.rules import Confidence, Entropy, LearnedScorer, Margin, Patience, Rule
+from cl_ac.exits.rules import Confidence, Entropy, ExitRule, LearnedScorer, Margin, Patience
 from cl_ac.memory import Memory
 from cl_ac.recording.files import save_state, write_atomically
 from cl_ac.run import choose_device
@@ -22,7 +22,9 @@ from cl_ac.teacher import Teacher
 
 VERSION = 1
 
-RULES: dict[str, type[Rule]] = {rule.__name__: rule for rule in (Confidence, Entropy, Margin, Patience, LearnedScorer)}
+RULES: dict[str, type[ExitRule]] = {
+    rule.__name__: rule for rule in (Confidence, Entropy, Margin, Patience, LearnedScorer)
+}
 
 
 def save(model: EarlyExitModel, path: Path, config: Mapping[str, Any]) -> None:

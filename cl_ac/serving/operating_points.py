@@ -14,7 +14,7 @@ from cl_ac.data.samples import Samples
 from cl_ac.efficiency.dynamic import Recording, dynamic_ffns, recording, set_gate
 from cl_ac.efficiency.flops import layer_cost, relative_ffn_cost
 from cl_ac.efficiency.gates import Gate
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.exits.curves import Curve, cost_accuracy, quantile_thresholds
 from cl_ac.exits.rules import Confidence, decide, scores
 from cl_ac.network import ExitNetwork
@@ -30,7 +30,7 @@ EXIT_THRESHOLDS = 101
 
 
 @dataclass(frozen=True)
-class Answers:
+class CostedAnswers:
     """What one way of running a network says of samples.
 
     Args:
@@ -85,9 +85,9 @@ class Point:
     gate: Gate | None
     gates: Gates | None
     ffn_cost: float
-    test: Answers
-    held_out: Answers | None
-    training: Answers | None
+    test: CostedAnswers
+    held_out: CostedAnswers | None
+    training: CostedAnswers | None
 
     @property
     def whole(self) -> tuple[float, float]:
@@ -100,7 +100,7 @@ class Point:
         return self.test.curve
 
     @property
-    def deciding(self) -> Answers:
+    def deciding(self) -> CostedAnswers:
         """The samples that choices are made on: held-out ones, if there are any.
 
         Training samples would not do, even those that the conversion left out: the original answers nearly all of them
@@ -216,7 +216,7 @@ def swept(
 
 
 def evaluated(
-    run: Finished, trainer: Trainer, base: Cost, network: ExitNetwork, training: Samples | None = None
+    run: Finished, trainer: Trainer, base: ExitCosts, network: ExitNetwork, training: Samples | None = None
 ) -> Point:
     """What `network` says and costs, in place of the run's own.
 
@@ -225,15 +225,15 @@ def evaluated(
         training: samples to order choices by.
     """
 
-    def answers(samples: Samples) -> tuple[Answers, float]:
+    def answers(samples: Samples) -> tuple[CostedAnswers, float]:
         with recording(network) as recordings:
             logits = trainer.predict(network, samples, partial(run.objects.approach.answer, network))
         costs = sample_costs(network, recordings, base, len(samples))
-        mean = Cost((costs.mean(1) * base.plain).tolist(), base.plain)
+        mean = ExitCosts((costs.mean(1) * base.plain).tolist(), base.plain)
         targets = samples.targets.cpu()  # exemplars are on the training device
         tasks = torch.bucketize(targets, torch.tensor(network.sizes).cumsum(0), right=True)
         outputs = Outputs(logits, targets, tasks, tuple(network.sizes), mean)
-        return Answers(outputs, costs), relative_ffn_cost(network, recordings)
+        return CostedAnswers(outputs, costs), relative_ffn_cost(network, recordings)
 
     test, ffn_cost = answers(run.objects.benchmark.seen(run.last_task)[0])
     held_out = held_out_samples(run)
@@ -241,7 +241,7 @@ def evaluated(
     return Point(None, None, ffn_cost, test, *others)
 
 
-def sample_costs(network: ExitNetwork, recordings: Mapping[str, Recording], base: Cost, samples: int) -> Tensor:
+def sample_costs(network: ExitNetwork, recordings: Mapping[str, Recording], base: ExitCosts, samples: int) -> Tensor:
     """Cost of each sample up to each exit, relative to `base.plain`: float64 [E, N].
 
     Args:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from cl_ac.cli.main import main
 from cl_ac.efficiency.convert import Conversion
-from cl_ac.efficiency.finetune import FineTuning
+from cl_ac.efficiency.finetune import SparseTuning
 from cl_ac.efficiency.gates import Gate
 from cl_ac.efficiency.sparsify import Sparsify
 from cl_ac.exits.cost import exit_costs
@@ -41,7 +41,7 @@ TAUS = (0.003, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 def train(folder: Path, epochs: int, depth: int, seed: int) -> RunDirectory:
     """One task with all ten digits."""
     settings = {
-        "approach": "FineTuning",
+        "approach": "SparseTuning",
         "benchmark": "Digits",
         "benchmark.tasks": 1,
         "backbone": "ViT",
@@ -131,7 +131,7 @@ def main_bench() -> None:
     folder, origin = args.folder or Path(tempfile.mkdtemp()), provenance()
     settings = Settings(taus=TAUS, allocation="layer", tolerance=args.tolerance)
     experts = Conversion(size=args.size, router_width=args.router)
-    tuning, sparsify = FineTuning(epochs=args.finetune), Sparsify("hoyer", args.weight)
+    tuning, sparsify = SparseTuning(epochs=args.finetune), Sparsify("hoyer", args.weight)
     found, console = [], Console(width=160)
     for seed in args.seeds:
         directory = RunDirectory(folder / f"seed_{seed}")

@@ -31,11 +31,11 @@ from cl_ac.cli.main import main
 from cl_ac.evaluation import Outputs
 from cl_ac.exits.cost import exit_costs
 from cl_ac.exits.curves import cost_accuracy
-from cl_ac.exits.rules import Confidence, Rule
+from cl_ac.exits.rules import Confidence, ExitRule
 from cl_ac.network import ExitNetwork
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.run import choose_device
-from cl_ac.serving.exit_timing import BATCHES, BUDGETS, Timing, time_rules
+from cl_ac.serving.exit_timing import BATCHES, TIMED_BUDGETS, Timing, time_rules
 from cl_ac.serving.finished import finished
 from cl_ac.watching.stability import exit_names
 
@@ -102,13 +102,13 @@ def of_run(directory: RunDirectory, device: str, count: int) -> Subject:
     return Subject(network, run.objects.approach, images, stored.select(chosen))
 
 
-def rules_at(outputs: Outputs) -> dict[float, Rule]:
+def rules_at(outputs: Outputs) -> dict[float, ExitRule]:
     """The confidence threshold whose counted cost is closest to each budget."""
     curve = cost_accuracy(outputs)
-    return {b: Confidence(curve.thresholds[(curve.cost - b).abs().argmin()].item()) for b in BUDGETS}
+    return {b: Confidence(curve.thresholds[(curve.cost - b).abs().argmin()].item()) for b in TIMED_BUDGETS}
 
 
-def rules_of_exits(exits: int) -> dict[int, Rule]:
+def rules_of_exits(exits: int) -> dict[int, ExitRule]:
     """For each exit a rule that lets all samples leave there."""
     return {i: Confidence(tuple(0.0 if j == i else math.inf for j in range(exits))) for i in range(exits)}
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_ac.backbones.vit import MLP
-from cl_ac.efficiency.router_free import masked, watched
-from cl_ac.efficiency.sparsity_rules import MaxP, Rule, Threshold, TopK, TopP
+from cl_ac.efficiency.router_free import masked, showing
+from cl_ac.efficiency.sparsity_rules import MaxP, SparsityRule, Threshold, TopK, TopP
 from cl_ac.errors import ConfigurationError
 
 WIDTH, NEURONS = 12, 40
@@ -59,7 +59,7 @@ def tokens() -> Tensor:
     return torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1))
 
 
-def by_hand(mlp: nn.Module, hidden: Tensor, rules: dict[str, Rule]) -> Tensor:
+def by_hand(mlp: nn.Module, hidden: Tensor, rules: dict[str, SparsityRule]) -> Tensor:
     """The FFN with each tensor multiplied by its mask, in float64; the rules see float32, as in the model."""
 
     def zeroed(place: str, values: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def test_linear_layers_by_path(model, tokens):
 def test_watched_tensors_are_those_of_the_formula(gated, tokens):
     seen = {}
     expected = gated(tokens)
-    with watched(gated, lambda name, place, values: seen.update({(name, place): values})):
+    with showing(gated, lambda name, place, values: seen.update({(name, place): values})):
         torch.testing.assert_close(gated(tokens), expected)
     mlp, hidden = gated.blocks[0]["mlp"], gated.embed(tokens)
     up, gate = mlp.up_proj(hidden), mlp.act_fn(mlp.gate_proj(hidden))
@@ -181,7 +181,7 @@ def test_watched_tensors_are_those_of_the_formula(gated, tokens):
 def test_watched_tokens_are_no_padding(gated, tokens):
     shapes = []
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
-    with watched(gated, lambda name, place, values: shapes.append(tuple(values.shape))):
+    with showing(gated, lambda name, place, values: shapes.append(tuple(values.shape))):
         gated(tokens, attention_mask=mask)
     assert shapes[0] == (7, WIDTH)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.exits.calibration import (
     fit_scorer,
     fit_temperature,
@@ -91,7 +91,7 @@ def test_learned_scorer_lets_samples_go_that_no_exit_gets_right():
     logits[1, :, 0] += 6.0
     targets = torch.where(kind == 0, 0, 1)
     logits[1, kind == 1, 1] += 12.0
-    outputs = Outputs(logits, targets, targets, (4,), Cost([1.0, 2.0], 2.0))
+    outputs = Outputs(logits, targets, targets, (4,), ExitCosts([1.0, 2.0], 2.0))
     first, last = scores(fit_scorer(outputs), outputs)
     assert [(first[kind == each] > 0.5).double().mean().item() for each in range(3)] == [1.0, 0.0, 1.0]
     assert last[kind == 2].mean() < last[kind == 1].mean()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cl_ac.errors import UserError
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.exits.curves import (
     PAPER_THRESHOLDS,
     Curve,
@@ -134,7 +134,7 @@ def test_oracle_by_hand():
     correct = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 1]])
     targets = torch.zeros(4, dtype=torch.int64)
     logits = torch.stack([correct, 1 - correct], -1).float()
-    oracle = oracle_curve(Outputs(logits, targets, targets, (2,), Cost([2.0, 5.0, 10.0], 10.0)))
+    oracle = oracle_curve(Outputs(logits, targets, targets, (2,), ExitCosts([2.0, 5.0, 10.0], 10.0)))
     assert oracle.accuracy.tolist() == [0.25, 0.5, 0.75]
     assert oracle.cost.tolist() == pytest.approx([0.2, (0.2 * 3 + 0.5) / 4, (0.2 * 2 + 0.5 + 1.0) / 4])
 

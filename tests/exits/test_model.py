@@ -12,7 +12,7 @@ from cl_ac.backbones.resnet import ResNet32
 from cl_ac.classifiers.ensemble import Ensemble
 from cl_ac.classifiers.nearest_mean import NearestMean
 from cl_ac.errors import ConfigurationError, UserError
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.exits.calibration import fit_scorer
 from cl_ac.exits.model import EarlyExitModel, PlainModel, images_in_cache
 from cl_ac.exits.rules import TOP, Confidence, Entropy, LearnedScorer, Margin, Patience, decide, scores
@@ -78,7 +78,7 @@ def stored(network: ExitNetwork, approach: Approach, images: torch.Tensor) -> Ou
     with torch.inference_mode():
         logits = approach.answer(network.eval(), images).float()
     nothing = torch.zeros(len(images), dtype=torch.int64)
-    return Outputs(logits, nothing, nothing, SIZES, Cost([1.0] * len(network), 1.0))
+    return Outputs(logits, nothing, nothing, SIZES, ExitCosts([1.0] * len(network), 1.0))
 
 
 def in_parts(model: EarlyExitModel, images: int) -> EarlyExitModel:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.exits.calibration import with_temperature
 from cl_ac.exits.curves import accuracy_at_budgets, cost_accuracy, quantile_thresholds
 from cl_ac.exits.quality import (
@@ -104,7 +104,7 @@ def test_honest_confidences_have_no_calibration_error(random_outputs):
 def test_brier_by_hand():
     logits = torch.tensor([[[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]]).log()
     targets = torch.tensor([0, 1])
-    value = brier(Outputs(logits, targets, targets, (3,), Cost([1.0], 1.0)))[0]
+    value = brier(Outputs(logits, targets, targets, (3,), ExitCosts([1.0], 1.0)))[0]
     assert value == pytest.approx(((0.25 + 0.09 + 0.04) + (0.01 + 0.81 + 0.64)) / 2)
 
 

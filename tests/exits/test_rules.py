@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cl_ac.errors import ConfigurationError, UserError
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.exits.rules import (
     TOP,
     Answer,
@@ -37,7 +37,9 @@ def outputs_of(probabilities: list[list[list[float]]]) -> Outputs:
     logits = torch.tensor(probabilities).log()
     exits, samples, classes = logits.shape
     targets = torch.zeros(samples, dtype=torch.int64)
-    return Outputs(logits, targets, targets, (classes,), Cost([10.0 * (i + 1) for i in range(exits)], 10.0 * exits))
+    return Outputs(
+        logits, targets, targets, (classes,), ExitCosts([10.0 * (i + 1) for i in range(exits)], 10.0 * exits)
+    )
 
 
 def test_scores_by_hand():
@@ -108,7 +110,7 @@ def test_threshold_zero_takes_even_uniform_answers(classes):
         logits = scale * torch.randn(1, 500, classes, generator=torch.Generator().manual_seed(classes))
         logits[:, 0] = 0.0
         targets = torch.zeros(500, dtype=torch.int64)
-        outputs = Outputs(logits, targets, targets, (classes,), Cost([1.0], 1.0))
+        outputs = Outputs(logits, targets, targets, (classes,), ExitCosts([1.0], 1.0))
         for rule in (Confidence(0.0), Entropy(0.0), Margin(0.0)):
             assert exit_of(rule, outputs).eq(0).all()
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cl_ac.errors import ConfigurationError, ResumeError, StorageError
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.recording.records import Record
 from cl_ac.recording.rundir import RunDirectory, runs_in
 from cl_ac.recording.settings import flatten
@@ -16,7 +16,7 @@ def outputs(tasks: int) -> Outputs:
     targets = torch.arange(2 * tasks).repeat(3)
     stream = torch.Generator().manual_seed(tasks)
     logits = torch.randn(2, len(targets), 2 * tasks, generator=stream)
-    return Outputs(logits, targets, targets // 2, (2,) * tasks, Cost([1.0, 3.0], 2.0))
+    return Outputs(logits, targets, targets // 2, (2,) * tasks, ExitCosts([1.0, 3.0], 2.0))
 
 
 def record(task: int) -> Record:

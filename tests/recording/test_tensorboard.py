@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from cl_ac.approach import Approach
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.losses import cross_entropy
 from cl_ac.recording.tensorboard import DASHBOARD, METRICS, WHILE_LEARNED, EventLog, dashboard, task_confusion
 from cl_ac.training import EpochReport
@@ -140,7 +140,7 @@ def test_charts_without_data_are_left_out():
 
 def test_task_confusion_by_hand():
     targets = torch.tensor([0, 1, 2, 2])
-    outputs = Outputs(torch.zeros(1, 4, 3), targets, torch.tensor([0, 0, 1, 1]), (2, 1), Cost([1.0], 1.0))
+    outputs = Outputs(torch.zeros(1, 4, 3), targets, torch.tensor([0, 0, 1, 1]), (2, 1), ExitCosts([1.0], 1.0))
     confusion = task_confusion(outputs, torch.tensor([1, 2, 2, 2]))
     assert confusion.tolist() == [[0.5, 0.5], [0.0, 1.0]]
 

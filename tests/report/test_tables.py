@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from cl_ac.errors import ConfigurationError
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.recording.records import Record
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import accuracy_of_samples, overconfident_exits, percent, summarise, without_acs
 from cl_ac.report.tables import summary_table
 
 
-def finished(path, right: list[list[list[bool]]], cost: Cost, config: dict | None = None) -> RunDirectory:
+def finished(path, right: list[list[list[bool]]], cost: ExitCosts, config: dict | None = None) -> RunDirectory:
     """A run of one sample per task and class 0 … T − 1; `right[t][exit][u]` says whether the exit is right."""
     directory = RunDirectory(path)
     directory.open(config or {"seed": 0}, resume=False)
@@ -30,12 +30,12 @@ def finished(path, right: list[list[list[bool]]], cost: Cost, config: dict | Non
 
 @pytest.fixture
 def plain(tmp_path):
-    return finished(tmp_path / "plain", [[[True]], [[False, True]]], Cost([10.0], 10.0))
+    return finished(tmp_path / "plain", [[[True]], [[False, True]]], ExitCosts([10.0], 10.0))
 
 
 @pytest.fixture
 def with_acs(tmp_path):
-    return finished(tmp_path / "acs", [[[True], [True]], [[False, True], [True, True]]], Cost([4.0, 11.0], 10.0))
+    return finished(tmp_path / "acs", [[[True], [True]], [[False, True], [True, True]]], ExitCosts([4.0, 11.0], 10.0))
 
 
 def test_summary_of_a_run(plain, with_acs):
@@ -50,7 +50,7 @@ def test_summary_of_a_run(plain, with_acs):
 def test_cost_at_equal_accuracy_refers_to_the_like_run_without_acs(tmp_path):
     def run(name: str, approach: str, seed: int, right: list, strength: float = 1.0) -> RunDirectory:
         options = {"class_path": f"cl_ac.approaches.{approach.lower()}.{approach}", "init_args": {"strength": strength}}
-        cost = Cost([10.0], 10.0) if len(right[-1]) == 1 else Cost([4.0, 11.0], 10.0)
+        cost = ExitCosts([10.0], 10.0) if len(right[-1]) == 1 else ExitCosts([4.0, 11.0], 10.0)
         return finished(tmp_path / name, right, cost, {"seed": seed, "approach": options})
 
     with_acs = run("acs", "LwF", 1, [[[True], [True]], [[False, True], [True, True]]])
@@ -74,7 +74,7 @@ def test_cost_at_equal_accuracy_refers_to_the_like_run_without_acs(tmp_path):
 
 
 def test_an_exit_that_guesses_and_is_sure_is_named(tmp_path):
-    targets, cost = torch.arange(4), Cost([4.0, 11.0], 10.0)
+    targets, cost = torch.arange(4), ExitCosts([4.0, 11.0], 10.0)
     logits = torch.zeros(2, 4, 4)
     logits[0, :, 0] = 9.0  # one class for all samples, surely
     logits[1, targets, targets] = 1.0

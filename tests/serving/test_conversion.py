@@ -3,7 +3,7 @@ import torch
 
 from cl_ac.cli.main import main
 from cl_ac.efficiency.dynamic import dynamic_ffns
-from cl_ac.efficiency.finetune import FineTuning
+from cl_ac.efficiency.finetune import SparseTuning
 from cl_ac.efficiency.gates import Gate
 from cl_ac.efficiency.sparsify import Sparsify
 from cl_ac.errors import ConfigurationError, UserError
@@ -30,7 +30,7 @@ def test_moefication_runs_shares_of_the_experts(converted):
 
 def test_held_out_samples_choose_where_there_are_any_and_one_exit_will_do(held_out_run, quick_conversion):
     settings = Settings(taus=(0.5,), tolerance=0.9, baseline=False)
-    made = convert_run(held_out_run, settings, quick_conversion, FineTuning(0), Sparsify(), "cpu")
+    made = convert_run(held_out_run, settings, quick_conversion, SparseTuning(0), Sparsify(), "cpu")
     assert made.original.held_out is not None
     assert made.baseline == []
     assert made.choice.cost == pytest.approx(made.points[0].whole[0])
@@ -41,7 +41,7 @@ def test_held_out_samples_choose_where_there_are_any_and_one_exit_will_do(held_o
 
 def test_a_budget_chooses_the_threshold(held_out_run, quick_conversion):
     settings = Settings(taus=(0.9,), tolerance=0.001, budget=0.6, baseline=False)
-    made = convert_run(held_out_run, settings, quick_conversion, FineTuning(0), Sparsify(), "cpu")
+    made = convert_run(held_out_run, settings, quick_conversion, SparseTuning(0), Sparsify(), "cpu")
     within = next(point for point in made.points if point.gate.threshold == made.choice.tau)
     assert within.ffn_cost == pytest.approx(0.6, abs=0.03)
     assert [point.gate.threshold for point in made.points] == sorted({0.9, made.choice.tau})
@@ -53,7 +53,7 @@ def test_a_budget_chooses_the_threshold(held_out_run, quick_conversion):
 def test_layers_share_tau_or_the_cost_that_it_has(held_out_run, quick_conversion):
     def swept(allocation: str) -> Point:
         settings = Settings(taus=(0.5,), allocation=allocation, baseline=False)
-        return convert_run(held_out_run, settings, quick_conversion, FineTuning(0), Sparsify(), "cpu").points[0]
+        return convert_run(held_out_run, settings, quick_conversion, SparseTuning(0), Sparsify(), "cpu").points[0]
 
     shared, own = swept("shared"), swept("layer")
     assert shared.gate == shared.gates == own.gate == Gate("max", 0.5)
@@ -63,7 +63,7 @@ def test_layers_share_tau_or_the_cost_that_it_has(held_out_run, quick_conversion
 
 def test_a_budget_that_nothing_keeps_to_is_one_sentence(held_out_run, quick_conversion):
     with pytest.raises(UserError, match=r"the budget is 0\.01; the cheapest that these experts can do is"):
-        convert_run(held_out_run, Settings(budget=0.01), quick_conversion, FineTuning(0), Sparsify(), "cpu")
+        convert_run(held_out_run, Settings(budget=0.01), quick_conversion, SparseTuning(0), Sparsify(), "cpu")
 
 
 def test_data_are_of_all_tasks_the_last_or_the_memory(vit_run):
@@ -77,7 +77,7 @@ def test_data_are_of_all_tasks_the_last_or_the_memory(vit_run):
 
 
 def test_what_cannot_be_converted_is_refused_before_training(digits_run, vit_run, capsys):
-    conv = digits_run("--approach", "FineTuning", "--backbone", "SmallConvNet", "--training.epochs", "1")
+    conv = digits_run("--approach", "SparseTuning", "--backbone", "SmallConvNet", "--training.epochs", "1")
     given = [
         (conv, [], "the backbone SmallConvNet of"),
         (vit_run, ["--taus", "[2]"], "taus is [2.0]; give thresholds above 0 and at most 1"),

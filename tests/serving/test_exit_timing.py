@@ -12,7 +12,7 @@ from cl_ac.exits.rules import Confidence
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.exit_timing import timing_table
 from cl_ac.serving.exit_timing import (
-    BUDGETS,
+    TIMED_BUDGETS,
     Measurement,
     Timing,
     affordable_rules,
@@ -46,7 +46,7 @@ def test_counted_cost_is_that_of_the_exits_taken(toy_network):
 def test_rules_are_within_their_budgets(random_outputs):
     outputs = random_outputs(0)
     rules = affordable_rules(outputs)
-    assert list(rules) == [budget for budget in BUDGETS if budget >= outputs.cost.relative[0]]
+    assert list(rules) == [budget for budget in TIMED_BUDGETS if budget >= outputs.cost.relative[0]]
     assert affordable_rules(replace(outputs), [0.01]) == {}
     threshold = torch.tensor([rules[0.6].threshold], dtype=torch.float64)
     assert cost_accuracy(outputs, thresholds=threshold).cost.item() <= 0.6

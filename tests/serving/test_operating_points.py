@@ -6,11 +6,11 @@ import torch
 
 from cl_ac.efficiency.dynamic import recording, set_gate
 from cl_ac.efficiency.gates import Gate
-from cl_ac.evaluation import Cost, Outputs
+from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.exits.cost import counted, exit_costs
 from cl_ac.exits.rules import Confidence, decide
 from cl_ac.serving.finished import finished
-from cl_ac.serving.operating_points import Answers, Chosen, Point, chosen, frontier, sample_costs
+from cl_ac.serving.operating_points import Chosen, CostedAnswers, Point, chosen, frontier, sample_costs
 from cl_ac.serving.paired_loss import loss_bound
 
 
@@ -33,12 +33,12 @@ def test_costs_of_samples_add_up_to_what_a_counter_sees(vit_run, converted):
             assert counted(up_to_exit)[0] == pytest.approx(cost.item())
 
 
-def answers(right: Sequence[bool], cost: float, risk: float = 0.1) -> Answers:
+def answers(right: Sequence[bool], cost: float, risk: float = 0.1) -> CostedAnswers:
     """One exit that is right on these samples, with probability 1 − `risk` of its answer."""
     targets = torch.zeros(len(right), dtype=torch.int64)
     logits = torch.tensor([[1.0, 0.0] if each else [0.0, 1.0] for each in right]) * math.log((1 - risk) / risk)
-    outputs = Outputs(logits[None], targets, targets, (2,), Cost([cost], 1.0))
-    return Answers(outputs, torch.full((1, len(right)), cost, dtype=torch.float64))
+    outputs = Outputs(logits[None], targets, targets, (2,), ExitCosts([cost], 1.0))
+    return CostedAnswers(outputs, torch.full((1, len(right)), cost, dtype=torch.float64))
 
 
 def point(tau: float, lost: int, cost: float, risk: float, samples: int = 300) -> Point:
@@ -93,7 +93,7 @@ def test_risk_is_the_mean_probability_of_wrong_classes_where_samples_leave():
     logits = torch.stack([right, 1 - right], -1).log()
     targets = torch.zeros(3, dtype=torch.int64)
     costs = torch.tensor([[0.5, 0.5, 0.4], [1.0, 1.0, 0.8]], dtype=torch.float64)
-    given = Answers(Outputs(logits, targets, targets, (2,), Cost([0.5, 1.0], 1.0)), costs)
+    given = CostedAnswers(Outputs(logits, targets, targets, (2,), ExitCosts([0.5, 1.0], 1.0)), costs)
     thresholds, cost, risk = given.risks()
     place = (thresholds - 0.8).abs().argmin()
     assert thresholds[place].item() == pytest.approx(0.8)
