@@ -261,7 +261,7 @@ def vit_run(digits_run) -> RunDirectory:
 @pytest.fixture(scope="session")
 def held_out_run(digits_run) -> RunDirectory:
     """A ViT without ACs; a quarter of the training samples is held out."""
-    return digits_run(*VIT, "--approach", "SparseTuning", "--benchmark.validation", "0.25")
+    return digits_run(*VIT, "--approach", "FineTuning", "--benchmark.validation", "0.25")
 
 
 @pytest.fixture(scope="session")

@@ -238,7 +238,8 @@ def test_a_run_there_resumes(toy_run, toy_benchmark, monkeypatch, name):
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_numbered_gpu_becomes_the_current_one(monkeypatch, number):
     chosen = []
-    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    zero = torch.zeros(())
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: zero)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     assert choose_device(f"cuda:{number}") == chosen[0] == torch.device("cuda", number)
     choose_device("cuda")

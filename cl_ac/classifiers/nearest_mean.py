@@ -43,7 +43,7 @@ class NearestMean(Classifier):
             if self.newest == "training":
                 counts[task.classes] = 0
             exemplars = exemplars.select(counts[exemplars.targets] > 0)
-            train = train.select(counts[train.targets] == 0)
+            train = train.select((counts == 0).to(train.targets.device)[train.targets])
         samples = concatenate(train, exemplars)
         self.set_means(self.passes(network, samples, trainer), task.classes_seen)
 

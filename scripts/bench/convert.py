@@ -41,7 +41,7 @@ TAUS = (0.003, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 def train(folder: Path, epochs: int, depth: int, seed: int) -> RunDirectory:
     """One task with all ten digits."""
     settings = {
-        "approach": "SparseTuning",
+        "approach": "FineTuning",
         "benchmark": "Digits",
         "benchmark.tasks": 1,
         "backbone": "ViT",

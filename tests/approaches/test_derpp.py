@@ -71,7 +71,8 @@ def test_new_images_and_each_draw_pass_alone(approach, passes, toy_benchmark, to
     calls: list[bool] = []
     network.register_forward_pre_hook(lambda module, inputs: calls.append(module.training))
     toy_trainer.fit(Fit(network, approach.loss, approach.training_set(tasks[1])))
-    assert calls == [True] * passes * 6
+    # Afterwards the network is asked once, in evaluation mode, whether it still answers with numbers.
+    assert calls == [*[True] * passes * 6, False]
 
 
 def test_two_draws_differ(toy_benchmark, toy_network, toy_learn, toy_trainer):

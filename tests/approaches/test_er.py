@@ -31,7 +31,7 @@ def test_new_images_and_exemplars_share_one_pass(toy_benchmark, toy_network, toy
     approach.memory = Memory(6)
     tasks = toy_benchmark(validation=0).tasks
     toy_learn(approach, network, tasks[:1])
-    hook = network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    hook = network.register_forward_pre_hook(lambda module, inputs: sizes.extend([len(inputs[0])] * module.training))
     toy_learn(approach, network, tasks[1:2])
     hook.remove()
     # 24 images make three batches of 8, in two epochs.

@@ -70,7 +70,7 @@ def test_each_step_replays_32_and_full_batches_only(toy_benchmark, toy_network, 
     toy_learn(approach, network, tasks[:1])
     teacher = {name: value.clone() for name, value in approach.teacher.state_dict().items() if "extra" not in name}
     sizes: list[int] = []
-    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    network.register_forward_pre_hook(lambda module, inputs: sizes.extend([len(inputs[0])] * module.training))
     data = approach.training_set(tasks[1])
     assert data.drop_last
     assert data.replay == (32,)

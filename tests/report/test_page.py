@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cl_ac.cli.main import main
-from cl_ac.errors import ConfigurationError
+from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.report.formats import ResultTable
 from cl_ac.report.page import _table, write_report
 
@@ -115,7 +115,7 @@ def test_nothing_to_report_is_one_sentence(stored_run, tmp_path):
     with pytest.raises(ConfigurationError, match="none of the runs has a finished task"):
         write_report([stored_run(tmp_path / "run", tasks=0)], tmp_path / "report")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="cannot write to"):
+    with pytest.raises(UserError, match="cannot write"):
         write_report([stored_run(tmp_path / "other")], tmp_path / "file" / "report")
 
 

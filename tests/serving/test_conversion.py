@@ -77,7 +77,7 @@ def test_data_are_of_all_tasks_the_last_or_the_memory(vit_run):
 
 
 def test_what_cannot_be_converted_is_refused_before_training(digits_run, vit_run, capsys):
-    conv = digits_run("--approach", "SparseTuning", "--backbone", "SmallConvNet", "--training.epochs", "1")
+    conv = digits_run("--approach", "FineTuning", "--backbone", "SmallConvNet", "--training.epochs", "1")
     given = [
         (conv, [], "the backbone SmallConvNet of"),
         (vit_run, ["--taus", "[2]"], "taus is [2.0]; give thresholds above 0 and at most 1"),

