@@ -93,14 +93,18 @@ class TensorBoardLogger(Logger):
 
     def over_tasks(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         """A file of its own for each call, which a resumed run that comes here again finds."""
-        suffix = f".tasks_{points[-1][0]}"
-        if next(self.path.glob(f"events.out.tfevents.*{suffix}"), None) is None:
+        suffix, earlier = f".tasks_{points[-1][0]}", sorted(self.path.glob("events.out.tfevents.*.tasks_*"))
+        if not any(file.name.endswith(suffix) for file in earlier):
             from torch.utils.tensorboard import SummaryWriter
 
             with SummaryWriter(str(self.path), filename_suffix=suffix) as writer:
                 for place, values in points:
                     for tag, value in values.items():
                         writer.add_scalar(tag, value, place)
+            (file,) = self.path.glob(f"events.out.tfevents.*{suffix}")
+            # Files are read by their names, and those of one second are not in the order of their numbers.
+            if earlier and file < earlier[-1]:
+                _renamed(file, _began(earlier[-1]) + 1)
         self.tags.update(tag for _, values in points for tag in values)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
@@ -128,8 +132,19 @@ def _put_last(files: Sequence[Path]) -> None:
     those before it, and places on other axes with them.
     """
     for place, file in enumerate(files, start=1):
-        began = int(file.name.split(".")[3])
-        file.rename(file.with_name(file.name.replace(str(began), f"{int(time.time()) + place:010d}", 1)))
+        _renamed(file, int(time.time()) + place)
+
+
+def _began(file: Path) -> int:
+    """The second in which an event file began, by its name."""
+    return int(file.name.split(".")[3])
+
+
+def _renamed(file: Path, began: int) -> None:
+    """Gives an event file the name that it would have if it had begun in another second."""
+    parts = file.name.split(".")
+    parts[3] = f"{began:010d}"
+    file.rename(file.with_name(".".join(parts)))
 
 
 def _hparams(settings: Mapping[str, Value], metrics: Sequence[str]) -> list[Any]:

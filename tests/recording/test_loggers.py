@@ -96,6 +96,18 @@ def test_tensorboard_shows_a_run_once_with_its_settings(tmp_path):
     assert {info.name for info in experiment.hparam_infos if info.differs} == {"approach"}
 
 
+def test_tensorboard_keeps_the_order_of_tasks_that_end_within_a_second(tmp_path):
+    logger = tensorboard(tmp_path)
+    for place in (100, 200, 300):
+        logger.over_tasks([(place, {"by_task/a": place / 100})])
+        # By its name this file would be read after all that follow in this second.
+        (newest,) = tmp_path.glob(f"*.tasks_{place}")
+        parts = newest.name.split(".")
+        newest.rename(newest.with_name(".".join([*parts[:-2], f"9{place}", parts[-1]])))
+    logger.close()
+    assert points(tmp_path, "by_task/a") == [(100, 1.0), (200, 2.0), (300, 3.0)]
+
+
 def test_tensorboard_shows_figures(tmp_path):
     logger = tensorboard(tmp_path)
     figure = matplotlib.figure.Figure(figsize=(1, 2), dpi=50)
