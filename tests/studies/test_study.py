@@ -36,7 +36,7 @@ def test_grid_runs_every_combination_and_averages_seeds(tmp_path, capsys):
     assert content["rows"][0]["accuracy_std"] == pytest.approx(abs(finals[0] - finals[1]) / 2**0.5)
 
 
-def test_runs_that_hold_samples_out_show_the_accuracy_on_them(tmp_path, capsys):
+def test_runs_that_hold_samples_out_show_the_accuracy_on_them(tmp_path, capsys, monkeypatch):
     (tmp_path / "settings.yaml").write_text(CONFIG.replace("epochs: 1", "epochs: 4"))
     (tmp_path / "study.yaml").write_text(
         f"config: {tmp_path}/settings.yaml\nset: {{device: cpu, approach: Joint, exits: sparse, benchmark.tasks: 2}}\n"
@@ -44,8 +44,9 @@ def test_runs_that_hold_samples_out_show_the_accuracy_on_them(tmp_path, capsys):
     )
     results = tmp_path / "results.json"
     arguments = ["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"), "--results", str(results)]
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(arguments) == 0
-    assert "held" in capsys.readouterr().out
+    assert "held out" in capsys.readouterr().out
     without, held_out = (row["held_out"] for row in json.loads(results.read_text())["rows"])
     assert without is None
     # The samples that were held out, answered by hand.
