@@ -14,12 +14,12 @@ from cl_ac.classifiers.classifier import Classifier
 from cl_ac.data.batches import Batch, TrainingSet
 from cl_ac.data.growing import Growing
 from cl_ac.data.samples import concatenate
-from cl_ac.data.tasks import Task
+from cl_ac.data.tasks import Task, task_slices
 from cl_ac.heads import GrowingClassifier, GrowingLinear
 from cl_ac.memory import Memory
-from cl_ac.network import ExitNetwork
+from cl_ac.network import Backbone, ExitNetwork
 from cl_ac.teacher import Teacher
-from cl_ac.training import Trainer
+from cl_ac.training import Learning, Trainer
 
 __all__ = ["Approach", "Batch", "ExitNetwork", "Task", "TrainingSet"]
 
@@ -57,12 +57,22 @@ class Approach(Growing):
         """The classifier of one exit, for features [B, in_features]."""
         return GrowingLinear(in_features)
 
+    def prepare(self, backbone: Backbone) -> None:
+        """Changes the backbone before the run, where the method puts modules of its own into it."""
+
+    def expand(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
+        """Runs first at every task, before heads grow: makes the network wider, or branches it."""
+
     def begin_task(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
         """Runs before training, when the heads have grown for the new classes."""
 
-    def training_set(self, task: Task) -> TrainingSet:
-        """What to iterate over; by default the task's data together with the exemplars, shuffled."""
+    def training_set(self, task: Task) -> TrainingSet | None:
+        """What to iterate over, None to learn nothing; by default the task's data with the exemplars, shuffled."""
         return TrainingSet(concatenate(task.train, self.memory.samples), task)
+
+    def learns(self, network: ExitNetwork) -> Learning:
+        """What training moves, with rates of its own where they differ; by default the network's parameters."""
+        return network.parameters()
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         """The whole loss of one batch, forward passes included: one value per exit, [E]."""
@@ -86,11 +96,20 @@ class Approach(Growing):
         """What answers at inference, where the user names nothing else; by default None, the linear heads."""
         return None
 
+    def inference_network(self, network: ExitNetwork) -> ExitNetwork:
+        """The network that answers at inference and is kept for use; by default the one that learns."""
+        return network
+
     def answer(self, network: ExitNetwork, images: Tensor) -> Tensor:
         """The logits [E, B, C] of images at inference: of the inference classifier, or corrected linear ones."""
+        network = self.inference_network(network)
         if self.inference is None:
             return self.correct(network(images))
         return self.inference.logits(self.inference.features(network, images))
+
+    def answer_in_task(self, network: ExitNetwork, images: Tensor, task: int) -> Tensor:
+        """The logits [E, B, classes of the task] of images whose task is known: by default those of `answer`."""
+        return self.answer(network, images)[..., task_slices(network.sizes)[task]]
 
     def restore(self, state: Mapping[str, Tensor], network: ExitNetwork) -> None:
         """Loads a state saved at any task; teachers that it holds are rebuilt on the model of `network`."""

@@ -191,9 +191,7 @@ class ExitNetwork(nn.Module):
         if sorted(positions) != positions:
             raise ConfigurationError(f"exits.at is {exits.at}; name the stages from shallow to deep")
         self.bounds = list(pairwise([0, *positions, len(names)]))
-        self.stage_shapes = backbone.shapes()
-        self.stage_layouts = backbone.layouts()
-        self.shapes = [self.stage_shapes[end - 1] for _, end in self.bounds]
+        self.measure()
         for name, position in zip(exits.at, positions, strict=True):
             self._need_layout(position - 1, f"an AC at '{name}'")
         heads = [
@@ -208,6 +206,13 @@ class ExitNetwork(nn.Module):
         ]
         self.heads = nn.ModuleList([*heads, Head(classifier(math.prod(self.shapes[-1])))])
         self.sizes: list[int] = []
+        # A state may hold a backbone that has branched since it was built.
+        self.register_load_state_dict_post_hook(_measured)
+
+    def measure(self) -> None:
+        """Finds the shapes and layouts of the stages' outputs, as the backbone now is."""
+        self.stage_shapes, self.stage_layouts = self.backbone.shapes(), self.backbone.layouts()
+        self.shapes = [self.stage_shapes[end - 1] for _, end in self.bounds]
 
     def __len__(self) -> int:
         return len(self.heads)
@@ -237,6 +242,12 @@ class ExitNetwork(nn.Module):
         for depth, head in enumerate(reversed(self.heads)):
             head.grow(num_classes, generator(seed, "head", len(self.sizes), depth))
         self.sizes.append(num_classes)
+
+    def widen(self, seed: int) -> None:
+        """Lets every head read what its stage gives now, after the backbone has branched or become wider."""
+        self.measure()
+        for depth, (head, shape) in enumerate(zip(reversed(self.heads), reversed(self.shapes), strict=True)):
+            head.widen(shape, generator(seed, "columns", len(self.sizes), depth))
 
     def train_old_rows(self, trained: bool) -> None:
         """Lets the classifier rows of earlier tasks learn, or freezes them."""
@@ -299,19 +310,33 @@ class ExitNetwork(nn.Module):
         return self.at_exits(self.stage_outputs(images))
 
     def read(self, hidden: Sequence[Tensor]) -> list[Tensor]:
-        """The feature vector that each exit's classifier reads, of what `hidden` gave: E tensors [B, D_i]."""
+        """The feature vector of each exit, of what `hidden` gave: E tensors [B, D_i], see `features`."""
         return [head.features(value) for head, value in zip(self.heads, hidden, strict=True)]
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The feature vector that each exit's classifier reads: E tensors [B, D_i]."""
+        """The feature vector of each exit: E tensors [B, D_i].
+
+        It is what the exit's classifier reads; the mean of both poolings where each task mixes them in its own way.
+        """
         return self.read(self.hidden(images))
+
+    def reduce(self, hidden: Sequence[Tensor]) -> list[Tensor]:
+        """What each exit's head makes of what `hidden` gave and what `answer` needs: E tensors [B, ...].
+
+        Linear heads are linear in it, so that means of classes may stand for their images.
+        """
+        return [head.reduce(value) for head, value in zip(self.heads, hidden, strict=True)]
+
+    def answer(self, reduced: Sequence[Tensor]) -> Tensor:
+        """Logits [E, B, C] of what `reduce` gave."""
+        logits: list[Tensor] = []
+        for head, value in zip(self.heads, reduced, strict=True):
+            logits.append(head.answer(value, logits[-1] if logits else None))
+        return torch.stack(logits).float()
 
     def classify(self, hidden: Sequence[Tensor]) -> Tensor:
         """Logits [E, B, C] from what `hidden` gave."""
-        logits: list[Tensor] = []
-        for head, value in zip(self.heads, hidden, strict=True):
-            logits.append(head(value, logits[-1] if logits else None))
-        return torch.stack(logits).float()
+        return self.answer(self.reduce(hidden))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.hidden(images))
@@ -325,6 +350,10 @@ class ExitNetwork(nn.Module):
 
     def set_extra_state(self, state: list[int]) -> None:
         self.sizes = list(state)
+
+
+def _measured(network: ExitNetwork, _: object) -> None:
+    network.measure()
 
 
 def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -78,6 +78,7 @@ def run(
     benchmark.seed = seed
     place = choose_device(device)
     sparsify.prepare(backbone)
+    approach.prepare(backbone)
     network = assemble(approach, backbone, exits, memory, classifier, training.channels_last).to(place)
     approach.to(place)
     trainer = Trainer(training, benchmark.augmentation, place, seed)
@@ -104,6 +105,7 @@ def run(
                 unfinished = checkpoint.fit if task.index == checkpoint.task else None
                 if unfinished is None:
                     watcher.begin(task, journal.checkpoint.steps)
+                    approach.expand(task, network, trainer)
                     network.grow(task.num_classes, seed)
                     approach.begin_task(task, network, trainer)
                     watcher.grown(task)
@@ -112,19 +114,25 @@ def run(
                     watcher.resume(task, directory.watched(task.index), unfinished["steps"])
                 network.train_old_rows(approach.trains_old_rows)
                 data, done = approach.training_set(task), unfinished["steps"] if unfinished else 0
-                trainer.fit(
-                    Fit(network, sparsified(approach.loss, sparsify, data, training, done), data),
-                    validate=partial(validation_accuracy, trainer, network, approach, task),
-                    state=unfinished,
-                    on_step=partial(after_step, approach, watcher),
-                    on_epoch=partial(after_epoch, journal, watcher, task),
-                )
+                if data is None:
+                    journal.untrained(watcher.seen_so_far())
+                else:
+                    loss = sparsified(approach.loss, sparsify, data, training, done)
+                    trainer.fit(
+                        Fit(network, loss, data, parameters=approach.learns(network)),
+                        validate=partial(validation_accuracy, trainer, network, approach, task),
+                        state=unfinished,
+                        on_step=partial(after_step, approach, watcher),
+                        on_epoch=partial(after_epoch, journal, watcher, task),
+                    )
                 approach.choose_exemplars(task, network, trainer)
                 approach.end_task(task, network, trainer)
+                answering = approach.inference_network(network)
                 if approach.inference is not None:
-                    approach.inference.update(task, network, trainer, memory)
+                    approach.inference.update(task, answering, trainer, memory)
                 if watch.drift:
-                    directory.keep_drift(task.index, *measure(task, network, trainer, directory.grams(task.index - 1)))
+                    earlier = directory.grams(task.index - 1)
+                    directory.keep_drift(task.index, *measure(task, answering, trainer, earlier))
                 journal.task(task, evaluate(trainer, network, approach, benchmark, task))
     return directory.records
 
@@ -265,7 +273,8 @@ def evaluate(trainer: Trainer, network: ExitNetwork, approach: Approach, benchma
     if logits.isnan().any():
         lr = trainer.training.lr
         raise UserError(f"the answers after task {task.index + 1} are no numbers; lower training.lr (now {lr:g})")
-    return Outputs(logits, samples.targets, tasks, task.sizes, exit_costs(network, approach.inference))
+    cost = exit_costs(approach.inference_network(network), approach.inference)
+    return Outputs(logits, samples.targets, tasks, task.sizes, cost)
 
 
 def validation_accuracy(trainer: Trainer, network: ExitNetwork, approach: Approach, task: Task) -> float:
@@ -273,5 +282,6 @@ def validation_accuracy(trainer: Trainer, network: ExitNetwork, approach: Approa
 
     Inference classifiers learn a task only at its end.
     """
-    logits = trainer.predict(network, task.validation, lambda images: approach.correct(network(images)))
+    answering = approach.inference_network(network)
+    logits = trainer.predict(answering, task.validation, lambda images: approach.correct(answering(images)))
     return (logits[-1].argmax(-1) == task.validation.targets).double().mean().item()

@@ -70,7 +70,8 @@ def names_in(path: Path) -> set[str]:
 def modules_in(path: Path) -> set[str]:
     """The files of the project that `path` imports."""
     below = {name.removeprefix("cl_ac.") for name in names_in(path) if name.startswith("cl_ac.")}
-    return {name for name in below if name in MODULES}
+    found = {each for name in below for each in (name, f"{name}.__init__") if each in MODULES}
+    return found - {module_name(path)}
 
 
 GRAPH: Mapping[str, set[str]] = {name: modules_in(path) for name, path in MODULES.items()}

@@ -1,12 +1,15 @@
 """What training iterates over, and what an approach's loss sees of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cl_ac.data.samples import Samples
+from cl_ac.data.seeding import generator
 from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError
 
@@ -21,6 +24,14 @@ class Batch:
         task: the task being learned.
         extras: what travels with the images [B, ...], such as stored logits.
         replay: one batch of exemplars per independent draw that the training set asks for; may be empty batches.
+        views: further augmentations of the same images, each [B, channels, height, width], as the training set asks.
+        epoch: of the fit, from 0.
+        epochs: in the fit.
+        step: of the epoch, from 0.
+        steps: in the epoch.
+        stream: a CPU generator for each number that it is given, for random draws in a loss: keyed by the run's seed,
+            the fit, the task, the epoch and the step. What is drawn for one exit should be keyed by how many exits lie
+            behind it, so that the final one sees the same numbers with any number of ACs.
     """
 
     images: Tensor
@@ -28,6 +39,12 @@ class Batch:
     task: Task
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     replay: "tuple[Batch, ...]" = ()
+    views: tuple[Tensor, ...] = ()
+    epoch: int = 0
+    epochs: int = 1
+    step: int = 0
+    steps: int = 1
+    stream: Callable[..., torch.Generator] = partial(generator, 0, "loss")
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -43,6 +60,8 @@ class TrainingSet:
         memory: exemplars to draw from beside each batch.
         replay: exemplars per step, one entry for each independent draw; None draws as many as the batch has.
         drop_last: whether the last, smaller batch of an epoch is left out.
+        views: changes to the run's augmentation, such as `{"crop": "resized"}`, for each further view of every image,
+            new or replayed, that the loss sees.
     """
 
     samples: Samples
@@ -50,6 +69,7 @@ class TrainingSet:
     memory: Samples | None = None
     replay: tuple[int | None, ...] = ()
     drop_last: bool = False
+    views: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         for amount in self.replay:

@@ -6,8 +6,10 @@ once, so that a step costs no random numbers and no copies from the host.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,14 +61,28 @@ class Loader:
         rounds = -(-count // len(self))
         return torch.cat([torch.randperm(len(self), generator=generator) for _ in range(rounds)])[:count]
 
-    def shuffled(self, batch_size: int, count: int, generator: torch.Generator, task: Task) -> Iterator[Batch]:
-        """`count` augmented samples in random order; the last batch may be smaller. Endless empty batches if empty."""
+    def shuffled(
+        self,
+        batch_size: int,
+        count: int,
+        generator: torch.Generator,
+        task: Task,
+        views: Sequence[Mapping[str, Any]] = (),
+    ) -> Iterator[Batch]:
+        """`count` augmented samples in random order; the last batch may be smaller. Endless empty batches if empty.
+
+        Args:
+            views: changes to the augmentation for each further view of the images.
+        """
         order = self.order(count, generator)
         height, width = self.samples.images.shape[-2:]
-        windows = self.augmentation.draw(len(order), height, width, generator=generator)
-        yield from self._batches(order, windows, batch_size, task)
+        drawn = [
+            (each, self._on_device(each.draw(len(order), height, width, generator=generator)))
+            for each in (self.augmentation, *(replace(self.augmentation, **changes) for changes in views))
+        ]
+        yield from self._batches(order, drawn, batch_size, task)
         while not len(self):
-            yield from self._batches(order, None, batch_size, task)
+            yield from self._batches(order, drawn, batch_size, task)
 
     def in_order(self, batch_size: int) -> Iterator[Tensor]:
         """The evaluation inputs of all samples, in order."""
@@ -79,9 +95,14 @@ class Loader:
         for images in parts:
             yield self.augmentation.apply(images)
 
-    def _batches(self, order: Tensor, windows: Tensor | None, batch_size: int, task: Task) -> Iterator[Batch]:
+    def _on_device(self, windows: Tensor | None) -> Tensor | None:
+        return None if windows is None else windows.to(self.device, non_blocking=True)
+
+    def _batches(
+        self, order: Tensor, drawn: Sequence[tuple[Augmentation, Tensor | None]], batch_size: int, task: Task
+    ) -> Iterator[Batch]:
+        """Batches of the samples at the indices `order`, with one view for each augmentation and its draws."""
         on_device = order.to(self.device, non_blocking=True)
-        windows = windows if windows is None else windows.to(self.device, non_blocking=True)
         if self.samples.resident:
             parts: Iterable[Tensor] = (self.samples.images[chosen] for chosen in on_device.split(batch_size))
         else:
@@ -91,12 +112,12 @@ class Loader:
             here = slice(start, start + len(images))
             start += len(images)
             chosen = on_device[here]
-            yield Batch(
-                self.augmentation.apply(images, None if windows is None else windows[here]),
-                self.samples.targets[chosen],
-                task,
-                {name: value[chosen] for name, value in self.samples.extras.items()},
+            inputs, *views = (
+                augmentation.apply(images, None if windows is None else windows[here])
+                for augmentation, windows in drawn
             )
+            extras = {name: value[chosen] for name, value in self.samples.extras.items()}
+            yield Batch(inputs, self.samples.targets[chosen], task, extras, views=tuple(views))
 
     def _decoded(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
         """The images at the indices in each part."""
@@ -123,6 +144,7 @@ class EpochBatches:
         batch_size: of its samples.
         loader: makes batches of samples.
         stream: the random stream with given indices: the task, the epoch, and 0 for the samples, above for each draw.
+        draws: the random streams of the loss, with given indices: the task, the epoch, the step, and those of the loss.
     """
 
     def __init__(
@@ -131,28 +153,28 @@ class EpochBatches:
         batch_size: int,
         loader: Callable[[Samples], Loader],
         stream: Callable[..., torch.Generator],
+        draws: Callable[..., torch.Generator],
     ):
-        self.data, self.batch_size, self.stream = data, batch_size, stream
+        self.data, self.batch_size, self.stream, self.draws = data, batch_size, stream, draws
         self.new, self.exemplars = loader(data.samples), loader(data.exemplars)
 
-    def __call__(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch."""
+    def __call__(self, epoch: int, epochs: int) -> Iterator[Batch]:
+        """The batches of one epoch of `epochs`."""
         size, count, task = self.batch_size, len(self.data.samples), self.data.task
         if self.data.drop_last and count >= size:
             count -= count % size
         elif count > 1 and count % size == 1:
             # Batch normalisation cannot train on a single sample.
             count -= 1
-        new = self.new.shuffled(size, count, self.stream(task.index, epoch, 0), task)
-        if not self.data.replay:
-            yield from new
-            return
         steps = -(-count // size)
-        draws = [
-            self.exemplars.shuffled(
-                amount or size, steps * (amount or size), self.stream(task.index, epoch, index), task
-            )
-            for index, amount in enumerate(self.data.replay, start=1)
+        loaders = [self.new, *(self.exemplars for _ in self.data.replay)]
+        sizes = [size, *(amount or size for amount in self.data.replay)]
+        counts = [count, *(steps * amount for amount in sizes[1:])]
+        drawn = [
+            loader.shuffled(amount, total, self.stream(task.index, epoch, index), task, self.data.views)
+            for index, (loader, amount, total) in enumerate(zip(loaders, sizes, counts, strict=True))
         ]
-        for batch, *replay in zip(itertools.islice(new, steps), *draws, strict=False):
-            yield replace(batch, replay=tuple(replay))
+        for step, (batch, *replay) in enumerate(zip(itertools.islice(drawn[0], steps), *drawn[1:], strict=False)):
+            draws = partial(self.draws, task.index, epoch, step)
+            place = {"epoch": epoch, "epochs": epochs, "step": step, "steps": steps, "stream": draws}
+            yield replace(batch, replay=tuple(replay), **place)

@@ -49,7 +49,7 @@ class Journal:
         self.keep_checkpoints = keep_checkpoints
         fit = checkpoint.fit or {"epoch": 0, "steps": 0}
         self.step = checkpoint.steps + fit["steps"]
-        self.tasks = len(epochs)
+        self.epochs, self.tasks = epochs, len(epochs)
         self.events = EventLog(directory, len(network), self.tasks, self.step, loggers)
         self.progress = RunProgress(console, sum(epochs), sum(epochs[: checkpoint.task]) + fit["epoch"])
         self.began = time.perf_counter() - checkpoint.seconds
@@ -66,6 +66,12 @@ class Journal:
         """Keeps the watched points of the task being learned, of which the first `known` are kept already."""
         self.directory.keep_watched(watched)
         self.events.watched(watched, known)
+
+    def untrained(self, watched: tuple[Watched, int] | None) -> None:
+        """Notes a task on which nothing is fitted, and what was watched of it all the same."""
+        if watched:
+            self.watched(*watched)
+        self.progress.skip(self.epochs[self.checkpoint.task])
 
     def epoch(self, task: Task, report: EpochReport) -> None:
         """Saves the state after one epoch; events first, so that a run killed in between writes none of them twice."""

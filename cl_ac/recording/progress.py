@@ -51,6 +51,10 @@ class RunProgress:
             self.last_line = time.monotonic()
             self.console.print(f"{text}  epoch {report.epoch + 1}/{report.epochs}", highlight=False)
 
+    def skip(self, epochs: int) -> None:
+        """As many epochs will not be run."""
+        self.bar.update(self.row, advance=epochs)
+
     def task(self, record: Record, tasks: int) -> None:
         """One more task is done."""
         final = sum(exits[-1] for exits in record.exits) / len(record.exits)

@@ -19,7 +19,7 @@ from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.heads import GrowingClassifier
 from cl_ac.losses import cross_entropy
-from cl_ac.network import Exits
+from cl_ac.network import Backbone, Exits
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.fingerprint import fingerprint
 from cl_ac.recording.records import Record
@@ -80,12 +80,15 @@ class Attached(Approach):
     def __init__(self, approach: Approach) -> None:
         super().__init__()
         # No submodule: nothing of it is saved.
-        self._build_classifier = approach.build_classifier
+        self._build_classifier, self._prepare = approach.build_classifier, approach.prepare
         self.register_buffer("scale", torch.empty(0))
         self.register_buffer("shift", torch.empty(0))
 
     def build_classifier(self, in_features: int) -> GrowingClassifier:
         return self._build_classifier(in_features)
+
+    def prepare(self, backbone: Backbone) -> None:
+        self._prepare(backbone)
 
     def take(self, approach: Approach, exits: int, classes: int, device: torch.device) -> None:
         """Takes over what `approach`, with `exits` exits, does to the final exit's logits of `classes` classes.

@@ -83,7 +83,7 @@ def finished(directory: RunDirectory, device: str = "auto") -> Finished:
     directory.check_data(fingerprint(objects.benchmark), Console(stderr=True, soft_wrap=True).print)
     restore(checkpoint, network, objects.approach, directory.checkpoint_path)
     objects.approach.to(place).eval()
-    return Finished(objects, network.to(place).eval(), place)
+    return Finished(objects, objects.approach.inference_network(network.to(place)).eval(), place)
 
 
 def _objects(config: Mapping[str, Any], trusted: bool = False, given: Sequence[Any] = ()) -> Objects:
@@ -93,4 +93,5 @@ def _objects(config: Mapping[str, Any], trusted: bool = False, given: Sequence[A
 
 def _assemble(objects: Objects) -> ExitNetwork:
     objects.sparsify.prepare(objects.backbone)
+    objects.approach.prepare(objects.backbone)
     return assemble(objects.approach, objects.backbone, objects.exits, objects.memory, objects.classifier)

@@ -136,6 +136,11 @@ class Watcher:
         self.answers = answer_names(len(network), watch.nearest_mean != "off")
         self.points: list[tuple[int, Tensor]] = []
 
+    @property
+    def answering(self) -> ExitNetwork:
+        """The network that is looked at: the one that would answer now."""
+        return self.approach.inference_network(self.network)
+
     def begin(self, task: Task, start: int) -> None:
         """Takes a first look before anything is changed for `task`; `start` is the run's steps before it.
 
@@ -194,6 +199,12 @@ class Watcher:
             return None
         if report.epoch + 1 == report.epochs and not due(report.steps, self.watch.every):
             self.look(report.steps)
+        return self.seen_so_far()
+
+    def seen_so_far(self) -> tuple[Watched, int] | None:
+        """As `end_epoch`, where no epoch has ended."""
+        if not self.watch.every:
+            return None
         known = len(self.seen.steps)
         if self.points:
             steps, tallies = zip(*self.points, strict=True)
@@ -205,7 +216,7 @@ class Watcher:
     @torch.no_grad()
     def look(self, step: int) -> None:
         """Adds the point after `step` steps; results stay on the device until the epoch ends."""
-        with _evaluating(self.network):
+        with _evaluating(self.answering):
             means = self._class_means() if self.watch.nearest_mean != "off" else None
             predictions = [self._answer(hidden, means) for hidden in self._hidden(self.samples)]
         self.points.append((step, tally(torch.cat(predictions, 1), self.samples.targets, self.membership)))
@@ -214,18 +225,18 @@ class Watcher:
         """What each exit reads of batches of `samples`, without augmentation."""
         for images in cast(Tensor, samples.images).split(self.batch):
             with self.autocast():
-                hidden = self.network.hidden(self.trainer.augmentation.apply(images))
+                hidden = self.answering.hidden(self.trainer.augmentation.apply(images))
             yield hidden
 
     def _answer(self, hidden: list[Tensor], means: NearestMean | None) -> Tensor:
         """The class that each answer names [A, B]."""
         with self.autocast():
-            logits = self.approach.correct(self.network.classify(hidden))
+            logits = self.approach.correct(self.answering.classify(hidden))
         predictions = logits.argmax(-1)
         surest = logits.softmax(-1).amax(-1).argmax(0, keepdim=True)
         answers = [predictions, predictions.gather(0, surest)]
         if means is not None:
-            scores = means.scores(means.vectors(self.network, hidden))
+            scores = means.scores(means.vectors(self.answering, hidden))
             answers.append(scores.masked_fill(self.unknown, -torch.inf).argmax(-1))
         return torch.cat(answers)
 
@@ -233,7 +244,7 @@ class Watcher:
         """The class means of the network as it is."""
         reading = self.approach.inference
         means = NearestMean() if reading is None else NearestMean(pooling=reading.pooling, side=reading.side)
-        features = (means.vectors(self.network, hidden) for hidden in self._hidden(self.prototypes))
+        features = (means.vectors(self.answering, hidden) for hidden in self._hidden(self.prototypes))
         means.set_means(zip(features, self.prototypes.targets.split(self.batch), strict=True), len(self.membership))
         return means
 

@@ -1,6 +1,7 @@
 """GDumb: training from the initial weights on the memory alone."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -137,7 +138,8 @@ def test_joined_steps_learn_from_two_draws_of_exemplars(toy_benchmark, toy_netwo
     network = toy_network("sdn").eval()
     approach.begin_task(task, network, toy_trainer)
     data = approach.training_set(task)
-    batches = list(EpochBatches(data, 8, toy_trainer.loader, lambda *key: toy_trainer.generator("x", *key))(0))
+    stream = partial(toy_trainer.generator, "x")
+    batches = list(EpochBatches(data, 8, toy_trainer.loader, stream, stream)(0, 1))
     assert [(len(batch), [len(part) for part in batch.replay]) for batch in batches] == [(8, [8]), (8, [8])]
     images, targets = (
         torch.cat([getattr(part, name) for part in (batches[0], *batches[0].replay)]) for name in ("images", "targets")

@@ -1,6 +1,7 @@
 """Batches: each sample once, the same ones for the same seed, from memory or from files."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from PIL import Image
 
 from cl_ac.benchmark import Task
 from cl_ac.data.augmentation import Augmentation
-from cl_ac.data.loading import Loader
+from cl_ac.data.batches import TrainingSet
+from cl_ac.data.loading import EpochBatches, Loader
 from cl_ac.data.samples import ImageFiles, Samples, concatenate
+from cl_ac.data.seeding import generator
 from cl_ac.errors import DataError
 
 CPU = torch.device("cpu")
@@ -25,8 +28,8 @@ def _samples(count: int) -> Samples:
 
 def _files(tmp_path, count: int) -> tuple[Samples, Samples]:
     """The same random samples as a tensor and as PNG files."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (count, 3, 6, 6), dtype=torch.uint8, generator=generator)
+    stream = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, 3, 6, 6), dtype=torch.uint8, generator=stream)
     paths = [tmp_path / f"{index}.png" for index in range(count)]
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
@@ -38,8 +41,8 @@ def _task(samples: Samples) -> Task:
 
 
 def _batches(loader: Loader, count: int, seed: int = 0, batch_size: int = 4):
-    generator = torch.Generator().manual_seed(seed)
-    return list(loader.shuffled(batch_size, count, generator, _task(loader.samples)))
+    stream = torch.Generator().manual_seed(seed)
+    return list(loader.shuffled(batch_size, count, stream, _task(loader.samples)))
 
 
 def test_each_sample_once_per_epoch_with_its_own_target_and_extras():
@@ -123,3 +126,29 @@ def test_empty_set_yields_empty_batches_without_end(files):
     assert [batch.images.shape for batch in batches] == [(0, 3, 6, 6)] * 5
     assert [len(batch) for batch in batches] == [0] * 5
     assert list(loader.in_order(4)) == []
+
+
+def test_views_are_of_the_same_images_with_draws_of_their_own():
+    samples = Samples(
+        torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1).expand(7, 1, 4, 4).contiguous(), torch.arange(7)
+    )
+    loader = Loader(samples, Augmentation(mean=(0.0,), std=(1.0,), flip=True), torch.device("cpu"))
+    task, stream = _task(samples), torch.Generator
+    plain = list(loader.shuffled(3, 7, stream().manual_seed(1), task))
+    viewed = list(loader.shuffled(3, 7, stream().manual_seed(1), task, ({"mean": (0.5,)}, {"std": (0.5,)})))
+    for batch, same in zip(viewed, plain, strict=True):
+        assert torch.equal(batch.images, same.images)
+        torch.testing.assert_close(batch.views[0], same.images - 0.5)
+        torch.testing.assert_close(batch.views[1], same.images * 2)
+
+
+def test_a_batch_knows_where_in_training_it_is():
+    loader = Loader(_samples(10), Augmentation(), torch.device("cpu"))
+    data = TrainingSet(loader.samples, _task(loader.samples))
+    stream = partial(generator, 0)
+    batches = EpochBatches(data, 4, lambda _: loader, partial(stream, "order"), partial(stream, "loss"))
+    epochs = [list(batches(epoch, 2)) for epoch in range(2)]
+    assert [(b.epoch, b.epochs, b.step, b.steps) for b in epochs[1]] == [(1, 2, 0, 3), (1, 2, 1, 3), (1, 2, 2, 3)]
+    draws = [torch.rand(1, generator=b.stream(depth)).item() for b in itertools.chain(*epochs) for depth in (0, 1)]
+    assert len(set(draws)) == len(draws)
+    assert torch.rand(1, generator=epochs[0][0].stream(0)).item() == draws[0]

@@ -8,7 +8,7 @@ from cl_ac.data.samples import concatenate
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.losses import cross_entropy
 from cl_ac.network import Exits
-from cl_ac.training import Fit, HeadWarmup, Trainer, Training
+from cl_ac.training import Fit, HeadWarmup, ParameterGroup, Trainer, Training
 
 
 def rates(epochs: int, **settings) -> list[float]:
@@ -217,6 +217,27 @@ def test_only_the_given_parameters_learn(toy_trainer, toy_network, task):
     changed = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith("heads.2.") for name in changed)
+
+
+def test_groups_learn_at_their_own_rates(toy_benchmark, toy_network, task):
+    training = Training(epochs=1, batch_size=72, lr=0.1, clip=0, schedule="constant")
+    trainer = Trainer(training, toy_benchmark.augmentation, torch.device("cpu"))
+    network = toy_network()
+    backbone, head = list(network.backbone.parameters()), network.heads[-1].new_rows
+    before = [value.detach().clone() for value in (*backbone, *head)]
+    groups = [ParameterGroup(backbone, lr_scale=0.0), ParameterGroup(head, lr_scale=0.5, weight_decay=0.0)]
+    gradients = []
+
+    def loss(network, batch):
+        network.zero_grad()
+        plain_loss(network, batch).sum().backward()
+        gradients.extend(value.grad.clone() for value in (*backbone, *head))
+        return plain_loss(network, batch)
+
+    trainer.fit(Fit(network, loss, TrainingSet(task.train, task), parameters=groups))
+    for value, old, gradient in zip((*backbone, *head), before, gradients, strict=True):
+        scale = 0.05 if any(value is row for row in head) else 0.0
+        torch.testing.assert_close(value, old - scale * gradient)
 
 
 def test_predict_is_in_order_and_leaves_the_mode(toy_trainer, toy_network, task):

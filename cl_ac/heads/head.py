@@ -1,4 +1,4 @@
-"""Heads as they are trained: a reduction of a feature map and a classifier that grows with the classes.
+"""Heads as they are trained: a reduction of a stage's output and a classifier that grows with the classes.
 
 Shapes: B batch, C classes seen so far, D features.
 """
@@ -12,139 +12,7 @@ from torch import Tensor, nn
 
 from cl_ac.data.growing import Growing
 from cl_ac.data.layouts import AXES, Layout, read, read_shape, usual_layout
-
-
-class GrowingClassifier(Growing):
-    """A classifier that gains rows for new classes: features [..., D] to logits [..., C].
-
-    The rows of the newest task and those of all earlier tasks are two parameters, so that the earlier ones can be
-    frozen exactly, weight decay and momentum included.
-
-    Args:
-        in_features: D.
-    """
-
-    def __init__(self, in_features: int):
-        super().__init__()
-        self.in_features = in_features
-        self.old_weight, self.new_weight = (nn.Parameter(torch.empty(0, in_features)) for _ in range(2))
-
-    def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        """Adds rows for `num_classes` new classes, initialised as `torch.nn.Linear` does."""
-        self.old_weight = nn.Parameter(self.weight.detach())
-        self.new_weight = nn.Parameter(self.initial(num_classes, self.in_features, generator=generator))
-
-    def initial(self, *shape: int, generator: torch.Generator) -> Tensor:
-        """Uniform values within ±1/√D, drawn on the CPU."""
-        bound = 1 / math.sqrt(self.in_features)
-        return torch.empty(*shape).uniform_(-bound, bound, generator=generator).to(self.new_weight.device)
-
-    @property
-    def weight(self) -> Tensor:
-        """All rows [rows, D]."""
-        return torch.cat([self.old_weight, self.new_weight])
-
-    @property
-    def old_rows(self) -> list[nn.Parameter]:
-        """What belongs to the classes of earlier tasks."""
-        return [self.old_weight]
-
-    @property
-    def new_rows(self) -> list[nn.Parameter]:
-        """What belongs to the classes of the newest task."""
-        return [self.new_weight]
-
-
-class GrowingLinear(GrowingClassifier):
-    """A linear classifier with a bias."""
-
-    def __init__(self, in_features: int):
-        super().__init__(in_features)
-        self.old_bias, self.new_bias = (nn.Parameter(torch.empty(0)) for _ in range(2))
-
-    def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        super().grow(num_classes, generator)
-        self.old_bias = nn.Parameter(self.bias.detach())
-        self.new_bias = nn.Parameter(self.initial(num_classes, generator=generator))
-
-    @property
-    def bias(self) -> Tensor:
-        """[C]."""
-        return torch.cat([self.old_bias, self.new_bias])
-
-    @property
-    def old_rows(self) -> list[nn.Parameter]:
-        return [self.old_weight, self.old_bias]
-
-    @property
-    def new_rows(self) -> list[nn.Parameter]:
-        return [self.new_weight, self.new_bias]
-
-    def forward(self, features: Tensor) -> Tensor:
-        old = F.linear(features, self.old_weight, self.old_bias)
-        return torch.cat([old, F.linear(features, self.new_weight, self.new_bias)], -1)
-
-
-class GrowingCosine(GrowingClassifier):
-    """A cosine classifier: `scale · cos(w_c, x)` with one learned scale for all classes (Hou et al., 2019, LUCIR).
-
-    With several proxies per class, a class scores the mean of their cosines weighted by the softmax of the cosines
-    (Douillard et al., 2020, PODNet, eq. 8).
-
-    Args:
-        in_features: D.
-        proxies: rows per class.
-    """
-
-    def __init__(self, in_features: int, proxies: int = 1):
-        super().__init__(in_features)
-        self.proxies = proxies
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        super().grow(num_classes * self.proxies, generator)
-
-    @torch.no_grad()
-    def imprint(self, directions: Tensor) -> None:
-        """Sets the newest rows to `directions` [rows, D], lengthened to the mean length of the old rows."""
-        self.new_weight.copy_(directions * self.old_weight.norm(dim=1).mean())
-
-    def forward(self, features: Tensor) -> Tensor:
-        cosines = F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
-        cosines = cosines.unflatten(-1, (-1, self.proxies))  # [..., C, proxies]
-        return self.scale * (cosines.softmax(-1) * cosines).sum(-1)
-
-
-class Cascade(Growing):
-    """What an AC makes of the logits of the AC before it: a linear map of them to logits of its own (Wołczyk et al.,
-    2021, ZTW).
-
-    Each row reads the logits of all classes, less their mean and divided by their deviation over the classes that
-    existed when the row was added: a layer norm that new classes do not move. All weights start at zero. So growing
-    changes no logit of old classes, and at first an AC answers as it would alone.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.old_weight, self.new_weight = (nn.Parameter(torch.empty(0, 0)) for _ in range(2))
-        self.register_buffer("known", torch.empty(0, dtype=torch.int64))
-
-    def grow(self, num_classes: int) -> None:
-        """Adds rows and columns for `num_classes` new classes."""
-        rows, device = len(self.known) + num_classes, self.known.device
-        old = F.pad(torch.cat([self.old_weight, self.new_weight]).detach(), (0, num_classes))
-        self.old_weight = nn.Parameter(old.reshape(-1, rows))
-        self.new_weight = nn.Parameter(torch.zeros(num_classes, rows, device=device))
-        self.known = torch.cat([self.known, torch.full((num_classes,), rows, device=device)])
-
-    def forward(self, previous: Tensor) -> Tensor:
-        """Logits [B, C], of those of the previous AC [B, C], into which no gradient goes."""
-        previous = previous.detach()
-        weight, last = torch.cat([self.old_weight, self.new_weight]), self.known - 1
-        mean = previous.cumsum(-1)[:, last] / self.known
-        variance = previous.square().cumsum(-1)[:, last] / self.known - mean.square()
-        centred = F.linear(previous, weight) - mean * weight.sum(1)
-        return centred * (variance.clamp(min=0) + 1e-5).rsqrt()
+from cl_ac.heads.growing import Cascade, GrowingClassifier, GrowingLinear
 
 
 class Head(nn.Module):
@@ -166,6 +34,14 @@ class Head(nn.Module):
         self.classifier.grow(num_classes, generator)
         if self.cascade is not None:
             self.cascade.grow(num_classes)
+
+    def features_in(self, shape: Sequence[int]) -> int:
+        """How many features the classifier reads of a stage's output of `shape`."""
+        return math.prod(shape)
+
+    def widen(self, shape: Sequence[int], generator: torch.Generator) -> None:
+        """Prepares for a stage's output that has become wider, with the new channels behind the earlier ones."""
+        self.classifier.widen(self.features_in(shape), generator)
 
     @property
     def old_rows(self) -> list[nn.Parameter]:
@@ -216,6 +92,9 @@ class TokenHead(Head):
         super().__init__(classifier, cascade)
         self.layout = layout
 
+    def features_in(self, shape: Sequence[int]) -> int:
+        return shape[-1]
+
     def features(self, hidden: Tensor) -> Tensor:
         token = read(hidden, self.layout)[:, 0]
         return F.layer_norm(token, token.shape[-1:])
@@ -232,12 +111,15 @@ class Pooling(nn.Module):
 
     def __init__(self, shape: Sequence[int], factor: int = 2, layout: Layout = "channels_first"):
         super().__init__()
-        channels, height, width = read_shape(shape, layout)
+        _, height, width = read_shape(shape, layout)
         self.factor, self.layout = factor, layout
         self.size = (-(-height // factor), -(-width // factor))
         self.keeps = self.size == (height, width)
         self.divides = height % factor == 0 and width % factor == 0
-        self.out_features = channels * self.size[0] * self.size[1]
+
+    def out_features(self, shape: Sequence[int]) -> int:
+        """D of a map of `shape`."""
+        return read_shape(shape, self.layout)[0] * math.prod(self.size)
 
     def maps(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The maximum and the average map [B, channels, height, width]."""
@@ -266,6 +148,9 @@ class PooledHead(Growing, Head):
         self.old_mix, self.new_mix = nn.Parameter(torch.empty(0)), nn.Parameter(torch.empty(0))
         self.register_buffer("task_of_class", torch.empty(0, dtype=torch.int64))
 
+    def features_in(self, shape: Sequence[int]) -> int:
+        return self.pooling.out_features(shape)
+
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
         device = self.new_mix.device
         super().grow(num_classes, generator)
@@ -283,9 +168,8 @@ class PooledHead(Growing, Head):
         return [*super().new_rows, self.new_mix]
 
     def features(self, hidden: Tensor) -> Tensor:
-        """The vector [B, D] that the newest task's classifier reads."""
-        maximum, average = self.pooling(hidden)
-        return torch.lerp(average, maximum, self.new_mix.to(average.dtype))
+        """The mean of both poolings [B, D]: no task's mix, so that what is kept of features stays valid."""
+        return self.pooling(hidden).mean(0)
 
     @property
     def mix(self) -> Tensor:
@@ -310,6 +194,9 @@ class MixedHead(Head):
         super().__init__(classifier, cascade)
         self.pooling, self.layout = pooling, pooling.layout
         self.mix = nn.Parameter(torch.full((1,), 0.5))
+
+    def features_in(self, shape: Sequence[int]) -> int:
+        return self.pooling.out_features(shape)
 
     def features(self, hidden: Tensor) -> Tensor:
         return self._mixed(self.reduce(hidden))
@@ -345,7 +232,7 @@ def build_head(
         raise ValueError(f"a stage's output of shape {tuple(shape)} has no usual layout; name it")
     if AXES[layout] == 3:
         pooling = Pooling(shape, pool, layout)
-        reader = classifier(pooling.out_features)
+        reader = classifier(pooling.out_features(shape))
         if isinstance(reader, GrowingLinear):
             return PooledHead(pooling, reader, cascade)
         return MixedHead(pooling, reader, cascade)

@@ -108,7 +108,37 @@ def test_a_pooled_head_mixes_poolings_with_one_mix_per_task(shape):
         pooled = mix * maximum + (1 - mix) * average
         logits.append(pooled @ weight.T + bias)
     torch.testing.assert_close(head(hidden), torch.cat(logits, 1))
-    torch.testing.assert_close(head.features(hidden), pooled)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (5, 6), (7,)])
+def test_features_stay_the_same_when_the_head_grows(shape):
+    head = grown(build_head(shape, 2, GrowingLinear), 2)
+    hidden = torch.randn(4, *shape, generator=stream(5))
+    before = head.features(hidden)
+    grown(head, 3)
+    assert torch.equal(head.features(hidden), before)
+
+
+@pytest.mark.parametrize(("shape", "wider"), [((3, 8, 8), (5, 8, 8)), ((5, 6), (5, 9)), ((7,), (10,))])
+@pytest.mark.parametrize("build", [GrowingLinear, GrowingCosine])
+def test_a_wider_head_reads_new_channels_behind_the_earlier_ones(shape, wider, build):
+    head = grown(build_head(shape, 2, build), 2, 3)
+    old = head.classifier.weight.detach()
+    head.widen(wider, stream(7))
+    assert torch.equal(head.classifier.weight[:, : old.shape[1]], old)
+    assert head.classifier.in_features == head.features_in(wider) > old.shape[1]
+    hidden = torch.randn(4, *wider, generator=stream(5))
+    assert head(hidden).shape == (4, 5)
+    other = build_head(shape, 2, build)
+    other.load_state_dict(head.state_dict())
+    assert torch.equal(other(hidden), head(hidden))
+
+
+def test_new_columns_start_as_those_of_torch():
+    classifier = grown(GrowingLinear(4), 500)
+    classifier.widen(16, stream(3))
+    added = classifier.weight[:, 4:]
+    assert 0.95 / 4 < added.abs().max() <= 1 / 4
 
 
 @pytest.mark.parametrize(
@@ -212,7 +242,7 @@ def test_the_head_fits_the_shape():
     assert type(build_head((3, 4, 4), 2, GrowingLinear)) is PooledHead
     assert type(build_head((7, 16), 2, GrowingLinear)) is TokenHead
     assert type(build_head((16,), 2, GrowingLinear)) is Head
-    assert Pooling((3, 7, 5), 2).out_features == 3 * 4 * 3
+    assert Pooling((3, 7, 5), 2).out_features((3, 7, 5)) == 3 * 4 * 3
 
 
 def test_a_token_head_normalises_the_first_token():

@@ -1,0 +1,19 @@
+"""Heads of exits, and the classifiers in them."""
+
+from cl_ac.heads.growing import Cascade, GrowingClassifier, GrowingCosine, GrowingLinear
+from cl_ac.heads.head import Head, MixedHead, PooledHead, Pooling, TokenHead, build_head
+from cl_ac.heads.linears import ExitLinears
+
+__all__ = [
+    "Cascade",
+    "ExitLinears",
+    "GrowingClassifier",
+    "GrowingCosine",
+    "GrowingLinear",
+    "Head",
+    "MixedHead",
+    "PooledHead",
+    "Pooling",
+    "TokenHead",
+    "build_head",
+]
