@@ -5,6 +5,7 @@ Shapes: B batch, E exits, D_i features of exit i.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class ExitLinears(nn.Module):
     @torch.no_grad()
     def grow(self, rows: int, stream: Callable[[int], torch.Generator]) -> None:
         """Adds `rows` outputs to every layer, the earlier ones first; arguments as of `build`."""
-        for depth, layer in enumerate(reversed(self.layers)):
+        for depth, layer in enumerate(reversed(cast(Sequence[nn.Linear], self.layers))):
             weight, bias, generator = layer.weight, layer.bias, stream(depth)
             bound = 1 / math.sqrt(layer.in_features)
             drawn = [
@@ -67,7 +68,7 @@ class ExitLinears(nn.Module):
             for name, value in state_dict.items()
             if name.startswith(start) and name.endswith(".weight")
         }
-        self.layers = nn.ModuleList(_empty(*reversed(shapes[index]), device) for index in sorted(shapes))
+        self.layers = nn.ModuleList(_empty(shapes[index][1], shapes[index][0], device) for index in sorted(shapes))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
