@@ -8,7 +8,9 @@ lives in parameters and buffers and is thereby saved, restored and moved to the 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from cl_ac.classifiers.classifier import Classifier
 from cl_ac.data.batches import Batch, TrainingSet
@@ -21,7 +23,7 @@ from cl_ac.network import Backbone, ExitNetwork
 from cl_ac.teacher import Teacher
 from cl_ac.training import Learning, Trainer
 
-__all__ = ["Approach", "Batch", "ExitNetwork", "Task", "TrainingSet"]
+__all__ = ["Approach", "Batch", "ExitNetwork", "Task", "TaskApproach", "TrainingSet"]
 
 
 class Approach(Growing):
@@ -117,3 +119,31 @@ class Approach(Growing):
             if isinstance(module, Teacher) and any(key.startswith(f"{name}.network.") for key in state):
                 module.update(network)
         self.load_state_dict(state)
+
+
+class TaskApproach(Approach):
+    """A method with a network for each task, which answers images that are known to be of that task.
+
+    Where the task is not known, the networks of all tasks answer, each for its own classes; their confidences were
+    never compared in training. The cost of a run is that of such an answer: one pass for each task.
+    """
+
+    memory_use = "none"
+
+    def tensors_in_task(self, network: ExitNetwork, task: int) -> dict[str, Tensor]:
+        """The parameters and buffers in which the network of `task` differs from `network`, by name."""
+        raise NotImplementedError
+
+    def task_network(self, network: ExitNetwork, task: int) -> ExitNetwork:
+        """A copy of `network` as it is for `task`."""
+        copy = network.frozen_copy()
+        copy.load_state_dict(self.tensors_in_task(network, task), strict=False)
+        return copy
+
+    def answer_in_task(self, network: ExitNetwork, images: Tensor, task: int) -> Tensor:
+        logits = functional_call(network, self.tensors_in_task(network, task), (images,))
+        return self.correct(logits)[..., task_slices(network.sizes)[task]]
+
+    def answer(self, network: ExitNetwork, images: Tensor) -> Tensor:
+        answers = [self.answer_in_task(network, images, task) for task in range(len(network.sizes))]
+        return torch.cat(answers, -1)

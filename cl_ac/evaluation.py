@@ -34,6 +34,10 @@ class ExitCosts:
         """Cost up to each exit as a share of the network without ACs [E]."""
         return [cost / self.plain for cost in self.exits]
 
+    def times(self, passes: int) -> "ExitCosts":
+        """The cost of as many passes."""
+        return ExitCosts([passes * cost for cost in self.exits], passes * self.plain)
+
 
 @dataclass(frozen=True)
 class Outputs:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from cl_ac.approach import Approach
+from cl_ac.approach import Approach, TaskApproach
 from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers.classifier import Classifier
 from cl_ac.data.available import told_when_memory_runs_out
@@ -149,6 +150,11 @@ def assemble(
     exits = backbone.exits(exits) if isinstance(exits, str) else exits
     approach.memory = memory
     approach.inference = approach.inference_classifier() if classifier is None else classifier
+    if isinstance(approach, TaskApproach) and approach.inference is not None:
+        raise ConfigurationError(
+            f"classifier is {type(classifier).__name__}, but {type(approach).__name__} answers with a network for each "
+            "task: leave classifier out"
+        )
     network = ExitNetwork(backbone, exits, approach.build_classifier)
     return network.to(memory_format=torch.channels_last) if channels_last else network
 
@@ -274,6 +280,8 @@ def evaluate(trainer: Trainer, network: ExitNetwork, approach: Approach, benchma
         lr = trainer.training.lr
         raise UserError(f"the answers after task {task.index + 1} are no numbers; lower training.lr (now {lr:g})")
     cost = exit_costs(approach.inference_network(network), approach.inference)
+    if isinstance(approach, TaskApproach):
+        cost = cost.times(len(task.sizes))
     return Outputs(logits, samples.targets, tasks, task.sizes, cost)
 
 
@@ -283,5 +291,10 @@ def validation_accuracy(trainer: Trainer, network: ExitNetwork, approach: Approa
     Inference classifiers learn a task only at its end.
     """
     answering = approach.inference_network(network)
-    logits = trainer.predict(answering, task.validation, lambda images: approach.correct(answering(images)))
+
+    def answer(images: Tensor) -> Tensor:
+        linear = approach.inference is None
+        return approach.answer(network, images) if linear else approach.correct(answering(images))
+
+    logits = trainer.predict(answering, task.validation, answer)
     return (logits[-1].argmax(-1) == task.validation.targets).double().mean().item()

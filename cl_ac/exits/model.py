@@ -13,7 +13,7 @@ from typing import NamedTuple, Self, cast
 import torch
 from torch import Tensor, nn
 
-from cl_ac.approach import Approach
+from cl_ac.approach import Approach, TaskApproach
 from cl_ac.data.layouts import Layout
 from cl_ac.errors import ConfigurationError
 from cl_ac.exits.folding import InferenceStages
@@ -200,6 +200,11 @@ class EarlyExitModel(nn.Module):
         if self.approach is None:
             return
         name = type(self.approach).__name__
+        if isinstance(self.approach, TaskApproach):
+            raise ConfigurationError(
+                f"{name} answers with a network for each task; an early-exit model takes one of them "
+                "(`approach.task_network`), without the approach"
+            )
         if type(self.approach).answer is not Approach.answer:
             raise ConfigurationError(f"{name} answers with all exits at once (`answer`), which no early exit can do")
         stream = torch.Generator().manual_seed(0)

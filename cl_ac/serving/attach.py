@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from cl_ac.approach import Approach, Batch, ExitNetwork, TrainingSet
+from cl_ac.approach import Approach, Batch, ExitNetwork, TaskApproach, TrainingSet
 from cl_ac.data.samples import Samples, concatenate
 from cl_ac.data.seeding import generator
 from cl_ac.data.tasks import Task
@@ -96,6 +96,11 @@ class Attached(Approach):
         Raises:
             ConfigurationError: if that is more than a scale and a shift of each class.
         """
+
+        if isinstance(approach, TaskApproach):
+            raise ConfigurationError(
+                f"{type(approach).__name__} has a network for each task, to which no AC can be attached together"
+            )
 
         def final(logits: Tensor) -> Tensor:
             return approach.correct(logits.expand(exits, *logits.shape))[-1]

@@ -13,7 +13,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from cl_ac.approach import Approach
+from cl_ac.approach import Approach, TaskApproach
 from cl_ac.classifiers.nearest_mean import NearestMean
 from cl_ac.data.samples import Samples, concatenate
 from cl_ac.data.tasks import Task
@@ -218,20 +218,24 @@ class Watcher:
         """Adds the point after `step` steps; results stay on the device until the epoch ends."""
         with _evaluating(self.answering):
             means = self._class_means() if self.watch.nearest_mean != "off" else None
-            predictions = [self._answer(hidden, means) for hidden in self._hidden(self.samples)]
+            predictions = [self._answer(images, hidden, means) for images, hidden in self._hidden(self.samples)]
         self.points.append((step, tally(torch.cat(predictions, 1), self.samples.targets, self.membership)))
 
-    def _hidden(self, samples: Samples) -> Iterator[list[Tensor]]:
-        """What each exit reads of batches of `samples`, without augmentation."""
+    def _hidden(self, samples: Samples) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Batches of inputs, without augmentation, and what each exit reads of them."""
         for images in cast(Tensor, samples.images).split(self.batch):
+            inputs = self.trainer.augmentation.apply(images)
             with self.autocast():
-                hidden = self.answering.hidden(self.trainer.augmentation.apply(images))
-            yield hidden
+                hidden = self.answering.hidden(inputs)
+            yield inputs, hidden
 
-    def _answer(self, hidden: list[Tensor], means: NearestMean | None) -> Tensor:
+    def _answer(self, images: Tensor, hidden: list[Tensor], means: NearestMean | None) -> Tensor:
         """The class that each answer names [A, B]."""
         with self.autocast():
-            logits = self.approach.correct(self.answering.classify(hidden))
+            if isinstance(self.approach, TaskApproach):
+                logits = self.approach.answer(self.network, images)
+            else:
+                logits = self.approach.correct(self.answering.classify(hidden))
         predictions = logits.argmax(-1)
         surest = logits.softmax(-1).amax(-1).argmax(0, keepdim=True)
         answers = [predictions, predictions.gather(0, surest)]
@@ -244,7 +248,7 @@ class Watcher:
         """The class means of the network as it is."""
         reading = self.approach.inference
         means = NearestMean() if reading is None else NearestMean(pooling=reading.pooling, side=reading.side)
-        features = (means.vectors(self.answering, hidden) for hidden in self._hidden(self.prototypes))
+        features = (means.vectors(self.answering, hidden) for _, hidden in self._hidden(self.prototypes))
         means.set_means(zip(features, self.prototypes.targets.split(self.batch), strict=True), len(self.membership))
         return means
 
