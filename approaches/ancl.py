@@ -26,6 +26,8 @@ class ANCL(Approach):
         auxiliary_clip: largest norm of its gradient; 0 does not clip.
     """
 
+    family = "distillation"
+
     def __init__(
         self,
         strength: float = 1.0,

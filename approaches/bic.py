@@ -32,6 +32,7 @@ class BiC(Approach):
         teacher_bn: statistics of the teacher's batch norm.
     """
 
+    family = "rebalancing"
     memory_use = "required"
     exemplars_per_class = 2
 

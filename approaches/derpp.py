@@ -26,6 +26,7 @@ class DER(Approach):
         strength: weight of the distillation term (α).
     """
 
+    family = "replay"
     memory_use = "required"
     draws = 1
 
@@ -67,6 +68,8 @@ class DERpp(DER):
         strength: weight of the distillation term (α).
         replay_weight: weight of the cross-entropy on exemplars (β).
     """
+
+    family = "replay"
 
     draws = 2
 

@@ -16,6 +16,7 @@ class ER(Approach):
         replay: exemplars in each step; by default as many as new images.
     """
 
+    family = "replay"
     memory_use = "required"
 
     def __init__(self, replay: int | None = None):

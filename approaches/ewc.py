@@ -33,6 +33,8 @@ class EWC(Approach):
         published_fisher: the Fisher of the AC paper's code instead of `fisher`.
     """
 
+    family = "regularisation"
+
     def __init__(
         self,
         strength: float = 100.0,

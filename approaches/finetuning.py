@@ -9,5 +9,7 @@ from cl_ac.losses import cross_entropy
 class FineTuning(Approach):
     """Cross-entropy on each task in turn (FT); with a memory, on the task's data and the exemplars together (FT+Ex)."""
 
+    family = "baseline"
+
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         return cross_entropy(network(batch.images), batch.targets, self.trained_classes(batch.task))

@@ -18,6 +18,8 @@ class Freezing(Approach):
         freeze_after: index of the last task that trains the backbone.
     """
 
+    family = "baseline"
+
     def __init__(self, freeze_after: int = 0):
         super().__init__()
         if freeze_after < 0:

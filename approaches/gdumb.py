@@ -24,6 +24,7 @@ class GDumb(Approach):
         joined: whether each step learns from a second, independent draw of as many exemplars too.
     """
 
+    family = "replay"
     memory_use = "required"
 
     def __init__(self, cutmix: float = 0.5, reset: bool = True, joined: bool = False):

@@ -28,6 +28,8 @@ class HAT(TaskApproach):
         largest_scale: s_max.
     """
 
+    family = "task networks"
+
     def __init__(self, strength: float = 0.75, largest_scale: float = 400.0):
         super().__init__()
         if largest_scale < 1:

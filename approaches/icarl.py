@@ -22,6 +22,7 @@ class ICaRL(Approach):
         teacher_bn: batch statistics that the teacher uses.
     """
 
+    family = "rebalancing"
     memory_use = "required"
 
     def __init__(self, strength: float = 1.0, teacher_bn: TeacherStatistics = "frozen"):

@@ -14,6 +14,7 @@ class Joint(Approach):
     exemplars; that is not an upper bound.)
     """
 
+    family = "baseline"
     memory_use = "none"
     sees_old_classes = True
 

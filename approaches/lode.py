@@ -20,6 +20,7 @@ class LODE(Approach):
         inter_weight: weight of telling new classes from old ones (ρ).
     """
 
+    family = "rebalancing"
     memory_use = "required"
 
     def __init__(self, intra_weight: float = 1.0, inter_weight: float = 0.1):

@@ -28,6 +28,7 @@ class LUCIR(Approach):
         teacher_bn: the statistics of the teacher's batch norm; `batch` is teacher adaptation.
     """
 
+    family = "rebalancing"
     memory_use = "required"
     trains_old_rows = False
 

@@ -21,6 +21,8 @@ class LwF(Approach):
             (Szatkowski et al., 2024) always trains them.
     """
 
+    family = "distillation"
+
     def __init__(
         self,
         strength: float = 1.0,

@@ -27,6 +27,8 @@ class MAS(Approach):
         halved: whether the penalty is `strength / 2 · …`, as in FACIL; the paper has no ½.
     """
 
+    family = "regularisation"
+
     def __init__(
         self,
         strength: float = 1.0,

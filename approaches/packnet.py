@@ -28,6 +28,8 @@ class PackNet(TaskApproach):
         retrain_lr: learning rate there, as a share of `training.lr`.
     """
 
+    family = "task networks"
+
     def __init__(self, prune: float = 0.75, retrain_epochs: int = 10, retrain_lr: float = 0.1):
         super().__init__()
         if not 0 < prune < 1:

@@ -29,6 +29,8 @@ class SI(Approach):
         damping: ξ, keeps parameters that hardly moved from dominating.
     """
 
+    family = "regularisation"
+
     def __init__(self, strength: float = 0.1, damping: float = 0.1):
         super().__init__()
         if damping <= 0:

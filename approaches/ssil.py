@@ -21,6 +21,7 @@ class SSIL(Approach):
         teacher_bn: statistics of the teacher's batch norm.
     """
 
+    family = "rebalancing"
     memory_use = "required"
 
     def __init__(

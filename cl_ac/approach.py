@@ -23,6 +23,18 @@ from cl_ac.network import Backbone, ExitNetwork
 from cl_ac.teacher import Teacher
 from cl_ac.training import Learning, Trainer
 
+Family = Literal[
+    "baseline",
+    "regularisation",
+    "distillation",
+    "replay",
+    "rebalancing",
+    "prototypes",
+    "expansion",
+    "task networks",
+    "own",
+]
+
 __all__ = ["Approach", "Batch", "ExitNetwork", "Task", "TaskApproach", "TrainingSet"]
 
 
@@ -30,9 +42,10 @@ class Approach(Growing):
     """A continual-learning method. Override `loss`, and the hooks that the method needs, in the order they run here.
 
     `memory` holds the exemplars; `memory_use` says whether the method can do without, and `exemplars_per_class` how
-    many of each class it cannot do without if there is a memory.
+    many of each class it cannot do without if there is a memory. `family` is where it stands in lists.
     """
 
+    family: ClassVar[Family] = "own"
     memory_use: ClassVar[Literal["none", "optional", "required"]] = "optional"
     exemplars_per_class: ClassVar[int] = 1
 

@@ -10,6 +10,7 @@ from cl_ac.errors import ConfigurationError, UserError, unknown
 
 # Each is a file beside this one, imported when it is asked for.
 COMMANDS = {
+    "approaches": "list the methods there are",
     "run": "train an approach on a benchmark",
     "study": "run every combination of some settings, and tabulate means over seeds",
     "report": "compare finished runs",
@@ -26,7 +27,7 @@ USAGE = "\n".join(
     [
         "usage: cl-ac COMMAND [options]",
         "",
-        *(f"  {name:9} {text}" for name, text in COMMANDS.items()),
+        *(f"  {name:10} {text}" for name, text in COMMANDS.items()),
         "",
         "`cl-ac COMMAND --help` lists all options, `cl-ac --version` says which version this is.",
     ]

@@ -1,0 +1,66 @@
+"""`cl-ac approaches`: what there is to choose from, as the classes themselves say it."""
+
+import argparse
+import inspect
+import re
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cl_ac.approach import Approach, Family, TaskApproach
+from cl_ac.errors import ConfigurationError
+from cl_ac.settings.plugins import classes
+
+# What a method that overrides a hook asks of everything around it.
+NEEDS = {
+    "prepare": "modules in the backbone",
+    "expand": "a network that grows",
+    "learns": "parameters of its own",
+    "inference_network": "another network that answers",
+    "inference_classifier": "another classifier",
+    "build_classifier": "another classifier in training",
+    "correct": "corrected logits",
+}
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Prints the approaches, or those of some families."""
+    parser = argparse.ArgumentParser("cl-ac approaches", description="Lists the approaches by family.")
+    parser.add_argument("family", nargs="*", help=f"only these: {', '.join(Family.__args__)}")
+    families = parser.parse_args(arguments).family
+    for family in families:
+        if family not in Family.__args__:
+            raise ConfigurationError(f"'{family}' is no family of approaches; known: {', '.join(Family.__args__)}")
+    table = Table(box=box.SIMPLE)
+    for head in ("approach", "exemplars", "paper", "what else it needs"):
+        table.add_column(head)
+    for family in families or Family.__args__:
+        table.add_section()
+        rows = [(name, approach) for name, approach in by_family() if approach.family == family]
+        if rows:
+            table.add_row(f"[bold]{family}[/bold]")
+        for name, approach in rows:
+            table.add_row(f"  {name}", approach.memory_use, citation(approach), ", ".join(needs(approach)))
+    console = Console()
+    console.print(table)
+    console.print("`cl-ac run --approach.help NAME` explains the options of one.", highlight=False)
+
+
+def by_family() -> list[tuple[str, type[Approach]]]:
+    """All approaches that come with the framework, by name, those of one family together."""
+    return sorted(classes("approach", Approach).items(), key=lambda each: (Family.__args__.index(each[1].family), each))
+
+
+def needs(approach: type[Approach]) -> list[str]:
+    """What a method asks for beside data and a network."""
+    found = [need for hook, need in NEEDS.items() if getattr(approach, hook) is not getattr(Approach, hook)]
+    return [*found, *(["images of a known task"] if issubclass(approach, TaskApproach) else [])]
+
+
+def citation(approach: type[Approach]) -> str:
+    """The papers that the first paragraph of a docstring names, as `Li & Hoiem 2016`."""
+    first = inspect.cleandoc(approach.__doc__ or "").partition("\n\n")[0]
+    found = re.findall(r"([A-Z][\w’'-]+(?: (?:&|et al\.) ?(?:[A-Z][\w’'-]+)?)?),? (\d{4})", " ".join(first.split()))
+    return "; ".join(dict.fromkeys(f"{who.strip()} {year}" for who, year in found))

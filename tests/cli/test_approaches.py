@@ -1,0 +1,48 @@
+"""What there is to choose from is told by the classes."""
+
+import pytest
+
+from cl_ac.approach import Family
+from cl_ac.cli.approaches import by_family, citation, command, needs
+from cl_ac.cli.main import main
+
+APPROACHES = dict(by_family())
+
+
+def test_every_approach_is_listed_under_its_family(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    command([])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    family = ""
+    found = {}
+    for line in lines:
+        words = line.split()
+        if line.strip() in Family.__args__:
+            family = line.strip()
+        elif words and words[0] in APPROACHES:
+            found[words[0]] = (family, words[1])
+    assert found == {name: (each.family, each.memory_use) for name, each in APPROACHES.items()}
+
+
+def test_a_family_alone(capsys):
+    assert main(["approaches", "replay"]) == 0
+    printed = capsys.readouterr().out
+    assert "DERpp" in printed
+    assert "LwF" not in printed
+    assert main(["approaches", "replays"]) == 2
+    assert "no family" in capsys.readouterr().err
+
+
+def test_papers_and_needs_are_read_from_the_class():
+    assert citation(APPROACHES["LwF"]) == "Li & Hoiem 2016"
+    assert citation(APPROACHES["ER"]) == "Rolnick et al. 2019; Riemer et al. 2019"
+    assert needs(APPROACHES["LwF"]) == []
+    assert needs(APPROACHES["HAT"]) == ["modules in the backbone", "parameters of its own", "images of a known task"]
+
+
+@pytest.mark.parametrize("name", APPROACHES)
+def test_every_approach_says_where_it_stands_and_whose_it_is(name):
+    assert APPROACHES[name].family in Family.__args__
+    assert APPROACHES[name].family != "own"
+    assert citation(APPROACHES[name]) or APPROACHES[name].family == "baseline"
