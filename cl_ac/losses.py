@@ -38,6 +38,19 @@ def cross_entropy_per_sample(logits: Tensor, targets: Tensor, classes: slice = s
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
 
+def present_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy over the classes that occur among `targets` (ER-ACE, Caccia et al., 2022, its term of new images).
+
+    Args:
+        logits: [E, B, C].
+        targets: int64 [B].
+    Returns:
+        [E], mean over the batch.
+    """
+    present = (targets[:, None] == torch.arange(logits.shape[-1], device=logits.device)).any(0)
+    return cross_entropy(logits.masked_fill(~present, -torch.inf), targets)
+
+
 def distillation(
     kind: Distillation, logits: Tensor, old_logits: Tensor, tasks: list[slice], temperature: float = 2.0
 ) -> Tensor:

@@ -63,6 +63,19 @@ def test_cross_entropy_of_the_newest_task_reaches_its_columns_only(logits):
     assert (logits.grad[..., 2:] != 0).all()
 
 
+def test_cross_entropy_among_the_classes_that_are_present(logits):
+    # Class 1 occurs in no target, and neither competes nor learns.
+    expected = [
+        mean(-math.log(softmax([z[0], z[2], z[3]])[y]) for z, y in zip(rows, [0, 1, 2], strict=True)) for rows in LOGITS
+    ]
+    loss = losses.present_cross_entropy(logits, torch.tensor(TARGETS))
+    check(loss, expected)
+    loss.sum().backward()
+    assert (logits.grad[..., 1] == 0).all()
+    assert (logits.grad[..., [0, 2, 3]] != 0).all()
+    check(losses.present_cross_entropy(torch.tensor([[[5.0, 1.0, 1.0]] * 2]), torch.tensor([1, 2])), [math.log(2)])
+
+
 def test_an_empty_batch_adds_nothing():
     empty, targets = torch.zeros(3, 0, 4), torch.zeros(0, dtype=torch.int64)
     assert losses.cross_entropy(empty, targets).tolist() == [0, 0, 0]
