@@ -1,1 +1,1 @@
-"""How much each backbone parameter matters, and what it costs to move it."""
+"""How much each backbone parameter matters, what it costs to move it, and in which directions none may go."""
