@@ -17,7 +17,8 @@ class EWC(Approach):
     """Elastic weight consolidation (Kirkpatrick et al., 2017, eq. 3): `+ strength / 2 · Σ_n F_n (θ_n − θ*_n)²`.
 
     Each exit has the diagonal Fisher information F of its own predictions, and all share θ*; heads are never protected.
-    After each task `F ← alpha · F + (1 − alpha) · F_new`, from F = 0.
+    After each task `F ← alpha · F + (1 − alpha) · F_new`, from F = 0, or with `decay`, which is online EWC (Schwarz et
+    al., 2018), `F ← decay · F + F_new`.
 
     The variants of F differ by orders of magnitude, and so do the strengths that suit them.
 
@@ -31,6 +32,7 @@ class EWC(Approach):
         scope: what an AC protects: the whole `prefix` of the backbone that it depends on, or only the `block` that it
             hangs at, as in the AC paper's code. The final classifier protects the whole backbone.
         published_fisher: the Fisher of the AC paper's code instead of `fisher`.
+        decay: γ of online EWC, in place of `alpha`; 1 sums over tasks.
     """
 
     family = "regularisation"
@@ -42,13 +44,16 @@ class EWC(Approach):
         fisher: Literal["sampled", "exact", "empirical", "max_pred", "batch_mean"] = "sampled",
         scope: Literal["prefix", "block"] = "prefix",
         published_fisher: bool = False,
+        decay: float | None = None,
     ):
         super().__init__()
         if alpha != -1 and not 0 <= alpha <= 1:
             raise ConfigurationError(
                 f"approach.alpha is {alpha}; it must be from 0 to 1, or -1 for the share of classes"
             )
-        self.strength, self.alpha = strength, alpha
+        if decay is not None and not 0 <= decay <= 1:
+            raise ConfigurationError(f"approach.decay is {decay}; it must be from 0 to 1, or absent for approach.alpha")
+        self.strength, self.alpha, self.decay = strength, alpha, decay
         self.fisher, self.scope, self.published_fisher = fisher, scope, published_fisher
         self.penalty = QuadraticPenalty()
 
@@ -61,7 +66,11 @@ class EWC(Approach):
     def end_task(self, task, network, trainer) -> None:
         keep = task.old_classes.stop / task.classes_seen if self.alpha == -1 else self.alpha
         # The published Fisher moves batch statistics, but no parameter.
-        self.penalty.fuse(self.information(task, network, trainer), keep)
+        information = self.information(task, network, trainer)
+        if self.decay is None:
+            self.penalty.fuse(information, keep)
+        else:
+            self.penalty.fuse(information, self.decay, add=1.0)
         self.penalty.anchor_at(network)
 
     def information(self, task: Task, network: ExitNetwork, trainer) -> Tensor:

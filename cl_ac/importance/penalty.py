@@ -23,10 +23,14 @@ class QuadraticPenalty(Growing):
         """Makes the present parameters the ones to stay close to."""
         self.anchor = flatten(network).detach().clone()
 
-    def fuse(self, importance: Tensor, keep: float) -> None:
-        """`Ω ← keep · Ω + (1 − keep) · importance` [E, P]; before the first task Ω is 0."""
+    def fuse(self, importance: Tensor, keep: float, add: float | None = None) -> None:
+        """`Ω ← keep · Ω + add · importance` [E, P]; before the first task Ω is 0.
+
+        Args:
+            add: by default `1 − keep`.
+        """
         old = keep * self.importance if self.importance.numel() else torch.zeros_like(importance)
-        self.importance = old + (1 - keep) * importance
+        self.importance = old + (1 - keep if add is None else add) * importance
 
     def forward(self, network: ExitNetwork) -> Tensor:
         """[E]."""

@@ -170,6 +170,14 @@ def test_fisher_of_tasks_accumulates(toy_trainer, toy_network, toy_benchmark, al
         assert torch.equal(approach.penalty.anchor, flatten(network))
 
 
+def test_online_ewc_adds_to_what_has_decayed(network, task, monkeypatch):
+    approach = EWC(alpha=0.5, decay=0.9)
+    for information in (2.0, 1.0):
+        monkeypatch.setattr(approach, "information", lambda *_, value=information: torch.full((3, 4), value))
+        approach.end_task(task, network, None)
+    torch.testing.assert_close(approach.penalty.importance, torch.full((3, 4), 2.8))
+
+
 def test_loss_is_cross_entropy_and_half_the_weighted_square(network, task):
     approach = EWC(strength=3.0)
     size = flatten(network).numel()
@@ -232,3 +240,5 @@ def test_gradients_of_a_sample_do_not_depend_on_the_others(network):
 def test_alpha_outside_its_range_is_refused():
     with pytest.raises(ConfigurationError, match=r"alpha is 1\.5"):
         EWC(alpha=1.5)
+    with pytest.raises(ConfigurationError, match=r"decay is -1.*alpha"):
+        EWC(decay=-1)
