@@ -108,6 +108,18 @@ def masked_squared_error(logits: Tensor, stored: Tensor, mask: Tensor) -> Tensor
     return errors.sum((1, 2)) / mask.sum().clamp(min=1)
 
 
+def function_distance(logits: Tensor, stored: Tensor) -> Tensor:
+    """Euclidean distance between the probabilities now and then (Benjamin et al., 2019, FDR); the norm, not its square.
+
+    Args:
+        logits: [E, B, C].
+        stored: earlier logits [E, B, C]; −∞ for a class that was not known.
+    Returns:
+        [E], mean over the batch.
+    """
+    return sample_mean(torch.linalg.vector_norm(logits.softmax(-1) - stored.softmax(-1), dim=-1))
+
+
 def taskwise_distillation(logits: Tensor, old_logits: Tensor, tasks: list[slice], temperature: float = 2.0) -> Tensor:
     """Kullback–Leibler divergence to the teacher inside each old task, summed over tasks (Ahn et al., 2021, eq. 4).
 

@@ -82,6 +82,19 @@ def test_an_empty_batch_adds_nothing():
     assert losses.global_distillation(empty, empty).tolist() == [0, 0, 0]
 
 
+def test_function_distance(logits, old):
+    stored = torch.cat([old, torch.full_like(old[..., :1], -math.inf)], -1)
+    expected = [
+        mean(math.dist(softmax(z), [*softmax(r), 0.0]) for z, r in zip(rows, olds, strict=True))
+        for rows, olds in zip(LOGITS, OLD, strict=True)
+    ]
+    check(losses.function_distance(logits, stored), expected)
+    certain = torch.tensor([[[50.0, -50.0]]], requires_grad=True)
+    check(losses.function_distance(certain, -certain.detach()), [math.sqrt(2)])
+    losses.function_distance(certain, certain.detach()).backward()
+    assert (certain.grad == 0).all()
+
+
 def test_taskwise_distillation(logits, old):
     def divergence(student, teacher):
         p, q = softmax(teacher, 2), softmax(student, 2)
