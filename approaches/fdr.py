@@ -15,6 +15,9 @@ class FDR(DER):
     count with a probability of 0, so that no exemplar is taken for a new class. (Public code takes two steps for each
     batch, one for each term, and forgets α.)
 
+    The distance has hardly any gradient left where an exemplar is surely taken for another class: too small an α, as
+    the published one can be, holds nothing.
+
     Args:
         strength: weight of the distance (α).
     """

@@ -21,14 +21,22 @@ class WA(Approach):
         temperature: softmax temperature of teacher and student.
         clip: whether rows are kept from going below 0 after every step, which makes their lengths comparable, as in the
             paper; several public versions leave it out.
+        lengthen: whether γ may be above 1, as in the paper's formula, where new rows are the shorter ones, as those of
+            shallow ACs can be: it then makes new classes more likely yet. False leaves such rows as they are.
         teacher_bn: statistics of the teacher's batch norm.
     """
 
     memory_use = "required"
 
-    def __init__(self, temperature: float = 2.0, clip: bool = True, teacher_bn: TeacherStatistics = "frozen"):
+    def __init__(
+        self,
+        temperature: float = 2.0,
+        clip: bool = True,
+        lengthen: bool = True,
+        teacher_bn: TeacherStatistics = "frozen",
+    ):
         super().__init__()
-        self.temperature, self.clip = temperature, clip
+        self.temperature, self.clip, self.lengthen = temperature, clip, lengthen
         self.teacher = Teacher(teacher_bn)
 
     def begin_task(self, task, network, trainer) -> None:
@@ -54,13 +62,14 @@ class WA(Approach):
     def end_task(self, task, network, trainer) -> None:
         if not task.is_first:
             for head in network.heads:
-                align(head.classifier)
+                align(head.classifier, self.lengthen)
         self.teacher.update(network)
 
 
 @torch.no_grad()
-def align(classifier: GrowingClassifier) -> None:
-    """Gives new rows the mean length of old rows."""
+def align(classifier: GrowingClassifier, lengthen: bool = True) -> None:
+    """Gives new rows the mean length of old rows; only if those are shorter, if not to `lengthen`."""
     old, new = (rows.norm(dim=1).mean() for rows in (classifier.old_weight, classifier.new_weight))
     # All new rows may have been clipped to 0.
-    classifier.new_weight.mul_(old / new.clamp(min=1e-12))
+    gamma = old / new.clamp(min=1e-12)
+    classifier.new_weight.mul_(gamma if lengthen else gamma.clamp(max=1))

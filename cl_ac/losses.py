@@ -51,6 +51,23 @@ def present_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(logits.masked_fill(~present, -torch.inf), targets)
 
 
+def taskwise_cross_entropy_per_sample(logits: Tensor, targets: Tensor, tasks: list[slice]) -> Tensor:
+    """Cross-entropy of every sample over the classes of its own task, as where the task is known.
+
+    Args:
+        logits: [E, B, C].
+        targets: int64 [B].
+        tasks: the columns of each task.
+    Returns:
+        [E, B]; zero for a sample of none of the tasks.
+    """
+    total = torch.zeros_like(logits[:, :, 0])
+    for task in tasks:
+        inside = targets.clamp(task.start, task.stop - 1)
+        total = total + (inside == targets) * cross_entropy_per_sample(logits, inside, task)
+    return total
+
+
 def distillation(
     kind: Distillation, logits: Tensor, old_logits: Tensor, tasks: list[slice], temperature: float = 2.0
 ) -> Tensor:

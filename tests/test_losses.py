@@ -76,6 +76,18 @@ def test_cross_entropy_among_the_classes_that_are_present(logits):
     check(losses.present_cross_entropy(torch.tensor([[[5.0, 1.0, 1.0]] * 2]), torch.tensor([1, 2])), [math.log(2)])
 
 
+def test_cross_entropy_of_every_sample_within_its_own_task(logits):
+    tasks = [slice(0, 2), slice(2, 3)]
+    expected = [[-math.log(softmax(rows[0][:2])[0]), 0.0, 0.0] for rows in LOGITS]
+    loss = losses.taskwise_cross_entropy_per_sample(logits, torch.tensor(TARGETS), tasks)
+    torch.testing.assert_close(loss.detach(), torch.tensor(expected))
+    loss.sum().backward()
+    assert (logits.grad[:, 0, :2] != 0).all()
+    # A class that is alone has nothing to learn, and the last sample's class is of no task here.
+    assert (logits.grad[:, :, 2:] == 0).all()
+    assert (logits.grad[:, 1:] == 0).all()
+
+
 def test_an_empty_batch_adds_nothing():
     empty, targets = torch.zeros(3, 0, 4), torch.zeros(0, dtype=torch.int64)
     assert losses.cross_entropy(empty, targets).tolist() == [0, 0, 0]

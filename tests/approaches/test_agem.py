@@ -44,6 +44,20 @@ def test_exemplars_that_agree_change_nothing(toy_network, numbered_batch):
         assert torch.equal(gradients(turned, network), gradients(new, network))
 
 
+def test_every_image_may_be_classified_within_its_task(toy_network, numbered_batch):
+    network = toy_network("sdn", (2, 2)).eval()
+    batch = batch_with(numbered_batch, [2, 3], [0, 1])
+    exemplars = batch.replay[0]
+    loss = AGEM(among="task").loss(network, batch)
+    plain = cross_entropy(network(batch.images), batch.targets, slice(2, 4))
+    reference = cross_entropy(network(exemplars.images), exemplars.targets, slice(0, 2))
+    torch.testing.assert_close(loss, plain)
+    for turned, new, old in zip(loss, plain, reference, strict=True):
+        g, g_ref = gradients(new, network), gradients(old, network)
+        expected = g - min(g @ g_ref, 0) / (g_ref @ g_ref) * g_ref
+        torch.testing.assert_close(gradients(turned, network), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_exemplars_pass_on_their_own(toy_benchmark, toy_network, toy_learn):
     sizes: list[int] = []
     approach, network = AGEM(replay=3), toy_network("sdn", sizes=())

@@ -52,6 +52,13 @@ def test_new_rows_get_the_mean_length_of_old_rows():
     assert torch.equal(classifier.bias, bias)
 
 
+@pytest.mark.parametrize(("new", "lengthen", "expected"), [(0.5, True, 5.0), (0.5, False, 0.5), (8.0, False, 5.0)])
+def test_short_rows_are_lengthened_only_if_wanted(new, lengthen, expected):
+    classifier = classifier_of([[3.0, 4.0]], [[0.0, new]])
+    align(classifier, lengthen)
+    torch.testing.assert_close(classifier.new_weight.detach(), torch.tensor([[0.0, expected]]))
+
+
 def test_rows_of_zeros_stay_zeros():
     classifier = classifier_of([[3.0, 4.0]], [[0.0, 0.0]])
     align(classifier)
