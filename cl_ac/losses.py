@@ -133,6 +133,24 @@ def global_distillation(logits: Tensor, old_logits: Tensor, temperature: float =
     return sample_mean(-(teacher * student).sum(-1))
 
 
+def binary_softmax_distillation(logits: Tensor, old_logits: Tensor, temperature: float = 2.0) -> Tensor:
+    """Binary cross-entropy between the softmax outputs of student and teacher, as in FACIL's EEIL.
+
+    Each probability counts as that of an event of its own, though the softmax makes them depend on each other.
+
+    Args:
+        logits: [E, B, C] of the student.
+        old_logits: [E, B, C] of the teacher.
+    Returns:
+        [E], mean over the batch and the classes.
+    """
+    teacher = F.softmax(old_logits / temperature, -1)
+    student = F.log_softmax(logits / temperature, -1)
+    # The logarithm of exactly 0 would have no gradient.
+    others = torch.log1p(-student.exp().clamp(max=1 - 1e-7))
+    return sample_mean(-torch.lerp(others, student, teacher).mean(-1))
+
+
 def auxiliary_distillation(
     logits: Tensor, auxiliary_logits: Tensor, classes: slice, temperature: float = 2.0
 ) -> Tensor:

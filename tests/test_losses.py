@@ -182,3 +182,19 @@ def test_spatial_distillation_joins_row_and_column_sums_of_squares():
     distance = math.dist(joined(new), joined(old))
     a, b = torch.tensor([[new]]), torch.tensor([[old]])
     check(losses.spatial_distillation([[a], [a, b]], [[b], [b, b]]), [distance, distance / 2])
+
+
+def test_binary_distillation_of_a_softmax_against_itself_is_the_mean_of_binary_entropies():
+    two = torch.tensor([[[0.0, math.log(3.0)]]])
+    check(losses.binary_softmax_distillation(two, two, 1.0), [0.5623351])
+    three = torch.tensor([[[0.2, 0.3, 0.5]]]).log()
+    check(losses.binary_softmax_distillation(three, three, 1.0), [0.6014683])
+    check(losses.global_distillation(three, three, 1.0), [1.0296530])
+
+
+def test_binary_distillation_of_certain_softmaxes_is_finite():
+    logits = torch.tensor([[[200.0, 0.0], [0.0, 200.0]]], requires_grad=True)
+    loss = losses.binary_softmax_distillation(logits, torch.tensor([[[0.0, 200.0], [200.0, 0.0]]]))
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert logits.grad.isfinite().all()
