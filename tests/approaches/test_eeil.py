@@ -94,7 +94,7 @@ def test_the_balanced_phase_has_as_many_images_of_new_classes_as_of_old(balanced
 
 
 def test_the_balanced_teacher_is_what_the_first_phase_ended_with(balanced, numbered_batch, toy_trainer):
-    approach, network, [fit] = balanced(EEIL(strength=3.0, temperature=1.0))
+    _, network, [fit] = balanced(EEIL(strength=3.0, temperature=1.0))
     images = toy_trainer.augmentation.apply(fit.data.samples.images[-4:])
     batch = replace(numbered_batch([0] * 4, [3] * 4, (2, 2)), images=images)
     network.eval()
