@@ -19,6 +19,7 @@ SHORT = {
     "BiC": {"bias_epochs": 2},
     "EEIL": {"balanced_epochs": 1},
     "PODNet": {"balanced_epochs": 1},
+    "RWalk": {"interval": 2},
 }
 
 
