@@ -261,6 +261,20 @@ def spatial_distillation(maps: list[list[Tensor]], old_maps: list[list[Tensor]])
     return torch.stack(losses)
 
 
+def attention_distance(maps: list[Tensor], old_maps: list[Tensor]) -> Tensor:
+    """Sum of absolute differences between attention maps of length 1 (Dhar et al., 2019, LwM).
+
+    Args:
+        maps: for each exit [B, height, width], of the student.
+        old_maps: the same of the teacher.
+    Returns:
+        [E], mean over the batch.
+    """
+    pairs = zip(maps, old_maps, strict=True)
+    differences = [F.normalize(new.flatten(1), dim=1) - F.normalize(old.flatten(1), dim=1) for new, old in pairs]
+    return sample_mean(torch.stack([difference.abs().sum(1) for difference in differences]))
+
+
 def _pooled_energy(feature_map: Tensor) -> Tensor:
     """Squares of [B, channels, height, width] summed over width and over height, joined, of length 1: [B, ...]."""
     energy = feature_map.float().square()

@@ -198,3 +198,9 @@ def test_binary_distillation_of_certain_softmaxes_is_finite():
     loss.sum().backward()
     assert loss.isfinite().all()
     assert logits.grad.isfinite().all()
+
+
+def test_attention_distance_compares_directions():
+    maps = [torch.tensor([[[3.0, 0.0]], [[0.0, 0.0]]]), torch.tensor([[[0.0, 1.0]], [[3.0, 4.0]]])]
+    old = [torch.tensor([[[0.0, 0.5]], [[0.0, 2.0]]]), torch.tensor([[[0.0, 2.0]], [[4.0, 3.0]]])]
+    check(losses.attention_distance(maps, old), [(2 + 1) / 2, (0 + 0.4) / 2])
