@@ -219,6 +219,26 @@ def margin_ranking(cosines: Tensor, targets: Tensor, old: slice, new: slice, mar
     return (per_sample * is_old).sum(-1) / is_old.sum().clamp(min=1)
 
 
+def future_constraint(logits: Tensor, own: Tensor, counts: Tensor, margin: float) -> Tensor:
+    """Keeps classes still to come a margin below those of each sample's task (Boschini et al., 2022, X-DER).
+
+    `max(0, margin + max z_future − max z_own)`, mean over the samples where it is not 0.
+
+    Args:
+        logits: [E, B, C]; columns after the first K are of classes to come.
+        own: which columns so far are of the sample's task: bool [B, K].
+        counts: which samples count: bool [B].
+    Returns:
+        [E]; zero if there is nothing to come.
+    """
+    seen, future = logits[..., : own.shape[1]], logits[..., own.shape[1] :]
+    if not future.shape[-1]:
+        return logits.new_zeros(len(logits))
+    highest = seen.masked_fill(~own, torch.finfo(seen.dtype).min).amax(-1)
+    excess = counts * F.relu(margin + future.amax(-1) - highest)
+    return excess.sum(1) / (excess > 0).sum(1).clamp(min=1)
+
+
 def nca(logits: Tensor, targets: Tensor, margins: Tensor) -> Tensor:
     """Hinged neighbourhood component analysis with a margin (Douillard et al., 2020, PODNet, eq. 9).
 

@@ -20,6 +20,7 @@ SHORT = {
     "EEIL": {"balanced_epochs": 1},
     "PODNet": {"balanced_epochs": 1},
     "RWalk": {"interval": 2},
+    "XDERRPC": {"classes": 7},
 }
 
 
