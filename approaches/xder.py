@@ -20,8 +20,7 @@ class XDERRPC(Approach):
     The classifier is a learned linear map to fixed vertices, one for every class of the run from the start, so that
     exemplars can be stored with logits for all of them:
 
-    `CE(new images among new classes) + strength · mean (z − stored)² + replay_weight · CE(exemplars among old classes)`,
-    on two independent draws, `+ constraint · max(0, margin + max z_future − max z_own)`, mean over the images where it
+    `CE(new images, new classes) + strength · mean (z − stored)² + replay_weight · CE(exemplars, old classes)`, on two independent draws, `+ constraint · max(0, margin + max z_future − max z_own)`, mean over the images where it
     is not 0, with the classes of each image's own task and all that are still to come.
 
     Stored logits are rewritten: those of classes newer than an exemplar, by what the network says of it when it is
@@ -73,8 +72,8 @@ class XDERRPC(Approach):
     def begin_task(self, task, network, trainer) -> None:
         if task.classes_seen > self.classes:
             raise ConfigurationError(
-                f"approach.classes is {self.classes}, but with task {task.index + 1} there are {task.classes_seen}; set "
-                "it to the number of classes of the whole run"
+                f"approach.classes is {self.classes}, but with task {task.index + 1} there are {task.classes_seen}; "
+                "set it to the number of classes of the whole run"
             )
         self.task_of_class = F.pad(self.task_of_class, (0, task.num_classes), value=task.index)
         self.replays = torch.zeros_like(self.replays)
