@@ -1,195 +1,93 @@
-"""X-DER: stored logits that follow the network, for classes learned later and for those still to come."""
+"""X-DER: rows of classes to come are prepared by contrast."""
 
-import math
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
+from cl_ac.approach import Batch, ExitNetwork, Task, TrainingSet
+from cl_ac.approaches.xder_ce import XDERCE
 from cl_ac.errors import ConfigurationError
-from cl_ac.heads import GrowingClassifier
-from cl_ac.losses import cross_entropy, future_constraint
+from cl_ac.losses import supervised_contrast
+from cl_ac.network import batch_norms
 
 
-class XDERRPC(Approach):
-    """X-DER with a regular polytope classifier (X-DER-RPC; Boschini et al., 2022; Pernici et al., 2021).
+class XDER(XDERCE):
+    """Extended dark experience replay (Boschini et al., 2022): XDERCE, but classes to come are prepared by contrast.
 
-    The classifier is a learned linear map to fixed vertices, one for every class of the run from the start, so that
-    exemplars can be stored with logits for all of them:
-
-    `CE(new images, new classes) + strength · mean (z − stored)² + replay_weight · CE(exemplars, old classes)`, on two independent draws, `+ constraint · max(0, margin + max z_future − max z_own)`, mean over the images where it
-    is not 0, with the classes of each image's own task and all that are still to come.
-
-    Stored logits are rewritten: those of classes newer than an exemplar, by what the network says of it when it is
-    replayed, for the n-th time in a task with probability 1 / n, and at the end of each task; those of older classes
-    when it is stored. What is transplanted so is scaled down to stay below the logit of the exemplar's own class.
-    At the end of a task the network answers in evaluation mode and without augmentation. As in DER, new images and
-    both draws pass the network one after the other.
+    New images are classified among the new classes alone, and `preparation` times the supervised contrastive loss
+    (Khosla et al., 2020) of strongly augmented views, of new images and a third draw of exemplars, is added: over the
+    logits of as many classes to come as the task has new ones, and again over the next as many, mean over these
+    groups. The views' batches leave the statistics of batch norm alone. Views are random crops, resized; the authors
+    change their colours too.
 
     Args:
         classes: how many classes the run will have; there may be fewer.
         strength: weight of the distillation term (α).
         replay_weight: weight of the cross-entropy on exemplars (β).
-        constraint: weight of the constraint on future classes (η).
+        constraint: weight of the constraint on classes to come (η).
         margin: of the constraint (m).
         share: the part of its own class's logit that a transplanted one may reach (γ).
+        preparation: weight of the contrastive loss (λ).
+        temperature: of the contrastive loss.
+        views: of each image.
+        contrasted: how many new images, and how many exemplars, are contrasted in each step.
     """
-
-    memory_use = "required"
 
     def __init__(
         self,
         classes: int = 100,
-        strength: float = 0.1,
-        replay_weight: float = 0.5,
+        strength: float = 0.3,
+        replay_weight: float = 0.8,
         constraint: float = 0.1,
         margin: float = 0.3,
         share: float = 0.85,
+        preparation: float = 0.05,
+        temperature: float = 5.0,
+        views: int = 4,
+        contrasted: int = 64,
     ):
-        super().__init__()
-        if classes < 2:
-            raise ConfigurationError(f"XDERRPC.classes is {classes}; it must be at least 2")
-        self.classes, self.strength, self.replay_weight = classes, strength, replay_weight
-        self.constraint, self.margin, self.share = constraint, margin, share
-        # The logits of each exemplar [N, E, classes], and how often it was replayed in this task [N].
-        self.register_buffer("stored", torch.empty(0))
-        self.register_buffer("replays", torch.empty(0))
-        self.register_buffer("task_of_class", torch.empty(0, dtype=torch.int64))
-
-    def build_classifier(self, in_features: int) -> "PolytopeClassifier":
-        return PolytopeClassifier(in_features, self.classes)
-
-    def every_logit(self, network: ExitNetwork, images: Tensor) -> Tensor:
-        """Logits of all classes, those to come included: [E, B, classes]."""
-        hidden = network.hidden(images)
-        heads = zip(network.heads, network.read(hidden), strict=True)
-        future = torch.stack([head.classifier.future(features) for head, features in heads])
-        return torch.cat([network.classify(hidden), future.float()], -1)
-
-    def begin_task(self, task, network, trainer) -> None:
-        if task.classes_seen > self.classes:
+        super().__init__(classes, strength, replay_weight, constraint, margin, share)
+        if views < 2 or contrasted < 1:
             raise ConfigurationError(
-                f"approach.classes is {self.classes}, but with task {task.index + 1} there are {task.classes_seen}; "
-                "set it to the number of classes of the whole run"
+                f"XDER.views is {views} and XDER.contrasted {contrasted}; they must be at least 2 and at least 1"
             )
-        self.task_of_class = F.pad(self.task_of_class, (0, task.num_classes), value=task.index)
-        self.replays = torch.zeros_like(self.replays)
+        self.preparation, self.temperature, self.views, self.contrasted = preparation, temperature, views, contrasted
+
+    def trained_classes(self, task: Task) -> slice:
+        return task.classes
 
     def training_set(self, task: Task) -> TrainingSet:
-        return TrainingSet(task.train, task, self.memory.samples, replay=(None, None))
+        views = ({"crop": "resized", "scale": (0.2, 1.0)},) * (self.views if task.classes_seen < self.classes else 0)
+        return TrainingSet(task.train, task, self.memory.samples, replay=(None, None, self.contrasted), views=views)
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
-        task, (first, second) = batch.task, batch.replay
-        logits, targets = self.every_logit(network, batch.images), batch.targets
-        loss, counts = cross_entropy(logits, targets, task.classes), torch.ones_like(targets, dtype=torch.bool)
-        if not task.is_first:
-            stored = self.stored[first.extras["index"]].transpose(0, 1)
-            replayed = [self.every_logit(network, part.images) for part in batch.replay]
-            loss = loss + self.strength * (replayed[0] - stored).square().mean((1, 2))
-            loss = loss + self.replay_weight * cross_entropy(replayed[1], second.targets, task.old_classes)
-            # An exemplar that both draws hold counts once below.
-            index = torch.cat([part.extras["index"] for part in batch.replay])
-            once = ~(index[:, None] == index).tril(-1).any(1)
-            labels = torch.cat([part.targets for part in batch.replay])
-            self.rewrite(index, once, torch.cat(replayed, 1).detach(), labels, task)
-            logits, targets = torch.cat([logits, *replayed], 1), torch.cat([targets, labels])
-            counts = torch.cat([counts, once])
-        own = self.task_of_class[targets][:, None] == self.task_of_class
-        return loss + self.constraint * future_constraint(logits, own, counts, self.margin)
+        loss = super().loss(network, batch)
+        if batch.task.classes_seen >= self.classes:
+            return loss
+        return loss + self.preparation * self.contrast(network, batch)
 
-    @torch.no_grad()
-    def rewrite(self, index: Tensor, once: Tensor, logits: Tensor, targets: Tensor, task: Task) -> None:
-        """Transplants what the network says of newer classes, logits [E, B, classes], into exemplars at index [B].
-
-        Args:
-            once: bool [B]; rows that are left out.
-        """
-        self.replays.index_add_(0, index, once.to(self.replays.dtype))
-        # Drawn on the device, once for all exits.
-        chosen = once & (torch.rand(len(index), device=index.device) * self.replays[index] < 1)
-        known, start = self.stored[index].transpose(0, 1), task.old_classes.stop
-        change = self.transplanted(logits[..., start:], known, targets) - known[..., start:]
-        change = torch.where(chosen[:, None], change, 0.0)
-        self.stored[..., start:].index_add_(0, index, change.transpose(0, 1))
-
-    def transplanted(self, block: Tensor, known: Tensor, targets: Tensor) -> Tensor:
-        """The logits of some classes [E, B, K], such that none is above `share` of that of the image's own class.
-
-        Where the image's own logit is negative, they are shifted by as much (published code multiplies here too, which
-        turns their order and may leave one above).
-
-        Args:
-            known: logits [E, B, classes] that hold the image's own.
-        """
-        own = known.gather(-1, targets.expand(len(known), -1)[..., None])
-        highest = block.amax(-1, keepdim=True)
-        bound = own - (1 - self.share) * own.abs()
-        lowered = torch.where(own > 0, block * (bound / highest), block - (highest - bound))
-        return torch.where(highest > own, lowered, block)
-
-    def choose_exemplars(self, task, network, trainer) -> None:
-        read, train, old = partial(self.every_logit, network), task.train, task.old_classes
-        new = trainer.predict(network, train, read)
-        if not task.is_first:
-            new[..., old] = self.transplanted(new[..., old], new, train.targets.cpu())
-            known, exemplars = self.stored.transpose(0, 1).cpu(), self.memory.samples
-            newer = trainer.predict(network, exemplars, read)[..., old.stop :]
-            known[..., old.stop :] = self.transplanted(newer, known, exemplars.targets.cpu())
-            new = torch.cat([known, new], 1)
-        numbered = {**train.extras, "index": torch.arange(len(self.memory), new.shape[1])}
-        super().choose_exemplars(replace(task, train=replace(train, extras=numbered)), network, trainer)
-        exemplars = self.memory.samples
-        self.stored = new.transpose(0, 1)[exemplars.extras["index"].cpu()].to(self.stored.device)
-        self.replays = torch.zeros(len(exemplars), device=self.stored.device)
-        index = torch.arange(len(exemplars))
-        self.memory.store(replace(exemplars, extras={**exemplars.extras, "index": index}))
+    def contrast(self, network: ExitNetwork, batch: Batch) -> Tensor:
+        """The contrastive loss of each exit over the classes to come: [E]."""
+        parts = (batch, batch.replay[2])
+        images = torch.cat([part.views[view][: self.contrasted] for view in range(self.views) for part in parts])
+        targets = torch.cat([part.targets[: self.contrasted] for part in parts]).repeat(self.views)
+        with statistics_kept(network):
+            future = self.every_logit(network, images)[..., batch.task.classes_seen :]
+        groups = future.split(batch.task.num_classes, -1)
+        return torch.stack([supervised_contrast(group, targets, self.temperature) for group in groups]).mean(0)
 
 
-class PolytopeClassifier(GrowingClassifier):
-    """A learned linear map of features to the fixed vertices of a regular simplex, one for each class of the run.
-
-    Args:
-        in_features: D.
-        classes: of the run; what is learned has one dimension less.
-    """
-
-    def __init__(self, in_features: int, classes: int):
-        super().__init__(in_features)
-        self.register_buffer("vertices", simplex(classes), persistent=False)
-        self.projection, self.offset = nn.Parameter(torch.empty(0, in_features)), nn.Parameter(torch.empty(0))
-        # One entry for each class so far.
-        self.register_buffer("seen", torch.empty(0))
-
-    def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        if not len(self.seen):
-            self.projection, self.offset = (
-                nn.Parameter(self.initial(self.vertices.shape[1], *shape, generator=generator))
-                for shape in ((self.in_features,), ())
-            )
-        self.seen = F.pad(self.seen, (0, num_classes))
-
-    @property
-    def weight(self) -> Tensor:
-        return self.vertices[: len(self.seen)] @ self.projection
-
-    @property
-    def bias(self) -> Tensor:
-        """[C]."""
-        return self.vertices[: len(self.seen)] @ self.offset
-
-    def forward(self, features: Tensor) -> Tensor:
-        return F.linear(F.linear(features, self.projection, self.offset), self.vertices[: len(self.seen)])
-
-    def future(self, features: Tensor) -> Tensor:
-        """Logits of the classes still to come [..., classes − C]."""
-        return F.linear(F.linear(features, self.projection, self.offset), self.vertices[len(self.seen) :])
-
-
-def simplex(count: int) -> Tensor:
-    """The vertices [count, count − 1] of a regular simplex, of length 1 and centred."""
-    last = torch.full((1, count - 1), (1 - math.sqrt(count)) / (count - 1), dtype=torch.float64)
-    corners = torch.cat([torch.eye(count - 1, dtype=torch.float64), last])
-    return F.normalize(corners - corners.mean(0), dim=1).float()
+@contextmanager
+def statistics_kept(network: ExitNetwork) -> Iterator[None]:
+    """Lets batch norm normalise by the batch at hand, and keep its running statistics as they are."""
+    layers = batch_norms(network)
+    tracked = [layer.track_running_stats for layer in layers]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer, value in zip(layers, tracked, strict=True):
+            layer.track_running_stats = value

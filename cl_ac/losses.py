@@ -219,6 +219,28 @@ def margin_ranking(cosines: Tensor, targets: Tensor, old: slice, new: slice, mar
     return (per_sample * is_old).sum(-1) / is_old.sum().clamp(min=1)
 
 
+def supervised_contrast(outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Supervised contrastive loss (Khosla et al., 2020, eq. 2), of outputs normalised to length 1.
+
+    `−mean_{p of the same class} log (exp(x · x_p / T) / Σ_{others} exp(x · x_o / T))`, mean over all samples; zero for
+    a sample without another of its class.
+
+    Args:
+        outputs: [E, B, D]; views of one image are samples of one class.
+        targets: int64 [B].
+    Returns:
+        [E].
+    """
+    outputs = F.normalize(outputs.float(), dim=-1)
+    itself = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
+    similarities = outputs @ outputs.mT / temperature
+    # Finite, so that a sample's similarity to itself, which counts nothing, stays a number.
+    similarities = similarities.masked_fill(itself, torch.finfo(similarities.dtype).min / 2)
+    positives = (targets[:, None] == targets) & ~itself
+    log_probabilities = similarities - similarities.logsumexp(-1, keepdim=True)
+    return sample_mean(-(positives * log_probabilities).sum(-1) / positives.sum(-1).clamp(min=1))
+
+
 def future_constraint(logits: Tensor, own: Tensor, counts: Tensor, margin: float) -> Tensor:
     """Keeps classes still to come a margin below those of each sample's task (Boschini et al., 2022, X-DER).
 

@@ -20,6 +20,8 @@ SHORT = {
     "EEIL": {"balanced_epochs": 1},
     "PODNet": {"balanced_epochs": 1},
     "RWalk": {"interval": 2},
+    "XDER": {"classes": 7},
+    "XDERCE": {"classes": 7},
     "XDERRPC": {"classes": 7},
 }
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cl_ac.approaches.xder import XDERRPC, PolytopeClassifier, simplex
+from cl_ac.approaches.xder import XDER, statistics_kept
+from cl_ac.approaches.xder_ce import XDERCE
+from cl_ac.approaches.xder_rpc import XDERRPC
 from cl_ac.data.batches import Batch
 from cl_ac.errors import ConfigurationError
 from cl_ac.memory import Memory
@@ -22,9 +24,9 @@ def cross_entropy(row: list[float], target: int) -> float:
     return math.log(sum(math.exp(value) for value in row)) - row[target]
 
 
-def expected(e: int, constraint: float, margin: float) -> float:
+def expected(e: int, to_come: bool, constraint: float, margin: float) -> float:
     rows = LOGITS[e]
-    stream = sum(cross_entropy(rows[n][2:3], 0) for n in (0, 1)) / 2
+    stream = sum(cross_entropy(rows[n][2:] if to_come else rows[n][2:3], 0) for n in (0, 1)) / 2
     squares = [(rows[n][c] - STORED[INDEX[n - 2]][e][c]) ** 2 for n in (2, 3) for c in range(5)]
     replayed = sum(cross_entropy(rows[n][:2], TARGETS[n]) for n in (4, 5)) / 2
     excess = []
@@ -40,8 +42,8 @@ def expected(e: int, constraint: float, margin: float) -> float:
 def second_task(numbered_network, numbered_batch, monkeypatch):
     """Makes an approach at its second task and the loss of its batch, each image with logits of its own."""
 
-    def make(exits=3, **options):
-        approach = XDERRPC(5, **options)
+    def make(form=XDERRPC, exits=3, **options):
+        approach = form(5, **options)
         approach.task_of_class, approach.replays = torch.tensor([0, 0, 1]), torch.zeros(4)
         approach.stored = torch.tensor(STORED)[:, -exits:]
         answers = numbered_network(torch.tensor(LOGITS)[-exits:])
@@ -58,9 +60,11 @@ def second_task(numbered_network, numbered_batch, monkeypatch):
 
 @pytest.mark.parametrize("exits", [1, 3])
 @pytest.mark.parametrize(("constraint", "margin"), [(0.1, 0.3), (2.0, 1.0)])
-def test_loss_is_that_of_the_paper(exits, constraint, margin, second_task):
-    _, loss = second_task(exits, constraint=constraint, margin=margin)
-    assert loss().tolist() == pytest.approx([expected(e, constraint, margin) for e in range(3)][-exits:], rel=1e-5)
+@pytest.mark.parametrize("form", [XDERRPC, XDERCE])
+def test_loss_is_that_of_the_paper(form, exits, constraint, margin, second_task):
+    _, loss = second_task(form, exits, constraint=constraint, margin=margin)
+    wanted = [expected(e, form is XDERCE, constraint, margin) for e in range(3)]
+    assert loss().tolist() == pytest.approx(wanted[-exits:], rel=1e-5)
 
 
 def test_replayed_exemplars_get_new_logits_of_newer_classes_less_and_less_often(second_task):
@@ -92,8 +96,9 @@ def test_transplants_stay_below_the_logit_of_the_own_class():
     torch.testing.assert_close(result, torch.tensor([[[1.7, 1.7 / 3], [1.0, 0.5], [-1.15, -2.15]]]))
 
 
-def test_stored_logits_belong_to_their_exemplars(toy_benchmark, toy_network, toy_learn, toy_trainer):
-    approach = XDERRPC(7)
+@pytest.mark.parametrize("form", [XDERRPC, XDERCE, XDER])
+def test_stored_logits_belong_to_their_exemplars(form, toy_benchmark, toy_network, toy_learn, toy_trainer):
+    approach = form(7)
     network = toy_network("sdn", sizes=(), classifier=approach.build_classifier)
     approach.memory = Memory(12)
     tasks = toy_benchmark(validation=0).tasks
@@ -116,34 +121,17 @@ def test_stored_logits_belong_to_their_exemplars(toy_benchmark, toy_network, toy
         torch.testing.assert_close(stored[:, moved], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_logits_of_all_classes_begin_with_the_answers(toy_network):
-    approach = XDERRPC(7)
+@pytest.mark.parametrize("form", [XDERRPC, XDERCE])
+def test_logits_of_all_classes_begin_with_the_answers(form, toy_network):
+    approach = form(7)
     network = toy_network("sdn", (2, 2), classifier=approach.build_classifier).eval()
     images = torch.randn(3, 1, 6, 6)
     every = approach.every_logit(network, images)
     assert every.shape == (3, 3, 7)
     assert torch.equal(every[..., :4], network(images))
-    # The vertices are centred: so are the logits.
-    torch.testing.assert_close(every.sum(-1), torch.zeros(3, 3), atol=1e-5, rtol=0)
-
-
-def test_vertices_are_of_length_1_and_equally_far_from_each_other():
-    for count in (2, 5, 100):
-        vertices = simplex(count)
-        wanted = torch.full((count, count), -1 / (count - 1)).fill_diagonal_(1.0)
-        torch.testing.assert_close(vertices @ vertices.T, wanted, atol=1e-5, rtol=0)
-
-
-def test_the_polytope_classifier_is_linear_and_grows_without_new_weights():
-    classifier, generator = PolytopeClassifier(4, 6), torch.Generator().manual_seed(0)
-    classifier.grow(2, generator)
-    features = torch.randn(5, 4)
-    first, projection = classifier(features), classifier.projection
-    assert classifier.future(features).shape == (5, 4)
-    classifier.grow(3, generator)
-    assert classifier.projection is projection
-    torch.testing.assert_close(classifier(features)[:, :2], first)
-    torch.testing.assert_close(classifier(features), F.linear(features, classifier.weight, classifier.bias))
+    before = every.detach()
+    network.grow(3, 0)
+    torch.testing.assert_close(network(images).detach(), before)
 
 
 def test_more_classes_than_vertices_are_refused(toy_benchmark, toy_network, toy_trainer):
@@ -152,7 +140,7 @@ def test_more_classes_than_vertices_are_refused(toy_benchmark, toy_network, toy_
     approach.begin_task(toy_benchmark()[0], network, toy_trainer)
     with pytest.raises(ConfigurationError, match=r"approach\.classes is 3, but with task 2 there are 4"):
         approach.begin_task(toy_benchmark()[1], network, toy_trainer)
-    with pytest.raises(ConfigurationError, match=r"XDERRPC\.classes is 1"):
+    with pytest.raises(ConfigurationError, match=r"approach\.classes is 1"):
         XDERRPC(1)
 
 
@@ -168,3 +156,53 @@ def test_the_first_task_has_no_exemplars(toy_network, toy_benchmark, toy_trainer
     excess = F.relu(5.0 + every[..., 2:].amax(-1) - every[..., :2].amax(-1)).mean(1)
     own = torch.stack([F.cross_entropy(rows[:, :2], torch.tensor([0, 1])) for rows in every])
     torch.testing.assert_close(loss, own + 2.0 * excess)
+
+
+def test_classes_to_come_are_prepared_by_contrast(toy_network, toy_benchmark, toy_trainer):
+    approach = XDER(7, strength=0.0, replay_weight=0.0, constraint=0.0, preparation=2.0, views=2, contrasted=3)
+    network = toy_network("sdn", (2, 2), classifier=approach.build_classifier)
+    tasks = toy_benchmark().tasks
+    data = approach.training_set(tasks[1])
+    assert data.replay == (None, None, 3)
+    assert len(data.views) == 2
+    for task in tasks[:2]:
+        approach.begin_task(task, network, toy_trainer)
+    approach.stored, approach.replays = torch.zeros(1, 3, 7), torch.zeros(1)
+    stream = torch.Generator().manual_seed(0)
+
+    def batch(targets, **options):
+        images = torch.randn(3, len(targets), 1, 6, 6, generator=stream)
+        return Batch(images[0], torch.tensor(targets), tasks[1], views=(images[1], images[2]), **options)
+
+    draws = tuple(batch([0], extras={"index": torch.tensor([0])}) for _ in range(2))
+    whole = batch([2, 3, 3, 2], replay=(*draws, batch([0, 1, 1])))
+    statistics = [value.clone() for value in network.buffers()]
+    contrast = approach.contrast(network, whole)
+    assert all(torch.equal(old, new) for old, new in zip(statistics, network.buffers(), strict=True))
+    # Of both views, the first three new images and the three exemplars.
+    images = torch.cat([part.views[view][:3] for view in (0, 1) for part in (whole, whole.replay[2])])
+    targets = torch.tensor([2, 3, 3, 0, 1, 1] * 2)
+    with statistics_kept(network):
+        future = approach.every_logit(network, images)[..., 4:].detach().double()
+    for e in range(3):
+        losses = []
+        # Three classes to come, where the task has two: groups of two and of one.
+        for group in (future[e, :, :2], future[e, :, 2:]):
+            outputs = F.normalize(group, dim=1)
+            for anchor in range(12):
+                others = [n for n in range(12) if n != anchor]
+                logs = torch.stack([outputs[anchor] @ outputs[n] / 5 for n in others]).log_softmax(0)
+                same = [log for n, log in zip(others, logs, strict=True) if targets[n] == targets[anchor]]
+                losses.append(-sum(same) / len(same))
+        assert contrast[e].item() == pytest.approx((sum(losses) / 24).item(), rel=1e-4)
+    network.eval()
+    without = XDERCE.loss(approach, network, whole)
+    assert torch.allclose(approach.loss(network, whole), without + 2.0 * approach.contrast(network, whole))
+    approach.classes = 4
+    assert approach.training_set(tasks[1]).views == ()
+
+
+@pytest.mark.parametrize("settings", [{"views": 1}, {"contrasted": 0}])
+def test_wrong_views_are_named(settings):
+    with pytest.raises(ConfigurationError, match=r"XDER\.views is .* and XDER\.contrasted"):
+        XDER(**settings)
