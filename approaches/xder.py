@@ -26,9 +26,10 @@ class XDER(XDERCE):
         classes: how many classes the run will have; there may be fewer.
         strength: weight of the distillation term (α).
         replay_weight: weight of the cross-entropy on exemplars (β).
-        constraint: weight of the constraint on classes to come (η).
-        margin: of the constraint (m).
+        constraint: weight of the constraints (η).
+        margin: of the constraints (m).
         share: the part of its own class's logit that a transplanted one may reach (γ).
+        past: whether old classes are constrained too, as in the first version of the authors' code; a later one leaves that off.
         preparation: weight of the contrastive loss (λ).
         temperature: of the contrastive loss.
         views: of each image.
@@ -43,12 +44,13 @@ class XDER(XDERCE):
         constraint: float = 0.1,
         margin: float = 0.3,
         share: float = 0.85,
+        past: bool = True,
         preparation: float = 0.05,
         temperature: float = 5.0,
         views: int = 4,
         contrasted: int = 64,
     ):
-        super().__init__(classes, strength, replay_weight, constraint, margin, share)
+        super().__init__(classes, strength, replay_weight, constraint, margin, share, past)
         if views < 2 or contrasted < 1:
             raise ConfigurationError(
                 f"XDER.views is {views} and XDER.contrasted {contrasted}; they must be at least 2 and at least 1"

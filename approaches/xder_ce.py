@@ -11,7 +11,7 @@ from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
 from cl_ac.errors import ConfigurationError
 from cl_ac.heads import GrowingClassifier
 from cl_ac.heads.prepared import PreparedLinear
-from cl_ac.losses import cross_entropy, future_constraint
+from cl_ac.losses import cross_entropy, future_constraint, past_constraint
 
 
 class XDERCE(Approach):
@@ -21,22 +21,24 @@ class XDERCE(Approach):
     and those to come, and on two independent draws of exemplars
     `strength · mean (z − stored)² + replay_weight · CE(among old classes)`, the first over all classes of the run. And
     `constraint · max(0, margin + max z_future − max z_own)`, mean over the images where it is not 0, keeps classes to
-    come below those of each image's own task.
+    come below those of each image's own task; the same of softmax outputs keeps new classes of new images above old ones,
+    whose outputs count as constants.
 
     Stored logits are rewritten: those of classes newer than an exemplar, by what the network says of it when it is
     replayed, for the n-th time in a task with probability 1 / n, and at the end of each task; those of older classes
     when it is stored. What is transplanted so is scaled down to stay below the logit of the exemplar's own class.
     At the end of a task the network answers in evaluation mode and without augmentation. As in DER, new images and
     both draws pass the network one after the other. (The authors' code of this form also fills the memory while the
-    first task is learned, and has a second constraint, on past classes.)
+    first task is learned.)
 
     Args:
         classes: how many classes the run will have; there may be fewer.
         strength: weight of the distillation term (α).
         replay_weight: weight of the cross-entropy on exemplars (β).
-        constraint: weight of the constraint on classes to come (η).
-        margin: of the constraint (m).
+        constraint: weight of the constraints (η).
+        margin: of the constraints (m).
         share: the part of its own class's logit that a transplanted one may reach (γ).
+        past: whether old classes are constrained too, as in the first version of the authors' code; a later one leaves that off.
     """
 
     memory_use = "required"
@@ -49,12 +51,13 @@ class XDERCE(Approach):
         constraint: float = 0.01,
         margin: float = 0.3,
         share: float = 0.85,
+        past: bool = True,
     ):
         super().__init__()
         if classes < 2:
             raise ConfigurationError(f"approach.classes is {classes}; it must be at least 2")
         self.classes, self.strength, self.replay_weight = classes, strength, replay_weight
-        self.constraint, self.margin, self.share = constraint, margin, share
+        self.constraint, self.margin, self.share, self.past = constraint, margin, share, past
         # The logits of each exemplar [N, E, classes], and how often it was replayed in this task [N].
         self.register_buffer("stored", torch.empty(0))
         self.register_buffer("replays", torch.empty(0))
@@ -90,6 +93,8 @@ class XDERCE(Approach):
         logits, targets = self.every_logit(network, batch.images), batch.targets
         loss = cross_entropy(logits, targets, self.trained_classes(task))
         counts = torch.ones_like(targets, dtype=torch.bool)
+        if self.past:
+            loss = loss + self.constraint * past_constraint(logits, task.old_classes, task.classes, self.margin)
         if not task.is_first:
             stored = self.stored[first.extras["index"]].transpose(0, 1)
             replayed = [self.every_logit(network, part.images) for part in (first, second)]

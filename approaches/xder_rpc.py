@@ -15,9 +15,10 @@ class XDERRPC(XDERCE):
         classes: how many classes the run will have; there may be fewer.
         strength: weight of the distillation term (α).
         replay_weight: weight of the cross-entropy on exemplars (β).
-        constraint: weight of the constraint on classes to come (η).
-        margin: of the constraint (m).
+        constraint: weight of the constraints (η).
+        margin: of the constraints (m).
         share: the part of its own class's logit that a transplanted one may reach (γ).
+        past: whether old classes are constrained too; the authors' code of this form does not.
     """
 
     def __init__(
@@ -28,8 +29,9 @@ class XDERRPC(XDERCE):
         constraint: float = 0.1,
         margin: float = 0.3,
         share: float = 0.85,
+        past: bool = False,
     ):
-        super().__init__(classes, strength, replay_weight, constraint, margin, share)
+        super().__init__(classes, strength, replay_weight, constraint, margin, share, past)
 
     def build_classifier(self, in_features: int) -> PreparedPolytope:
         return PreparedPolytope(in_features, self.classes)

@@ -257,7 +257,32 @@ def future_constraint(logits: Tensor, own: Tensor, counts: Tensor, margin: float
     if not future.shape[-1]:
         return logits.new_zeros(len(logits))
     highest = seen.masked_fill(~own, torch.finfo(seen.dtype).min).amax(-1)
-    excess = counts * F.relu(margin + future.amax(-1) - highest)
+    return _mean_of_violations(counts * (margin + future.amax(-1) - highest))
+
+
+def past_constraint(logits: Tensor, old: slice, new: slice, margin: float) -> Tensor:
+    """Lifts the new classes of new samples a margin above old ones (Boschini et al., 2022, X-DER).
+
+    `max(0, margin + max p_old − max p_new)` of the softmax over both, mean over the samples where it is not 0; no
+    gradient goes through p_old itself.
+
+    Args:
+        logits: [E, B, C] of new samples.
+        old: the columns of old classes.
+        new: the columns of new ones.
+    Returns:
+        [E]; zero if there are no old classes.
+    """
+    probabilities = logits[..., : new.stop].softmax(-1)
+    if not old.stop:
+        return logits.new_zeros(len(logits))
+    strongest = probabilities[..., old].amax(-1).detach()
+    return _mean_of_violations(margin + strongest - probabilities[..., new].amax(-1))
+
+
+def _mean_of_violations(excess: Tensor) -> Tensor:
+    """Mean of the positive values of [E, B] at each exit: [E]; zero if there are none."""
+    excess = F.relu(excess)
     return excess.sum(1) / (excess > 0).sum(1).clamp(min=1)
 
 

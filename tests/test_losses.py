@@ -204,3 +204,17 @@ def test_attention_distance_compares_directions():
     maps = [torch.tensor([[[3.0, 0.0]], [[0.0, 0.0]]]), torch.tensor([[[0.0, 1.0]], [[3.0, 4.0]]])]
     old = [torch.tensor([[[0.0, 0.5]], [[0.0, 2.0]]]), torch.tensor([[[0.0, 2.0]], [[4.0, 3.0]]])]
     check(losses.attention_distance(maps, old), [(2 + 1) / 2, (0 + 0.4) / 2])
+
+
+def test_past_constraint_trains_new_classes_only_and_where_it_is_violated():
+    logits = torch.tensor([[[1.0, 0.0, 0.5], [0.0, 0.0, 9.0]], [[0.0, 0.0, 9.0], [0.0, 0.0, 9.0]]], requires_grad=True)
+    loss = losses.past_constraint(logits, slice(0, 2), slice(2, 3), 0.3)
+    probabilities = softmax([1.0, 0.0, 0.5])
+    check(loss, [0.3 + probabilities[0] - probabilities[2], 0.0])
+    loss.sum().backward()
+    # Minus the gradient of the probability of the new class alone.
+    p = probabilities[2]
+    wanted = [p * probabilities[0], p * probabilities[1], -p * (1 - p)]
+    torch.testing.assert_close(logits.grad[0, 0], torch.tensor(wanted))
+    assert not logits.grad[0, 1].any()
+    check(losses.past_constraint(logits, slice(0, 0), slice(0, 3), 0.3), [0.0, 0.0])

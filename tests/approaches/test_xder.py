@@ -35,6 +35,13 @@ def expected(e: int, to_come: bool, constraint: float, margin: float) -> float:
         excess.append(max(0.0, margin + max(rows[n][3:]) - max(own)))
     violations = [value for value in excess if value > 0]
     constrained = sum(violations) / max(len(violations), 1)
+    if to_come:
+        past = []
+        for n in (0, 1):
+            powers = [math.exp(value) for value in rows[n][:3]]
+            past.append(max(0.0, margin + (max(powers[:2]) - powers[2]) / sum(powers)))
+        violations = [value for value in past if value > 0]
+        constrained += sum(violations) / max(len(violations), 1)
     return stream + 0.1 * sum(squares) / 10 + 0.5 * replayed + constraint * constrained
 
 
