@@ -29,7 +29,7 @@ class XDER(XDERCE):
         constraint: weight of the constraints (η).
         margin: of the constraints (m).
         share: the part of its own class's logit that a transplanted one may reach (γ).
-        past: whether old classes are constrained too, as in the first version of the authors' code; a later one leaves that off.
+        past: whether old classes are constrained too, as in the authors' first code; a later version leaves that off.
         preparation: weight of the contrastive loss (λ).
         temperature: of the contrastive loss.
         views: of each image.

@@ -21,8 +21,8 @@ class XDERCE(Approach):
     and those to come, and on two independent draws of exemplars
     `strength · mean (z − stored)² + replay_weight · CE(among old classes)`, the first over all classes of the run. And
     `constraint · max(0, margin + max z_future − max z_own)`, mean over the images where it is not 0, keeps classes to
-    come below those of each image's own task; the same of softmax outputs keeps new classes of new images above old ones,
-    whose outputs count as constants.
+    come below those of each image's own task; the same of softmax outputs keeps new classes of new images above old
+    ones, whose outputs count as constants.
 
     Stored logits are rewritten: those of classes newer than an exemplar, by what the network says of it when it is
     replayed, for the n-th time in a task with probability 1 / n, and at the end of each task; those of older classes
@@ -38,7 +38,7 @@ class XDERCE(Approach):
         constraint: weight of the constraints (η).
         margin: of the constraints (m).
         share: the part of its own class's logit that a transplanted one may reach (γ).
-        past: whether old classes are constrained too, as in the first version of the authors' code; a later one leaves that off.
+        past: whether old classes are constrained too, as in the authors' first code; a later version leaves that off.
     """
 
     memory_use = "required"
