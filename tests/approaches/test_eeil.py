@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cl_ac.approaches.eeil import EEIL
+from cl_ac.data.batches import Batch
 from cl_ac.errors import ConfigurationError
 from cl_ac.memory import Memory
 
@@ -44,7 +45,7 @@ def binary_distillation(e: int, task: slice, temperature: float) -> float:
 
 @pytest.mark.parametrize("exits", [1, 3])
 def test_loss_distils_each_old_task_on_its_own(exits, numbered_network, numbered_batch):
-    approach = EEIL(strength=0.5)
+    approach = EEIL(strength=0.5, noise=0.0)
     approach.teacher.forward = numbered_network(torch.tensor(OLD)[-exits:])
     loss = approach.loss(numbered_network(torch.tensor(LOGITS)[-exits:]), numbered_batch([0, 1, 2], TARGETS, (2, 1, 2)))
     expected = [cross_entropy(e) + 0.5 * sum(distillation(e, task, 2.0) for task in OLD_TASKS) for e in range(3)]
@@ -52,7 +53,7 @@ def test_loss_distils_each_old_task_on_its_own(exits, numbered_network, numbered
 
 
 def test_the_published_loss_leaves_out_the_last_old_task(numbered_network, numbered_batch):
-    approach = EEIL(published=True)
+    approach = EEIL(published=True, noise=0.0)
     approach.teacher.forward = numbered_network(torch.tensor(OLD))
     loss = approach.loss(numbered_network(torch.tensor(LOGITS)), numbered_batch([0, 1, 2], TARGETS, (2, 1, 2)))
     expected = [cross_entropy(e) + binary_distillation(e, OLD_TASKS[0], 2.0) for e in range(3)]
@@ -60,7 +61,7 @@ def test_the_published_loss_leaves_out_the_last_old_task(numbered_network, numbe
 
 
 def test_the_first_task_is_cross_entropy(numbered_network, numbered_batch):
-    loss = EEIL().loss(numbered_network(torch.tensor(LOGITS)), numbered_batch([0, 1, 2], TARGETS, (5,)))
+    loss = EEIL(noise=0.0).loss(numbered_network(torch.tensor(LOGITS)), numbered_batch([0, 1, 2], TARGETS, (5,)))
     assert loss.tolist() == pytest.approx([cross_entropy(e) for e in range(3)], rel=1e-5)
 
 
@@ -120,7 +121,33 @@ def test_the_balanced_phase_moves_the_whole_network(toy_benchmark, toy_network, 
     assert not [name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])]
 
 
-@pytest.mark.parametrize("settings", [{"balanced_epochs": -1}, {"balanced_lr": 0.0}])
+def test_noise_on_gradients_falls_with_the_epochs_and_leaves_the_loss_alone(toy_network, toy_benchmark):
+    task, approach, plain = toy_benchmark()[0], EEIL(noise=0.3), EEIL(noise=0.0)
+    images, targets = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0])
+    drawn = {}
+    for exits in ("sdn", toy_network().exits):
+        network = toy_network(exits).eval()
+        for epoch in (0, 9):
+            batch = Batch(images, targets, task, epoch=epoch)
+            noisy, clean = approach.loss(network, batch), plain.loss(network, batch)
+            assert torch.equal(noisy, clean)
+            # The final exit's weight is 1; it brings the noise for all.
+            parameters = list(network.parameters())
+            gradients = [
+                torch.autograd.grad(loss[-1], parameters, allow_unused=True, materialize_grads=True)
+                for loss in (noisy, clean)
+            ]
+            drawn[len(network), epoch] = [a - b for a, b in zip(*gradients, strict=True)]
+    backbone = len(list(network.backbone.parameters()))
+    for index in (*range(backbone), -2, -1):
+        torch.testing.assert_close(drawn[1, 0][index], drawn[3, 0][index], rtol=1e-3, atol=1e-5)
+    values = torch.cat([value.flatten() for value in drawn[3, 0]])
+    later = torch.cat([value.flatten() for value in drawn[3, 9]])
+    assert values.std().item() == pytest.approx(0.3 / 2**0.55 / 4, rel=0.15)
+    torch.testing.assert_close(later, values * (2 / 11) ** 0.55, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"balanced_epochs": -1}, {"balanced_lr": 0.0}, {"noise": -1.0}])
 def test_wrong_settings_are_named(settings):
-    with pytest.raises(ConfigurationError, match=r"EEIL\.balanced_epochs is .* and EEIL\.balanced_lr"):
+    with pytest.raises(ConfigurationError, match=r"EEIL\.balanced_epochs is .* EEIL\.balanced_lr .* and EEIL\.noise"):
         EEIL(**settings)
