@@ -175,6 +175,24 @@ def global_distillation(logits: Tensor, old_logits: Tensor, temperature: float =
     return sample_mean(-(teacher * student).sum(-1))
 
 
+def binary_softmax_distillation(logits: Tensor, old_logits: Tensor, temperature: float = 2.0) -> Tensor:
+    """Binary cross-entropy between the softmax outputs of student and teacher, as in FACIL's EEIL.
+
+    Each probability counts as that of an event of its own, though the softmax makes them depend on each other.
+
+    Args:
+        logits: [E, B, C] of the student.
+        old_logits: [E, B, C] of the teacher.
+    Returns:
+        [E], mean over the batch and the classes.
+    """
+    teacher = F.softmax(old_logits / temperature, -1)
+    student = F.log_softmax(logits / temperature, -1)
+    # The logarithm of exactly 0 would have no gradient.
+    others = torch.log1p(-student.exp().clamp(max=1 - 1e-7))
+    return sample_mean(-torch.lerp(others, student, teacher).mean(-1))
+
+
 def auxiliary_distillation(
     logits: Tensor, auxiliary_logits: Tensor, classes: slice, temperature: float = 2.0
 ) -> Tensor:
@@ -243,6 +261,73 @@ def margin_ranking(cosines: Tensor, targets: Tensor, old: slice, new: slice, mar
     return (per_sample * is_old).sum(-1) / is_old.sum().clamp(min=1)
 
 
+def supervised_contrast(outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Supervised contrastive loss (Khosla et al., 2020, eq. 2), of outputs normalised to length 1.
+
+    `−mean_{p of the same class} log (exp(x · x_p / T) / Σ_{others} exp(x · x_o / T))`, mean over all samples; zero for
+    a sample without another of its class.
+
+    Args:
+        outputs: [E, B, D]; views of one image are samples of one class.
+        targets: int64 [B].
+    Returns:
+        [E].
+    """
+    outputs = F.normalize(outputs.float(), dim=-1)
+    itself = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
+    similarities = outputs @ outputs.mT / temperature
+    # Finite, so that a sample's similarity to itself, which counts nothing, stays a number.
+    similarities = similarities.masked_fill(itself, torch.finfo(similarities.dtype).min / 2)
+    positives = (targets[:, None] == targets) & ~itself
+    log_probabilities = similarities - similarities.logsumexp(-1, keepdim=True)
+    return sample_mean(-(positives * log_probabilities).sum(-1) / positives.sum(-1).clamp(min=1))
+
+
+def future_constraint(logits: Tensor, own: Tensor, counts: Tensor, margin: float) -> Tensor:
+    """Keeps classes still to come a margin below those of each sample's task (Boschini et al., 2022, X-DER).
+
+    `max(0, margin + max z_future − max z_own)`, mean over the samples where it is not 0.
+
+    Args:
+        logits: [E, B, C]; columns after the first K are of classes to come.
+        own: which columns so far are of the sample's task: bool [B, K].
+        counts: which samples count: bool [B].
+    Returns:
+        [E]; zero if there is nothing to come.
+    """
+    seen, future = logits[..., : own.shape[1]], logits[..., own.shape[1] :]
+    if not future.shape[-1]:
+        return logits.new_zeros(len(logits))
+    highest = seen.masked_fill(~own, torch.finfo(seen.dtype).min).amax(-1)
+    return _mean_of_violations(counts * (margin + future.amax(-1) - highest))
+
+
+def past_constraint(logits: Tensor, old: slice, new: slice, margin: float) -> Tensor:
+    """Lifts the new classes of new samples a margin above old ones (Boschini et al., 2022, X-DER).
+
+    `max(0, margin + max p_old − max p_new)` of the softmax over both, mean over the samples where it is not 0; no
+    gradient goes through p_old itself.
+
+    Args:
+        logits: [E, B, C] of new samples.
+        old: the columns of old classes.
+        new: the columns of new ones.
+    Returns:
+        [E]; zero if there are no old classes.
+    """
+    probabilities = logits[..., : new.stop].softmax(-1)
+    if not old.stop:
+        return logits.new_zeros(len(logits))
+    strongest = probabilities[..., old].amax(-1).detach()
+    return _mean_of_violations(margin + strongest - probabilities[..., new].amax(-1))
+
+
+def _mean_of_violations(excess: Tensor) -> Tensor:
+    """Mean of the positive values of [E, B] at each exit: [E]; zero if there are none."""
+    excess = F.relu(excess)
+    return excess.sum(1) / (excess > 0).sum(1).clamp(min=1)
+
+
 def nca(logits: Tensor, targets: Tensor, margins: Tensor) -> Tensor:
     """Hinged neighbourhood component analysis with a margin (Douillard et al., 2020, PODNet, eq. 9).
 
@@ -283,6 +368,20 @@ def spatial_distillation(maps: list[list[Tensor]], old_maps: list[list[Tensor]])
         ]
         losses.append(torch.stack(distances).mean())
     return torch.stack(losses)
+
+
+def attention_distance(maps: list[Tensor], old_maps: list[Tensor]) -> Tensor:
+    """Sum of absolute differences between attention maps of length 1 (Dhar et al., 2019, LwM).
+
+    Args:
+        maps: for each exit [B, height, width], of the student.
+        old_maps: the same of the teacher.
+    Returns:
+        [E], mean over the batch.
+    """
+    pairs = zip(maps, old_maps, strict=True)
+    differences = [F.normalize(new.flatten(1), dim=1) - F.normalize(old.flatten(1), dim=1) for new, old in pairs]
+    return sample_mean(torch.stack([difference.abs().sum(1) for difference in differences]))
 
 
 def _pooled_energy(feature_map: Tensor) -> Tensor:

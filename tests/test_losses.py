@@ -220,3 +220,39 @@ def test_spatial_distillation_joins_row_and_column_sums_of_squares():
     distance = math.dist(joined(new), joined(old))
     a, b = torch.tensor([[new]]), torch.tensor([[old]])
     check(losses.spatial_distillation([[a], [a, b]], [[b], [b, b]]), [distance, distance / 2])
+
+
+def test_binary_distillation_of_a_softmax_against_itself_is_the_mean_of_binary_entropies():
+    two = torch.tensor([[[0.0, math.log(3.0)]]])
+    check(losses.binary_softmax_distillation(two, two, 1.0), [0.5623351])
+    three = torch.tensor([[[0.2, 0.3, 0.5]]]).log()
+    check(losses.binary_softmax_distillation(three, three, 1.0), [0.6014683])
+    check(losses.global_distillation(three, three, 1.0), [1.0296530])
+
+
+def test_binary_distillation_of_certain_softmaxes_is_finite():
+    logits = torch.tensor([[[200.0, 0.0], [0.0, 200.0]]], requires_grad=True)
+    loss = losses.binary_softmax_distillation(logits, torch.tensor([[[0.0, 200.0], [200.0, 0.0]]]))
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert logits.grad.isfinite().all()
+
+
+def test_attention_distance_compares_directions():
+    maps = [torch.tensor([[[3.0, 0.0]], [[0.0, 0.0]]]), torch.tensor([[[0.0, 1.0]], [[3.0, 4.0]]])]
+    old = [torch.tensor([[[0.0, 0.5]], [[0.0, 2.0]]]), torch.tensor([[[0.0, 2.0]], [[4.0, 3.0]]])]
+    check(losses.attention_distance(maps, old), [(2 + 1) / 2, (0 + 0.4) / 2])
+
+
+def test_past_constraint_trains_new_classes_only_and_where_it_is_violated():
+    logits = torch.tensor([[[1.0, 0.0, 0.5], [0.0, 0.0, 9.0]], [[0.0, 0.0, 9.0], [0.0, 0.0, 9.0]]], requires_grad=True)
+    loss = losses.past_constraint(logits, slice(0, 2), slice(2, 3), 0.3)
+    probabilities = softmax([1.0, 0.0, 0.5])
+    check(loss, [0.3 + probabilities[0] - probabilities[2], 0.0])
+    loss.sum().backward()
+    # Minus the gradient of the probability of the new class alone.
+    p = probabilities[2]
+    wanted = [p * probabilities[0], p * probabilities[1], -p * (1 - p)]
+    torch.testing.assert_close(logits.grad[0, 0], torch.tensor(wanted))
+    assert not logits.grad[0, 1].any()
+    check(losses.past_constraint(logits, slice(0, 0), slice(0, 3), 0.3), [0.0, 0.0])

@@ -15,7 +15,16 @@ from cl_ac.watching.watch import Watch
 APPROACHES = classes("approach", Approach)
 
 # Stages beside the main one, cut short: how long they last changes no promise.
-SHORT = {"BiC": {"bias_epochs": 2}, "PODNet": {"balanced_epochs": 1}, "PackNet": {"retrain_epochs": 1}}
+SHORT = {
+    "BiC": {"bias_epochs": 2},
+    "EEIL": {"balanced_epochs": 1},
+    "PODNet": {"balanced_epochs": 1},
+    "PackNet": {"retrain_epochs": 1},
+    "RWalk": {"interval": 2},
+    "XDER": {"classes": 7},
+    "XDERCE": {"classes": 7},
+    "XDERRPC": {"classes": 7},
+}
 
 
 def make(name: str) -> Approach:
