@@ -3,9 +3,11 @@
 Legend: K entries of a vector, one vector per token.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
+# The bits of non-negative floats order like integers, with NaNs last.
 _INTEGERS = {torch.float32: (torch.int32, 31), torch.float16: (torch.int16, 15), torch.bfloat16: (torch.int16, 15)}
 
 
@@ -26,8 +28,8 @@ def top_p_mask(values: Tensor, p: float, power: float = 1.0) -> Tensor:
     """Keeps the smallest set of largest entries whose mass reaches p of the whole (arXiv 2509.00454).
 
     The mass of an entry is |v|^power, summed in float64. Ties with the smallest kept entry are kept; p = 0 keeps the
-    maximum, p = 1 all but exact zeros; a vector with a NaN, or of zeros alone, is kept whole. There is no sort: the
-    bits of non-negative floats order like integers, so bisection over the bits finds the exact threshold.
+    maximum, p = 1 all but exact zeros; a vector with a NaN, or of zeros alone, is kept whole. On a GPU there is no
+    sort: bisection over the bits finds the exact threshold.
 
     Args:
         values: [..., K], fp32, fp16 or bf16.
@@ -58,7 +60,7 @@ def top_p_mask_op(values: Tensor, p: float, power: float) -> Tensor:
 
         with torch.cuda.device_of(values):
             return top_p(values, p, int(power))
-    return _bisected_top_p(values.contiguous(), p, power)
+    return _sorted_top_p(values.contiguous(), p, power)
 
 
 @top_p_mask_op.register_fake
@@ -66,16 +68,21 @@ def _(values: Tensor, p: float, power: float) -> Tensor:
     return torch.empty_like(values, dtype=torch.bool, memory_format=torch.contiguous_format)
 
 
-def _bisected_top_p(values: Tensor, p: float, power: float) -> Tensor:
+def _sorted_top_p(values: Tensor, p: float, power: float) -> Tensor:
     integer, bits = _INTEGERS[values.dtype]
     if not values.numel():
         return torch.empty_like(values, dtype=torch.bool)
-    codes = values.view(integer).to(torch.int32) & ((1 << bits) - 1)
-    mass = values.abs().double().pow(power)
-    wanted = p * mass.sum(-1, keepdim=True)
-    threshold = torch.zeros_like(codes[..., :1])
-    for bit in reversed(range(bits)):
-        candidate = threshold | (1 << bit)
-        reached = mass.masked_fill(codes < candidate, 0).sum(-1, keepdim=True) >= wanted
-        threshold = torch.where(reached, candidate, threshold)
-    return codes >= threshold.minimum(codes.amax(-1, keepdim=True))
+    codes = values.view(integer) & ((1 << bits) - 1)
+    ordered = _ascending(codes)
+    # The smallest come first: what they are told apart by is not lost beside the largest.
+    mass = ordered.view(values.dtype).double().pow_(power).cumsum(-1)
+    whole = mass[..., -1:]
+    # Infinite entries are all that counts beside them; with a NaN nothing may be dropped.
+    droppable = torch.where(whole.isinf(), whole, whole - p * whole)
+    dropped = (mass <= droppable).sum(-1, keepdim=True).clamp_(max=codes.shape[-1] - 1)
+    return codes >= ordered.gather(-1, dropped)
+
+
+def _ascending(codes: Tensor) -> Tensor:
+    """Each row [..., K] sorted; on a CPU by NumPy, which does that with vector instructions."""
+    return torch.from_numpy(np.sort(codes.numpy(), -1)) if codes.device.type == "cpu" else codes.sort(-1).values

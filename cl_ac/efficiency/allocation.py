@@ -17,6 +17,7 @@ from cl_ac.efficiency.flops import relative_ffn_cost
 from cl_ac.efficiency.gates import Gate
 from cl_ac.efficiency.greedy import greedy
 from cl_ac.efficiency.observation import call
+from cl_ac.efficiency.padding import only_real, padding_mask
 from cl_ac.errors import UserError
 
 # Each raise of an FFN's threshold leaves this share of the cost that it could still save.
@@ -81,7 +82,7 @@ def allocate_thresholds(
     set_gate(model, Gate("max", 0.0))
     ladders = {name: _ladder(costs) for name, costs in costs_by_threshold(model, batches).items()}
     set_gate(model, Gate("all"))
-    expected = [_tensor(call(model, batch)) for batch in batches]
+    expected = [_output(model, batch) for batch in batches]
     steps = 1 + sum(map(len, ladders.values()))
 
     def raised(name: str, threshold: float) -> float | None:
@@ -91,7 +92,7 @@ def allocate_thresholds(
         set_gate(model, gates_of(thresholds))
         with recording(model) as recordings:
             pairs = zip(batches, expected, strict=True)
-            changes = [_tensor(call(model, batch)) - dense for batch, dense in pairs]
+            changes = [_output(model, batch) - dense for batch, dense in pairs]
         return Measured(relative_ffn_cost(model, recordings), _norm(changes) / _norm(expected))
 
     def price(now: Measured, then: Measured) -> float:
@@ -131,9 +132,11 @@ def _ladder(costs: Tensor) -> list[float]:
     return [*THRESHOLDS[places[costs[places] > cheapest + 1e-12]].tolist(), 1.0]
 
 
-def _tensor(output: Any) -> Tensor:
-    """The output, or its first part."""
-    return output if isinstance(output, Tensor) else output[0]
+def _output(model: nn.Module, batch: Any) -> Tensor:
+    """The model's output or its first part, without that of padding."""
+    output = call(model, batch)
+    mask = padding_mask(batch) if isinstance(batch, Mapping) else None
+    return only_real(output if isinstance(output, Tensor) else output[0], mask)
 
 
 def _norm(parts: Iterable[Tensor]) -> float:

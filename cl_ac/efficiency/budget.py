@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cl_ac.efficiency.dynamic import dynamic_ffns, recording, set_gate
 from cl_ac.efficiency.flops import layer_cost
 from cl_ac.efficiency.gates import Gate
-from cl_ac.efficiency.observation import call
+from cl_ac.efficiency.observation import call, check_repeatable
 from cl_ac.errors import ConfigurationError, UserError
 
 THRESHOLDS = torch.logspace(-6, 0, 2401, dtype=torch.float64)
@@ -66,8 +66,10 @@ def tau_for_budget(model: nn.Module, inputs: Iterable[Any], budget: float, round
         rounds: after the first, in which all experts run, inputs pass at the threshold found so far.
 
     Raises:
+        ConfigurationError: if inputs can be gone through only once, or no token comes to a dynamic FFN.
         UserError: if even the single best expert for each token costs more.
     """
+    check_repeatable(inputs)
     threshold = 0.0
     for _ in range(rounds):
         set_gate(model, Gate("max", threshold))

@@ -16,7 +16,8 @@ from cl_ac.data.seeding import generator
 from cl_ac.efficiency.bundles import bundle_experts, check_bundle
 from cl_ac.efficiency.dynamic import DynamicFFN
 from cl_ac.efficiency.gates import Gate
-from cl_ac.efficiency.observation import call, observed
+from cl_ac.efficiency.observation import call, check_repeatable, observed
+from cl_ac.efficiency.padding import RealTokens
 from cl_ac.efficiency.routers import CHUNK, RouterKind, RouterTraining, expert_norms, fitted_router, norm_factors
 from cl_ac.efficiency.split import coactivation_split, expert_weights, experts_of_size, kmeans_split, random_split
 from cl_ac.errors import ConfigurationError
@@ -90,15 +91,14 @@ def convert(
 
     Args:
         inputs: batches to calibrate on, gone through once per FFN until `tokens` tokens are there; a mapping is handed
-            to the model as keyword arguments.
+            to the model as keyword arguments, and tokens at which its `attention_mask` [B, T] is 0 do not count.
         seed: of the split and the routers.
         on_layer: called with the FFNs done and all FFNs, after each.
 
     Raises:
         ConfigurationError: if there is no FFN, no token, or settings that do not fit the FFNs.
     """
-    if iter(inputs) is inputs:
-        raise ConfigurationError("inputs can be gone through only once, as generators can; give a list or a DataLoader")
+    check_repeatable(inputs)
     model = copied(model)
     found = find_feed_forwards(model, adapters)
     if not found:
@@ -123,7 +123,7 @@ def check_sizes(feed_forwards: Iterable[FeedForward], settings: Conversion) -> N
 
 
 def entering(model: nn.Module, entry: nn.Module, inputs: Iterable[Any], tokens: int) -> Tensor:
-    """The first `tokens` vectors that enter a module of `model`: [N, D].
+    """The first `tokens` vectors that enter a module of `model`, without those of padding: [N, D].
 
     Raises:
         ConfigurationError: if there is none.
@@ -131,14 +131,14 @@ def entering(model: nn.Module, entry: nn.Module, inputs: Iterable[Any], tokens: 
     caught: list[Tensor] = []
 
     def catch(name: str, values: Tensor, output: Any) -> None:
-        caught.append(values.detach().flatten(0, -2))
+        caught.append(real.only(values.detach()).flatten(0, -2))
 
-    with observed({"": entry}, catch):
+    with RealTokens(model) as real, observed({"": entry}, catch):
         for batch in inputs:
             if sum(map(len, caught)) >= tokens:
                 break
             call(model, batch)
-    if not caught:
+    if not any(map(len, caught)):
         raise ConfigurationError("there are no inputs to calibrate on, or no token reaches the feed-forward network")
     return torch.cat(caught)[:tokens]
 

@@ -16,6 +16,7 @@ from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.efficiency.bundles import bundle_mask, bundled_ffn, bundled_weights
 from cl_ac.efficiency.gates import Gate, highest_threshold
 from cl_ac.efficiency.observation import call
+from cl_ac.efficiency.padding import RealTokens
 from cl_ac.efficiency.routers import empty_router, router_description
 from cl_ac.errors import DataError
 from cl_ac.kernels.cost import Usage, measured_usage
@@ -27,15 +28,19 @@ from cl_ac.kernels.sparse_ffn import Backend, sparse_ffn
 class Recording:
     """What the gate of one FFN decided.
 
+    Padding is left out of all but `mask`; what is left of a padded batch is [tokens], else [...].
+
     Args:
+        real: says which tokens are no padding.
         with_thresholds: keep `thresholds` too.
         counts: experts executed for each token, int16 [...], one tensor for each forward pass.
         load: tokens that asked for each expert [E].
         thresholds: up to which the max rule would execute each expert or bundle, fp32 [..., B], one tensor for each
             forward pass.
-        mask: experts or bundles executed in the last forward pass [tokens, B].
+        mask: experts or bundles executed in the last forward pass [tokens, B], for padding too.
     """
 
+    real: RealTokens
     with_thresholds: bool = False
     counts: list[Tensor] = field(default_factory=list)
     load: Tensor | None = None
@@ -45,10 +50,11 @@ class Recording:
     def add(self, predictions: Tensor, asked: Tensor, executed: Tensor) -> None:
         """Notes one forward pass: predictions and asked-for experts [..., E], executed experts or bundles [..., B]."""
         size = asked.shape[-1] // executed.shape[-1]
+        self.mask = executed.flatten(0, -2)
+        predictions, asked, executed = map(self.real.only, (predictions, asked, executed))
         self.counts.append(executed.sum(-1, dtype=torch.int16) * size)
         load = asked.flatten(0, -2).sum(0)
         self.load = load if self.load is None else self.load + load
-        self.mask = executed.flatten(0, -2)
         if self.with_thresholds:
             self.thresholds.append(highest_threshold(predictions).unflatten(-1, (-1, size)).amax(-1))
 
@@ -190,12 +196,13 @@ def set_gate(model: nn.Module, gate: Gate | Mapping[str, Gate]) -> None:
 @contextmanager
 def recording(model: nn.Module, with_thresholds: bool = False) -> Iterator[dict[str, Recording]]:
     """Records what the gates of `model` decide while the context is open, by the paths of its dynamic FFNs."""
-    ffns = dynamic_ffns(model)
-    recordings = {name: Recording(with_thresholds) for name in ffns}
+    ffns, real = dynamic_ffns(model), RealTokens(model)
+    recordings = {name: Recording(real, with_thresholds) for name in ffns}
     for name, ffn in ffns.items():
         ffn.recording = recordings[name]
     try:
-        yield recordings
+        with real:
+            yield recordings
     finally:
         for ffn in ffns.values():
             ffn.recording = None

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from cl_ac.backbones.feed_forward import evaluating, linear_weights
 from cl_ac.backbones.vit import MLP
 from cl_ac.data.seeding import global_stream
-from cl_ac.efficiency.observation import call, observed
+from cl_ac.efficiency.observation import call, check_repeatable, observed
+from cl_ac.efficiency.padding import RealTokens
 from cl_ac.efficiency.sparsify import Sparsify, Sparsity
 from cl_ac.efficiency.split_attention import KINDS, Kind, split_projections
 from cl_ac.errors import ConfigurationError, unknown
@@ -102,8 +103,9 @@ def distil_projections(
         For each epoch, the mean squared error of each MLP by the path of its projection.
 
     Raises:
-        ConfigurationError: if the model has no projection of these kinds.
+        ConfigurationError: if the model has no projection of these kinds, or batches can be gone through only once.
     """
+    check_repeatable(batches)
     projections = [path for path, kind in split_projections(model).items() if kind in settings.which]
     if not projections:
         raise ConfigurationError(
@@ -154,11 +156,11 @@ def _train(
 
 @contextmanager
 def recorded(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Input and output of each layer, as of the model's last call while the context was open."""
+    """Input and output of each layer, without padding, as of the model's last call while the context was open."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def record(path: str, tokens: Tensor, output: Tensor) -> None:
-        seen[path] = tokens.detach(), output.detach()
+        seen[path] = real.only(tokens.detach()), real.only(output.detach())
 
-    with observed({path: model.get_submodule(path) for path in paths}, record):
+    with RealTokens(model) as real, observed({path: model.get_submodule(path) for path in paths}, record):
         yield seen

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_ac.backbones.feed_forward import FeedForward, find_feed_forwards, linear_weights
+from cl_ac.efficiency.padding import RealTokens
 from cl_ac.efficiency.sparsity_rules import SparsityRule
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.kernels.sparse_linear import Backend, sparse_linear
@@ -45,8 +46,8 @@ class Masking(nn.Module):
         self.rules, self.watch, self.backend = dict(rules), watch, backend
         # Dropped entries, and all.
         self.counts = {place: torch.zeros(2, dtype=torch.int64, device=device) for place in rules}
-        # Which tokens [B, T] are no padding; None if all.
-        self.tokens: Tensor | None = None
+        # Says which tokens are no padding, once the module is in its place.
+        self.real: RealTokens | None = None
 
     def keep(self, place: Place, values: Tensor) -> Tensor | None:
         """The mask [..., K] of the entries to keep, or None if the tensor has no rule.
@@ -54,8 +55,7 @@ class Masking(nn.Module):
         Args:
             values: [..., K].
         """
-        # While text is generated, the padding mask also covers the tokens of earlier calls.
-        real = None if self.tokens is None else self.tokens[:, -values.shape[-2] :]
+        real = None if self.real is None else self.real.of(values)
         if self.watch is not None:
             self.watch(place, values if real is None else values[real])
         if place not in self.rules:
@@ -277,19 +277,14 @@ def _replacements(described: FeedForward, replacement: nn.Module) -> dict[str, n
 def _in_place(model: nn.Module, replacements: Mapping[str, nn.Module]) -> Iterator[None]:
     """Puts modules into `model`, tells them which tokens are padding, and puts the model's own modules back."""
     originals = {path: model.get_submodule(path) for path in replacements}
-
-    def see_padding(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        mask = kwargs.get("attention_mask")
-        for each in replacements.values():
-            if isinstance(each, Masking):
-                each.tokens = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
-
-    hook = model.register_forward_pre_hook(see_padding, with_kwargs=True)
+    real = RealTokens(model)
     try:
         for path, module in replacements.items():
             model.set_submodule(path, module.train(originals[path].training))
-        yield
+            if isinstance(module, Masking):
+                module.real = real
+        with real:
+            yield
     finally:
-        hook.remove()
         for path, module in originals.items():
             model.set_submodule(path, module)

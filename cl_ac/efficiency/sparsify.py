@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cl_ac.backbones.feed_forward import ADAPTERS, Adapter, find_feed_forwards
 from cl_ac.data.batches import Batch, TrainingSet
+from cl_ac.efficiency.padding import RealTokens
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import ExitNetwork
 from cl_ac.training import Loss, Training
@@ -110,7 +111,8 @@ class Sparsity:
             for step, batch in enumerate(batches):
                 loss = task_loss(model(batch)) + sparsity.loss(step, steps)
 
-    Forward passes without gradient are not recorded. Does not prepare the model: see `Sparsify.prepare`.
+    Forward passes without gradient are not recorded, nor are tokens of padding. Does not prepare the model: see
+    `Sparsify.prepare`.
 
     Args:
         model: sees no difference, but for its hooks.
@@ -119,21 +121,24 @@ class Sparsity:
     def __init__(self, model: nn.Module, settings: Sparsify, adapters: Sequence[Adapter] = ADAPTERS):
         found = find_feed_forwards(model, adapters) if settings.enabled else {}
         self.settings, self.activations = settings, [each.activation_module for each in found.values()]
+        self.real = RealTokens(model)
         self.recorded: list[Tensor] = []
         self.hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
+        self.real.__enter__()
         self.hooks = [activation.register_forward_hook(self._record) for activation in self.activations]
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self.real.__exit__(*error)
         for hook in self.hooks:
             hook.remove()
         self.hooks, self.recorded = [], []
 
     def _record(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if torch.is_grad_enabled():
-            self.recorded.append(self.settings.of(inputs[0], output))
+            self.recorded.append(self.settings.of(self.real.only(inputs[0]), self.real.only(output)))
 
     def loss(self, step: int, steps: int) -> Tensor | float:
         """The weighted loss, averaged over FFNs, of all forward passes since it was last asked for; 0 after none."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.backbones.feed_forward import FeedForward
+from cl_ac.efficiency.assignment import auction, optimal_assignment
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.kernels.experts import Experts
 
@@ -120,78 +121,6 @@ def coactivation(hidden: Tensor) -> Tensor:
     for group in hidden.float().relu().split(GROUP):
         graph += (group.T @ group).clamp_(max=1)
     return graph
-
-
-def auction(similarity: Tensor, size: int, prices: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Assigns E·M points to E groups of M so that their summed similarity is near its maximum (Bertsekas, 1988).
-
-    Each homeless point bids for its best group as much as it prefers it to its second best; a group keeps its M highest
-    bids and its price is the lowest of these. With bids raised by ε, the sum ends at most E·M·ε below the maximum; ε
-    shrinks in stages, so that prices first move fast.
-
-    Args:
-        similarity: [E·M, E].
-        prices: where the auction starts [E]; those of a similar one save rounds.
-
-    Returns:
-        the group of each point int64 [E·M], and the prices [E].
-    """
-    points, groups = similarity.shape
-    prices = similarity.new_zeros(groups) if prices is None else prices
-    if groups == 1:
-        return torch.zeros(points, dtype=torch.int64, device=similarity.device), prices
-    spread = similarity.std().item() or 1.0
-    taste = _tastes(similarity)
-    for step in (0.3, 0.06, 0.012):
-        raised = max(step * spread, 1e-6)
-        wished = similarity if taste is None else similarity + raised * taste
-        owners, prices = _auction_stage(wished, size, prices, raised)
-    return owners, prices
-
-
-def _tastes(similarity: Tensor) -> Tensor | None:
-    """Random values in [0, 1) where rows [P, E] are equal, 0 elsewhere; None if no rows are.
-
-    Points that are equal, such as pruned neurons, all bid for the same group at once, and raise the prices of the
-    others one by one. Differences as small as the raise of a bid let them bid for all groups together.
-    """
-    _, group, counts = similarity.unique(dim=0, return_inverse=True, return_counts=True)
-    repeated = counts[group] > 1
-    if not repeated.any():
-        return None
-    tastes = torch.rand(similarity.shape, generator=torch.Generator().manual_seed(0)).to(similarity)
-    return tastes * repeated[:, None]
-
-
-def _auction_stage(similarity: Tensor, size: int, prices: Tensor, step: float) -> tuple[Tensor, Tensor]:
-    points, groups = similarity.shape
-    prices = prices.clone()
-    owners = torch.full((points,), -1, dtype=torch.int64, device=similarity.device)
-    bids = similarity.new_zeros(points)
-    while len(homeless := (owners < 0).nonzero()[:, 0]):
-        best = (similarity[homeless] - prices).topk(2, 1)
-        wanted = best.indices[:, 0]
-        owners[homeless] = wanted
-        bids[homeless] = prices[wanted] + (best.values[:, 0] - best.values[:, 1]) + step
-        # Points by group, highest bid first.
-        housed = (owners >= 0).nonzero()[:, 0]
-        order = housed[bids[housed].argsort(descending=True, stable=True)]
-        order = order[owners[order].argsort(stable=True)]
-        counts = owners[order].bincount(minlength=groups)
-        starts = counts.cumsum(0) - counts
-        rank = torch.arange(len(order), device=order.device) - starts[owners[order]]
-        full = counts >= size
-        prices[full] = bids[order[(starts + size - 1)[full]]]
-        owners[order[rank >= size]] = -1
-    return owners, prices
-
-
-def optimal_assignment(similarity: Tensor, size: int) -> Tensor:
-    """As `auction`, at the maximum: int64 [E·M]."""
-    from scipy.optimize import linear_sum_assignment
-
-    _, seats = linear_sum_assignment(similarity.double().cpu().repeat_interleave(size, 1).numpy(), maximize=True)
-    return torch.from_numpy(seats // size).to(similarity.device)
 
 
 def inertia(rows: Tensor, split: Tensor) -> float:

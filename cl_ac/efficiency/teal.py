@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cl_ac.backbones.feed_forward import find_feed_forwards, linear_weights
 from cl_ac.efficiency.greedy import greedy
 from cl_ac.efficiency.observation import observed
+from cl_ac.efficiency.padding import RealTokens, last_real
 from cl_ac.efficiency.router_free import Place, masked, showing
 from cl_ac.efficiency.sparsity_rules import Threshold
 from cl_ac.errors import ConfigurationError, unknown
@@ -164,25 +165,21 @@ def allocate(
         run: sends the calibration data through the model.
         step: by which a layer with the block's mean number of weights is raised.
         most: sparsity at which a layer stays.
-        tail: share of the tokens, from the last, whose output counts.
+        tail: share of each text's tokens, from the last, whose output counts; padding never does.
 
     Raises:
         ConfigurationError: if the block was not called, or calls no linear layer.
     """
-    calls, expected = _recorded_calls(model, block, run)
+    with _counted_inputs(model, _linears(model, block)) as counted:
+        calls = _recorded_calls(model, block, run)
     module = model.get_submodule(block)
     prefix = f"{block}." if block else ""
-
-    def outputs() -> list[Tensor]:
-        return [_tail(module(*args, **kwargs), tail) for args, kwargs in calls]
-
-    with _counted_inputs(module, [path.removeprefix(prefix) for path in _linears(model, block)]) as histograms:
-        outputs()
+    histograms = {path.removeprefix(prefix): histogram for path, histogram in counted.items()}
     if not histograms:
         raise ConfigurationError(f"the block '{block}' of {type(model).__name__} calls no linear layer")
     weights = {path: linear_weights(module.get_submodule(path))[0].numel() for path in histograms}
     mean = sum(weights.values()) / len(weights)
-    expected = [_tail(output, tail) for output in expected]
+    expected = [_tail(each.output, each.mask, tail) for each in calls]
     norm = torch.stack([output.float().square().sum() for output in expected]).sum()
     steps = []
     with masked(module, linears=dict.fromkeys(weights, Threshold(0.0)), backend="dense") as induced:
@@ -193,14 +190,15 @@ def allocate(
         def error(shares: Mapping[str, float]) -> float:
             for path, share in shares.items():
                 induced.maskings[path].rules["input"] = Threshold(histograms[path].quantile(share))
-            pairs = zip(outputs(), expected, strict=True)
+            outputs = [_tail(module(*each.inputs, **each.named), each.mask, tail) for each in calls]
+            pairs = zip(outputs, expected, strict=True)
             distance = torch.stack([(output - dense).float().square().sum() for output, dense in pairs]).sum()
             return float((distance / norm).sqrt())
 
         for shares, left in greedy(dict.fromkeys(weights, 0.0), raised, error, lambda now, then: then):
             sparsity = sum(shares[path] * weights[path] for path in weights) / sum(weights.values())
             steps.append(TealStep(sparsity, left, {prefix + path: share for path, share in shares.items()}))
-    return TealAllocation(steps, {prefix + path: histogram for path, histogram in histograms.items()})
+    return TealAllocation(steps, counted)
 
 
 def _linears(model: nn.Module, block: str) -> list[str]:
@@ -211,38 +209,47 @@ def _linears(model: nn.Module, block: str) -> list[str]:
 
 @contextmanager
 def _counted_inputs(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, MagnitudeHistogram]]:
-    """Histograms of the inputs of those layers that are called while the context lasts."""
+    """Histograms of the inputs, without padding, of those layers that are called while the context lasts."""
     histograms: dict[str, MagnitudeHistogram] = {}
 
     def count(path: str, values: Tensor, output: Any) -> None:
-        histograms.setdefault(path, MagnitudeHistogram()).update(values)
+        histograms.setdefault(path, MagnitudeHistogram()).update(real.only(values))
 
-    with observed({path: model.get_submodule(path) for path in paths}, count):
+    with RealTokens(model) as real, observed({path: model.get_submodule(path) for path in paths}, count):
         yield histograms
 
 
-def _recorded_calls(model: nn.Module, block: str, run: Callable[[Any], object]) -> tuple[list, list]:
-    """Arguments and outputs of each call of a block while `run` runs; caches of earlier tokens are left out."""
-    calls, outputs = [], []
+@dataclass(frozen=True)
+class _Call:
+    """A block's call: positional and named arguments, the output, and which tokens [B, T] are real (None: all)."""
+
+    inputs: tuple
+    named: dict[str, Any]
+    output: Any
+    mask: Tensor | None
+
+
+def _recorded_calls(model: nn.Module, block: str, run: Callable[[Any], object]) -> list[_Call]:
+    """Each call of a block while `run` runs; caches of earlier tokens are left out."""
+    calls: list[_Call] = []
 
     def record(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         # A cache would grow whenever the call is repeated.
         args = tuple(None if _is_cache(value) else value for value in args)
-        calls.append((args, {name: None if _is_cache(value) else value for name, value in kwargs.items()}))
-        outputs.append(output)
+        kwargs = {name: None if _is_cache(value) else value for name, value in kwargs.items()}
+        calls.append(_Call(args, kwargs, output, real.mask))
 
-    with model.get_submodule(block).register_forward_hook(record, with_kwargs=True):
+    with RealTokens(model) as real, model.get_submodule(block).register_forward_hook(record, with_kwargs=True):
         run(model)
     if not calls:
         raise ConfigurationError(f"the calibration data never reached the block '{block}' of {type(model).__name__}")
-    return calls, outputs
+    return calls
 
 
 def _is_cache(value: object) -> bool:
     return type(value).__name__.endswith("Cache")
 
 
-def _tail(output: Any, share: float) -> Tensor:
-    """The last tokens of a block's output [B, T, D], which may come first in a tuple."""
-    tokens = output[0] if isinstance(output, tuple) else output
-    return tokens[:, tokens.shape[1] - max(1, round(share * tokens.shape[1])) :]
+def _tail(output: Any, mask: Tensor | None, share: float) -> Tensor:
+    """The last real tokens of a block's output [B, T, D], which may come first in a tuple: [tokens, D]."""
+    return last_real(output[0] if isinstance(output, tuple) else output, mask, share)

@@ -113,7 +113,10 @@ def main() -> None:
     table = Table(title=f"{arguments.images} images, batches of {BATCH}, {device}, {torch.get_num_threads()} threads")
     for column in ("what", "bare s", "cl_ac s", "ratio", "beside the network, ms/batch"):
         table.add_column(column, justify="left" if column == "what" else "right")
-    for name, backbone, repeats in (("ResNet32", ResNet32, arguments.repeats), ("tiny net", TinyNet, 20)):
+    for name, backbone, repeats in (
+        ("ResNet32", ResNet32, arguments.repeats),
+        ("tiny net", TinyNet, 4 * arguments.repeats),
+    ):
         network = build(backbone, None, device)
         bare, ours = interleaved(
             device,
@@ -123,7 +126,7 @@ def main() -> None:
         )
         add_row(table, f"training epoch, {name}", bare, ours, steps)
     network = build(ResNet32, "sdn", device).eval()
-    evaluated = samples.select(torch.arange(5000) % len(samples))
+    evaluated = samples.select(torch.arange(2 * len(samples)) % len(samples))
     parts = augmentation.apply(evaluated.images).to(device).split(256)
 
     def bare_forward() -> None:

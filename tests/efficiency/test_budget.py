@@ -98,3 +98,8 @@ def test_a_budget_is_kept_and_used(networks, budget):
 def test_a_budget_below_one_expert_is_one_sentence(networks):
     with pytest.raises(UserError, match=r"the budget is 0\.01; the cheapest that these experts can do is"):
         tau_for_budget(copy.deepcopy(networks[1]), [IMAGES], 0.01)
+
+
+def test_inputs_that_can_be_read_only_once_are_refused(networks):
+    with pytest.raises(ConfigurationError, match="only once"):
+        tau_for_budget(networks[1], iter([IMAGES]), 0.5)

@@ -178,3 +178,8 @@ def test_wrong_settings_are_one_sentence(options, sentence):
 def test_a_model_without_attention_is_one_sentence(batches):
     with pytest.raises(ConfigurationError, match="the model Linear has no attention projection of the kinds query,"):
         distil_projections(nn.Linear(2, 2), batches)
+
+
+def test_batches_that_can_be_read_only_once_are_refused(model, batches):
+    with pytest.raises(ConfigurationError, match="only once"):
+        distil_projections(model, iter(batches))

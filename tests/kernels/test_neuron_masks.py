@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cl_ac.kernels import neuron_masks
 from cl_ac.kernels.neuron_masks import threshold_mask, top_p_mask
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -70,6 +71,32 @@ def test_rows_longer_than_a_chunk(way: str):
 def test_a_vector_with_nan_is_kept_whole(way: str):
     values = torch.tensor([[1.0, torch.nan, 0.0], [3.0, 1.0, 1.0]])
     assert top_p(way, values, 0.5, 1.0).tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_what_is_small_beside_the_rest_is_no_zero():
+    values = torch.tensor([1e20, 0.0, -1.0, 1e-30])
+    assert top_p_mask(values, 1.0).tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_infinite_entries_are_all_the_mass_there_is(dtype: torch.dtype):
+    values = torch.tensor([[1.0, torch.inf, 2.0, -torch.inf]], dtype=dtype)
+    assert top_p_mask(values, 0.5).tolist() == [[False, True, False, True]]
+
+
+@pytest.mark.parametrize(("p", "kept"), [(0.0, 1), (0.4, 1), (0.41, 3), (0.8, 3), (0.81, 5), (1.0, 5)])
+def test_a_share_that_is_reached_exactly_is_enough_and_ties_stay(p: float, kept: int):
+    values = torch.tensor([1.0, -4.0, 0.0, 2.0, -1.0, -2.0])
+    assert top_p_mask(values, p).sum() == kept
+
+
+def test_sorting_is_the_same_on_every_device():
+    codes = torch.randint(0, 2**15, (3, 50), dtype=torch.int16)
+
+    class Elsewhere(Tensor):
+        device = torch.device("mps")
+
+    assert torch.equal(neuron_masks._ascending(codes), neuron_masks._ascending(codes.as_subclass(Elsewhere)))
 
 
 def test_other_powers_and_empty_input():
