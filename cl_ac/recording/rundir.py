@@ -4,7 +4,7 @@ config.yaml        all settings; `cl-ac run --config config.yaml` repeats the ru
 provenance.json    versions, commit, hardware and start time
 data.json          what the data of each task are recognised by when the run goes on
 metrics.jsonl      one line for each finished task
-outputs/           every exit's logits on the test data, one file for each finished task
+outputs/           every exit's logits on the test data, one file for each finished task (that `keep_outputs` names)
 watch/             accuracy on all tasks seen while a task is learned, one file for each task, if `watch.every` is set
 drift/             how far features and classifiers moved, one file for each finished task, if `watch.drift` is set
 checkpoint.pt      the state after the last finished epoch
@@ -35,8 +35,9 @@ from cl_ac.recording.files import UNFINISHED, reading, remove, writable_folder, 
 from cl_ac.recording.fingerprint import TaskData, differences, other_pixels
 from cl_ac.recording.lock import exclusive
 from cl_ac.recording.provenance import provenance
-from cl_ac.recording.records import Record, read_record
+from cl_ac.recording.records import Record, RecordFile
 from cl_ac.recording.settings import FREE_SETTINGS, SPLITTING, flatten, settings_digest
+from cl_ac.recording.space import is_kept
 from cl_ac.watching.drift import Drift, Grams
 from cl_ac.watching.stability import Watched
 
@@ -51,12 +52,9 @@ class RunDirectory:
 
     def __init__(self, path: Path, trusted: bool = False):
         self.path, self.trusted = Path(path), trusted
-        self.config_path = self.path / "config.yaml"
-        self.data_path = self.path / "data.json"
-        self._records: list[Record] = []
-        self._read: tuple[int, ...] | None = None
-        self.checkpoint_path = self.path / "checkpoint.pt"
-        self.metrics_path = self.path / "metrics.jsonl"
+        self.config_path, self.data_path = self.path / "config.yaml", self.path / "data.json"
+        self.checkpoint_path, self.metrics_path = self.path / "checkpoint.pt", self.path / "metrics.jsonl"
+        self.record_file = RecordFile(self.metrics_path)
 
     @property
     def name(self) -> str:
@@ -199,9 +197,7 @@ class RunDirectory:
 
     def _mend(self, finished: int, tell: Callable[[str], None]) -> None:
         """Reads what metrics.jsonl lacks of the `finished` tasks from their outputs, if they are there."""
-        lines = self.metrics_path.read_text(errors="replace").splitlines() if self.metrics_path.exists() else []
-        kept = {record.task: record for line in lines if (record := read_record(line)) is not None}
-        whole = len(kept) == len(lines)
+        kept, whole = self.record_file.salvage()
         for task in range(finished):
             if task in kept:
                 continue
@@ -212,20 +208,20 @@ class RunDirectory:
             except UserError as error:
                 tell(f"the accuracies after task {task + 1} are lost: {error}")
         if not whole:
-            self._write_records([kept[task] for task in sorted(kept)])
+            self.record_file.write([kept[task] for task in sorted(kept)])
 
-    def finish(self, record: Record, outputs: Outputs) -> None:
+    def finish(self, record: Record, outputs: Outputs, keep_outputs: int = 1) -> None:
         """Keeps the results of a finished task, and forgets those of later tasks of an earlier attempt.
 
+        Args:
+            keep_outputs: of the outputs before, those after each so many-th task stay.
         Raises:
             StorageError: if the disk refuses them; earlier tasks are whole.
         """
         write_atomically(self._outputs_path(record.task), outputs.save)
-        self._write_records([*(earlier for earlier in self.records if earlier.task < record.task), record])
-
-    def _write_records(self, records: Sequence[Record]) -> None:
-        lines = "".join(json.dumps(vars(each)) + "\n" for each in records)
-        write_atomically(self.metrics_path, lambda p: p.write_text(lines))
+        self.record_file.finish(record)
+        if record.task and not is_kept(record.task - 1, keep_outputs):
+            self._outputs_path(record.task - 1).unlink(missing_ok=True)
 
     @property
     def records(self) -> list[Record]:
@@ -234,15 +230,7 @@ class RunDirectory:
         Raises:
             DamagedRun: if a line is none that a run wrote; blank ones do no harm.
         """
-        if not self.metrics_path.exists():
-            return []
-        with reading(self.metrics_path, "`cl-ac run --resume` reads it again from outputs/"):
-            state = self.metrics_path.stat()
-            version = state.st_mtime_ns, state.st_size, state.st_ino
-            if self._read != version:
-                lines = [line for line in self.metrics_path.read_text().splitlines() if line.strip()]
-                self._records, self._read = [Record.parse(line) for line in lines], version
-        return list(self._records)
+        return self.record_file.read()
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -321,6 +309,10 @@ class RunDirectory:
                 raise ValueError
             return outputs
 
+    def tasks_with_outputs(self) -> list[int]:
+        """The finished tasks whose outputs are there."""
+        return [record.task for record in self.records if self._outputs_path(record.task).exists()]
+
     def has_outputs(self, task: int) -> bool:
         """Whether the outputs after `task` are there and can be read."""
         with suppress(DamagedRun):
@@ -368,11 +360,19 @@ class RunDirectory:
 
     def drift(self) -> Drift | None:
         """What moved after each finished task, CKA [T, T, E] and norms [T, E, T]; None where it was not measured."""
-        paths = [self.path / "drift" / f"task_{record.task}.safetensors" for record in self.records]
-        if not paths or not paths[0].exists():
-            return None
-        with reading(self.path / "drift", "remove the folder to do without it"):
-            return Drift.of_run([Drift.load(path) for path in paths])
+        drifts = [self.drift_after(record.task) for record in self.records]
+        found = [drift for drift in drifts if drift is not None]
+        return Drift.of_run(found) if found else None
+
+    def drift_after(self, task: int) -> Drift | None:
+        """What moved until the end of `task`; None where it was not measured.
+
+        Raises:
+            DamagedRun: if it cannot be read.
+        """
+        folder = self.path / "drift"
+        with reading(folder, "remove the folder to do without it"):
+            return Drift.load(folder / f"task_{task}.safetensors") if folder.exists() else None
 
     def _watched_path(self, task: int) -> Path:
         return self.path / "watch" / f"task_{task}.safetensors"
