@@ -36,7 +36,7 @@ from cl_ac.recording.fingerprint import TaskData, differences, other_pixels
 from cl_ac.recording.lock import exclusive
 from cl_ac.recording.provenance import provenance
 from cl_ac.recording.records import Record, RecordFile
-from cl_ac.recording.settings import FREE_SETTINGS, SPLITTING, flatten, settings_digest
+from cl_ac.recording.settings import FREE_SETTINGS, SPLITTING, epochs_until, flatten, settings_digest
 from cl_ac.recording.space import is_kept
 from cl_ac.watching.drift import Drift, Grams
 from cl_ac.watching.stability import Watched
@@ -134,9 +134,13 @@ class RunDirectory:
             tell(f"'{self.config_path}' could not be read and is written again")
         learned = checkpoint.task + (checkpoint.fit is not None)
         self._check_same(before, config, data, learned, tell)
-        if checkpoint.run and not same_run:
+        if checkpoint.run and not same_run and checkpoint.run != settings_digest(before):
             raise ResumeError(f"'{self.checkpoint_path}' is the checkpoint of a run with other settings than this one")
         self._mend(checkpoint.task, tell)
+        if not same_run and self.checkpoint_path.exists():
+            # Before the settings, so that a kill in between leaves a pair that may go on.
+            checkpoint = replace(checkpoint, run=settings_digest(config))
+            checkpoint.save(self.checkpoint_path)
         self._keep_settings(config, data)
         return replace(checkpoint, run=settings_digest(config))
 
@@ -167,7 +171,10 @@ class RunDirectory:
             if flat_before.get(key) != flat_now.get(key) and key not in FREE_SETTINGS
         }
         known = fingerprint.load(self.data_path) if self.data_path.exists() else []
-        if changed and set(changed) <= {*SPLITTING} and known[:learned] and len(data) >= learned:
+        may_change = {*SPLITTING}
+        if epochs_until(flat_before, learned) == epochs_until(flat_now, learned):
+            may_change.add("training.epochs")
+        if changed and set(changed) <= may_change and known[:learned] and len(data) >= learned:
             # Other tasks may follow, but those that were learned must be what they were.
             known, data = known[:learned], data[:learned]
             changed = {} if not differences(known, data) else changed
@@ -382,18 +389,3 @@ class RunDirectory:
 
     def _outputs_path(self, task: int) -> Path:
         return self.path / "outputs" / f"task_{task}.safetensors"
-
-
-def runs_in(path: Path) -> list[RunDirectory]:
-    """The run in a folder, or those in its subfolders by name; none in the folder of an earlier report.
-
-    Raises:
-        ConfigurationError: if there is neither.
-    """
-    names = "config.yaml", "metrics.jsonl"
-    if any((path / name).exists() for name in names):
-        return [RunDirectory(path)]
-    found = sorted({file.parent for name in names for file in path.glob(f"*/{name}")})
-    if not found and not (path / "report.html").exists():
-        raise ConfigurationError(f"'{path}' holds no run (no config.yaml in it)")
-    return [RunDirectory(each) for each in found]

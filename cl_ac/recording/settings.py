@@ -11,6 +11,12 @@ FREE_SETTINGS = ("resume", "out", "name", "device", "loggers", "training.workers
 SPLITTING = tuple(f"benchmark.init_args.{name}" for name in ("tasks", "first_task", "classes_per_task"))
 
 
+def epochs_until(flat: Mapping[str, Any], tasks: int) -> list[Any]:
+    """The epochs of the first tasks, by settings on one level: a list has one number for each, a number is of all."""
+    epochs = flat.get("training.epochs")
+    return epochs[:tasks] if isinstance(epochs, list) else [epochs] * tasks
+
+
 def settings_digest(config: Mapping[str, Any]) -> str:
     """What a run's settings are recognised by, those aside that may change while it goes on."""
     fixed = {key: value for key, value in flatten(config).items() if key not in {*FREE_SETTINGS, *SPLITTING}}
