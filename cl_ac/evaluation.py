@@ -14,8 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cl_ac.data.tasks import task_slices
-
 
 @dataclass(frozen=True)
 class ExitCosts:
@@ -80,11 +78,13 @@ class Outputs:
     @cached_property
     def task_incremental(self) -> "Outputs":
         """The same outputs when each sample's task is known: the logits of other tasks' classes are −inf."""
-        logits = torch.full_like(self.logits, -torch.inf)
-        for index, classes in enumerate(task_slices(self.sizes)):
-            members = self.tasks == index
-            logits[:, members, classes] = self.logits[:, members, classes]
-        return Outputs(logits, self.targets, self.tasks, self.sizes, self.cost)
+        open_to_choice = self.task_of_class == self.tasks[:, None]
+        return replace(self, logits=self.logits.where(open_to_choice, -torch.inf))
+
+    @property
+    def task_of_class(self) -> Tensor:
+        """The task that each class belongs to [C]."""
+        return torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes))
 
     def select(self, samples: Tensor) -> "Outputs":
         """The outputs of some samples, given by a mask [N] or by indices."""
@@ -128,7 +128,9 @@ def ac_accuracy(outputs: Outputs) -> Tensor:
 
 
 def _per_task(values: Tensor, tasks: Tensor, num_tasks: int) -> Tensor:
-    return torch.stack([values[tasks == task].mean(0) for task in range(num_tasks)])
+    sums = values.new_zeros(num_tasks, *values.shape[1:]).index_add_(0, tasks, values)
+    counts = tasks.bincount(minlength=num_tasks)
+    return sums / counts.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def cube(rows: Sequence[Tensor]) -> Tensor:
@@ -158,8 +160,11 @@ def average_incremental(accuracies: Tensor, sizes: Sequence[int] | None = None) 
     accuracy on all classes seen, each class counting the same. Without, tasks count the same; if they are of one size
     the two are equal.
     """
-    rows = [average(accuracies[task, : task + 1], sizes) for task in range(len(accuracies))]
-    return torch.stack(rows).mean(0)
+    tasks = len(accuracies)
+    sizes = torch.ones(tasks) if sizes is None else torch.tensor(sizes[:tasks])
+    weights = sizes.to(accuracies.dtype).expand(tasks, tasks).tril()
+    seen = accuracies.movedim((0, 1), (-2, -1)).tril()
+    return (seen * weights / weights.sum(1, keepdim=True)).sum((-2, -1)) / tasks
 
 
 def forgetting(accuracies: Tensor) -> Tensor:

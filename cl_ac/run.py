@@ -49,6 +49,7 @@ def run(
     resume: bool = False,
     loggers: Sequence[LoggerName] = ("tensorboard",),
     keep_checkpoints: bool = False,
+    keep_outputs: int = 1,
     config: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> list[Record]:
@@ -66,6 +67,7 @@ def run(
         resume: go on after the last finished epoch that `directory` holds.
         loggers: where scalars and figures go beside the files of `directory`.
         keep_checkpoints: keep the state after every task, not only the newest.
+        keep_outputs: keep the outputs after each so many-th task, and after the last; 0 after the last only.
         config: all settings as plain values, kept in `directory`; without them (see `settings.configured`) the run
             can be reported, but not rebuilt.
     Returns:
@@ -90,7 +92,7 @@ def run(
     watcher = Watcher(watch, network, approach, trainer, tasks)
     console = Console(stderr=True) if console is None else console
     tell = partial(console.print, highlight=False, soft_wrap=True)
-    tell_need(outputs_bytes(tasks, len(network)), directory.path, tell)
+    tell_need(outputs_bytes(tasks, len(network), keep_outputs), directory.path, tell)
     with directory.locked():
         checkpoint = directory.open({"seed": seed} if config is None else config, resume, fingerprint(benchmark), tell)
         restore(checkpoint, network, approach, directory.checkpoint_path)
@@ -100,7 +102,7 @@ def run(
         if checkpoint.task == len(tasks):
             return directory.records
         epochs = [training.epochs_of(task) for task in range(len(tasks))]
-        kept = directory, checkpoint, network, approach, epochs, console, loggers, keep_checkpoints
+        kept = directory, checkpoint, network, approach, epochs, console, loggers, keep_checkpoints, keep_outputs
         with Journal(*kept) as journal:
             for task in tasks[checkpoint.task :]:
                 unfinished = checkpoint.fit if task.index == checkpoint.task else None

@@ -59,5 +59,7 @@ def command(arguments: Sequence[str]) -> None:
         show(timing_table(measurement))
         paths.append(write(measurement, fitted, directory))
     print(f"figures and all numbers, in {paths[0].parent}: {', '.join(path.name for path in paths)}")
+    if missing := exits.sentence_of_missing(directory):
+        print(missing)
     if not settings.all:
         print("`--all` prints the tables after each task, by task and by age of the class as well")

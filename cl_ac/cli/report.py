@@ -8,8 +8,7 @@ from rich.console import Console
 
 from cl_ac.cli.show import show
 from cl_ac.errors import ConfigurationError
-from cl_ac.recording.rundir import runs_in
-from cl_ac.recording.soundness import sound
+from cl_ac.recording.soundness import runs_in, sound
 from cl_ac.report.page import write_report
 from cl_ac.report.tables import summary_table
 from cl_ac.settings.parser import parse

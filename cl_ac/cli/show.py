@@ -1,6 +1,7 @@
 """Printing tables so that no word is broken: what is too wide is stacked."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
@@ -26,24 +27,43 @@ def show(table: Table) -> None:
 def fitted(table: Table, console: Console) -> Iterator[Table]:
     """The table in parts that fit the console: whole, or with a word of its head a line, or columns below each other.
 
-    Each part begins with the columns that say what a row is: the first, and those after it that are left-justified
-    like it. A single column that is too wide is left to fold.
+    Each part begins with the columns that say what a row is: the first, its long names on several lines, and those
+    after it that are left-justified like it. A single column that is too wide is left to fold.
     """
     columns = table.columns
-    for narrow in (False, True):
-        whole = _part(columns, narrow)
-        if _width(whole, console) <= console.width:
-            yield whole
-            return
+    if _width(_part(columns, True), console) <= console.width:
+        yield _widest(columns, console)
+        return
+    columns = [_with_lines(columns[0], 2 * console.width // 5), *columns[1:]]
     named = next((place for place, column in enumerate(columns) if column.justify != "left"), 1) or 1
     names = columns[:named]
     chosen: list[Column] = []
     for column in columns[named:]:
         if chosen and _width(_part([*names, *chosen, column], True), console) > console.width:
-            yield _part([*names, *chosen], True)
+            yield _widest([*names, *chosen], console)
             chosen = []
         chosen.append(column)
-    yield _part([*names, *chosen], True)
+    yield _widest([*names, *chosen], console)
+
+
+def _widest(columns: Sequence[Column], console: Console) -> Table:
+    """A table whose head has each word on a line of its own only if it does not fit otherwise."""
+    wide = _part(columns, False)
+    return wide if _width(wide, console) <= console.width else _part(columns, True)
+
+
+def _with_lines(column: Column, width: int) -> Column:
+    """A column whose cells are on lines of at most `width`, broken where words and the parts of names end."""
+    table = Table()
+    table.add_column(column.header, justify=column.justify)
+    for cell in map(str, column.cells):
+        lines = [""]
+        for part in re.findall(r"[^\s_]*[\s_]*", cell):
+            if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+                lines.append("")
+            lines[-1] += part
+        table.add_row("\n".join(lines))
+    return table.columns[0]
 
 
 def _part(columns: Sequence[Column], narrow: bool) -> Table:

@@ -38,6 +38,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             unfinished.unlink(missing_ok=True)
 
 
+def append(path: Path, text: str) -> None:
+    """Adds `text` to the end of the file at `path`, made if there is none: all of it or nothing.
+
+    Raises:
+        StorageError: if the disk refuses it; the file is as it was.
+    """
+    with storing(path), path.open("ab", buffering=0) as file:
+        size, rest = file.tell(), text.encode()
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+
+
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
     """Turns what a disk refuses to write at `path` into one sentence.

@@ -31,6 +31,7 @@ class Journal:
         console: where progress is shown.
         loggers: where scalars and figures go.
         keep_checkpoints: keep the state after every task, not only the newest.
+        keep_outputs: keep the outputs after each so many-th task, and the newest.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class Journal:
         console: Console,
         loggers: Sequence[LoggerName] = ("tensorboard",),
         keep_checkpoints: bool = False,
+        keep_outputs: int = 1,
     ):
         self.directory, self.checkpoint = directory, checkpoint
         self.network, self.approach = network, approach
-        self.keep_checkpoints = keep_checkpoints
+        self.keep_checkpoints, self.keep_outputs = keep_checkpoints, keep_outputs
         fit = checkpoint.fit or {"epoch": 0, "steps": 0}
         self.step = checkpoint.steps + fit["steps"]
         self.epochs, self.tasks = epochs, len(epochs)
@@ -83,7 +85,7 @@ class Journal:
     def task(self, task: Task, outputs: Outputs) -> None:
         """Keeps the results of one task; from here on a resumed run starts with the next."""
         record = Record.of(task.index, outputs, time.perf_counter() - self.began)
-        self.directory.finish(record, outputs)
+        self.directory.finish(record, outputs, self.keep_outputs)
         self.events.task(task, self.directory, self.step)
         self.began = time.perf_counter()
         self._save(task.index + 1, self.step, None)

@@ -75,7 +75,7 @@ class TensorBoardLogger(Logger):
 
         self.path, self.dashboard = path, dashboard
         self.tags, self.done = _earlier_tags(path, step) if step else (set(), set())
-        self.layout = dashboard(self.tags)
+        self.layout, self.arranged = dashboard(self.tags), len(self.tags)
         self.start = step
         self.writer = SummaryWriter(str(path), purge_step=step + 1 if step else 0)
         if step:
@@ -116,10 +116,11 @@ class TensorBoardLogger(Logger):
 
     def flush(self) -> None:
         # TensorBoard complains of charts without data, and takes the last layout that it finds.
-        layout = self.dashboard(self.tags)
-        if layout != self.layout:
-            self.writer.add_custom_scalars(layout)
-            self.layout = layout
+        if len(self.tags) > self.arranged:
+            layout, self.arranged = self.dashboard(self.tags), len(self.tags)
+            if layout != self.layout:
+                self.writer.add_custom_scalars(layout)
+                self.layout = layout
         self.writer.flush()
 
     def close(self) -> None:

@@ -1,9 +1,12 @@
-"""What a run keeps of each finished task in a line of text."""
+"""`metrics.jsonl`: what a run keeps of each finished task in a line of text."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from cl_ac.evaluation import Outputs, ac_accuracy, exit_accuracy
+from cl_ac.recording.files import append, reading, write_atomically
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class Record:
             seconds,
         )
 
+    def line(self) -> str:
+        """What `parse` reads."""
+        return json.dumps(vars(self)) + "\n"
+
     @staticmethod
     def parse(line: str) -> "Record":
         """A record out of its line.
@@ -64,6 +71,63 @@ class Record:
         if not whole or any(len(row) != exits for row in (*record.exits, *record.exits_task_incremental)):
             raise ValueError(line)
         return record
+
+
+class RecordFile:
+    """The lines of a run, read only when the file has changed, and written once each: a thousand tasks take 100 MB.
+
+    Args:
+        path: of the file, which need not be there.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._records: list[Record] = []
+        self._version: tuple[int, ...] = ()
+
+    def read(self) -> list[Record]:
+        """The finished tasks.
+
+        Raises:
+            DamagedRun: if a line is none that a run wrote; blank ones do no harm.
+        """
+        if not self.path.exists():
+            return []
+        with reading(self.path, "`cl-ac run --resume` reads it again from outputs/"):
+            if (version := self._present_version()) != self._version:
+                lines = [line for line in self.path.read_text().splitlines() if line.strip()]
+                self._records, self._version = [Record.parse(line) for line in lines], version
+        return list(self._records)
+
+    def salvage(self) -> tuple[dict[int, Record], bool]:
+        """The records that can be read, by task, and whether the file holds them and nothing else."""
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        lines = text.splitlines()
+        found = [record for line in lines if (record := read_record(line)) is not None]
+        return {record.task: record for record in found}, len(found) == len(lines) and text[-1:] in ("", "\n")
+
+    def finish(self, record: Record) -> None:
+        """Adds a task, and forgets it and those after it of an earlier attempt.
+
+        Raises:
+            StorageError: if the disk refuses it; earlier tasks are whole.
+        """
+        before = self.read()
+        earlier = [each for each in before if each.task < record.task]
+        if len(earlier) < len(before):
+            self.write([*earlier, record])
+        else:
+            append(self.path, record.line())
+            self._records, self._version = [*earlier, record], self._present_version()
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Writes the whole file again."""
+        text = "".join(each.line() for each in records)
+        write_atomically(self.path, lambda path: path.write_text(text))
+
+    def _present_version(self) -> tuple[int, ...]:
+        state = self.path.stat()
+        return state.st_mtime_ns, state.st_size, state.st_ino
 
 
 def read_record(line: str) -> Record | None:

@@ -4,7 +4,7 @@ config.yaml        all settings; `cl-ac run --config config.yaml` repeats the ru
 provenance.json    versions, commit, hardware and start time
 data.json          what the data of each task are recognised by when the run goes on
 metrics.jsonl      one line for each finished task
-outputs/           every exit's logits on the test data, one file for each finished task
+outputs/           every exit's logits on the test data, one file for each finished task (that `keep_outputs` names)
 watch/             accuracy on all tasks seen while a task is learned, one file for each task, if `watch.every` is set
 drift/             how far features and classifiers moved, one file for each finished task, if `watch.drift` is set
 checkpoint.pt      the state after the last finished epoch
@@ -35,8 +35,9 @@ from cl_ac.recording.files import UNFINISHED, reading, remove, writable_folder, 
 from cl_ac.recording.fingerprint import TaskData, differences, other_pixels
 from cl_ac.recording.lock import exclusive
 from cl_ac.recording.provenance import provenance
-from cl_ac.recording.records import Record, read_record
-from cl_ac.recording.settings import FREE_SETTINGS, SPLITTING, flatten, settings_digest
+from cl_ac.recording.records import Record, RecordFile
+from cl_ac.recording.settings import FREE_SETTINGS, SPLITTING, epochs_until, flatten, settings_digest
+from cl_ac.recording.space import is_kept
 from cl_ac.watching.drift import Drift, Grams
 from cl_ac.watching.stability import Watched
 
@@ -51,12 +52,9 @@ class RunDirectory:
 
     def __init__(self, path: Path, trusted: bool = False):
         self.path, self.trusted = Path(path), trusted
-        self.config_path = self.path / "config.yaml"
-        self.data_path = self.path / "data.json"
-        self._records: list[Record] = []
-        self._read: tuple[int, ...] | None = None
-        self.checkpoint_path = self.path / "checkpoint.pt"
-        self.metrics_path = self.path / "metrics.jsonl"
+        self.config_path, self.data_path = self.path / "config.yaml", self.path / "data.json"
+        self.checkpoint_path, self.metrics_path = self.path / "checkpoint.pt", self.path / "metrics.jsonl"
+        self.record_file = RecordFile(self.metrics_path)
 
     @property
     def name(self) -> str:
@@ -136,9 +134,13 @@ class RunDirectory:
             tell(f"'{self.config_path}' could not be read and is written again")
         learned = checkpoint.task + (checkpoint.fit is not None)
         self._check_same(before, config, data, learned, tell)
-        if checkpoint.run and not same_run:
+        if checkpoint.run and not same_run and checkpoint.run != settings_digest(before):
             raise ResumeError(f"'{self.checkpoint_path}' is the checkpoint of a run with other settings than this one")
         self._mend(checkpoint.task, tell)
+        if not same_run and self.checkpoint_path.exists():
+            # Before the settings, so that a kill in between leaves a pair that may go on.
+            checkpoint = replace(checkpoint, run=settings_digest(config))
+            checkpoint.save(self.checkpoint_path)
         self._keep_settings(config, data)
         return replace(checkpoint, run=settings_digest(config))
 
@@ -169,7 +171,10 @@ class RunDirectory:
             if flat_before.get(key) != flat_now.get(key) and key not in FREE_SETTINGS
         }
         known = fingerprint.load(self.data_path) if self.data_path.exists() else []
-        if changed and set(changed) <= {*SPLITTING} and known[:learned] and len(data) >= learned:
+        may_change = {*SPLITTING}
+        if epochs_until(flat_before, learned) == epochs_until(flat_now, learned):
+            may_change.add("training.epochs")
+        if changed and set(changed) <= may_change and known[:learned] and len(data) >= learned:
             # Other tasks may follow, but those that were learned must be what they were.
             known, data = known[:learned], data[:learned]
             changed = {} if not differences(known, data) else changed
@@ -199,9 +204,7 @@ class RunDirectory:
 
     def _mend(self, finished: int, tell: Callable[[str], None]) -> None:
         """Reads what metrics.jsonl lacks of the `finished` tasks from their outputs, if they are there."""
-        lines = self.metrics_path.read_text(errors="replace").splitlines() if self.metrics_path.exists() else []
-        kept = {record.task: record for line in lines if (record := read_record(line)) is not None}
-        whole = len(kept) == len(lines)
+        kept, whole = self.record_file.salvage()
         for task in range(finished):
             if task in kept:
                 continue
@@ -212,20 +215,20 @@ class RunDirectory:
             except UserError as error:
                 tell(f"the accuracies after task {task + 1} are lost: {error}")
         if not whole:
-            self._write_records([kept[task] for task in sorted(kept)])
+            self.record_file.write([kept[task] for task in sorted(kept)])
 
-    def finish(self, record: Record, outputs: Outputs) -> None:
+    def finish(self, record: Record, outputs: Outputs, keep_outputs: int = 1) -> None:
         """Keeps the results of a finished task, and forgets those of later tasks of an earlier attempt.
 
+        Args:
+            keep_outputs: of the outputs before, those after each so many-th task stay.
         Raises:
             StorageError: if the disk refuses them; earlier tasks are whole.
         """
         write_atomically(self._outputs_path(record.task), outputs.save)
-        self._write_records([*(earlier for earlier in self.records if earlier.task < record.task), record])
-
-    def _write_records(self, records: Sequence[Record]) -> None:
-        lines = "".join(json.dumps(vars(each)) + "\n" for each in records)
-        write_atomically(self.metrics_path, lambda p: p.write_text(lines))
+        self.record_file.finish(record)
+        if record.task and not is_kept(record.task - 1, keep_outputs):
+            self._outputs_path(record.task - 1).unlink(missing_ok=True)
 
     @property
     def records(self) -> list[Record]:
@@ -234,15 +237,7 @@ class RunDirectory:
         Raises:
             DamagedRun: if a line is none that a run wrote; blank ones do no harm.
         """
-        if not self.metrics_path.exists():
-            return []
-        with reading(self.metrics_path, "`cl-ac run --resume` reads it again from outputs/"):
-            state = self.metrics_path.stat()
-            version = state.st_mtime_ns, state.st_size, state.st_ino
-            if self._read != version:
-                lines = [line for line in self.metrics_path.read_text().splitlines() if line.strip()]
-                self._records, self._read = [Record.parse(line) for line in lines], version
-        return list(self._records)
+        return self.record_file.read()
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -321,6 +316,10 @@ class RunDirectory:
                 raise ValueError
             return outputs
 
+    def tasks_with_outputs(self) -> list[int]:
+        """The finished tasks whose outputs are there."""
+        return [record.task for record in self.records if self._outputs_path(record.task).exists()]
+
     def has_outputs(self, task: int) -> bool:
         """Whether the outputs after `task` are there and can be read."""
         with suppress(DamagedRun):
@@ -368,11 +367,19 @@ class RunDirectory:
 
     def drift(self) -> Drift | None:
         """What moved after each finished task, CKA [T, T, E] and norms [T, E, T]; None where it was not measured."""
-        paths = [self.path / "drift" / f"task_{record.task}.safetensors" for record in self.records]
-        if not paths or not paths[0].exists():
-            return None
-        with reading(self.path / "drift", "remove the folder to do without it"):
-            return Drift.of_run([Drift.load(path) for path in paths])
+        drifts = [self.drift_after(record.task) for record in self.records]
+        found = [drift for drift in drifts if drift is not None]
+        return Drift.of_run(found) if found else None
+
+    def drift_after(self, task: int) -> Drift | None:
+        """What moved until the end of `task`; None where it was not measured.
+
+        Raises:
+            DamagedRun: if it cannot be read.
+        """
+        folder = self.path / "drift"
+        with reading(folder, "remove the folder to do without it"):
+            return Drift.load(folder / f"task_{task}.safetensors") if folder.exists() else None
 
     def _watched_path(self, task: int) -> Path:
         return self.path / "watch" / f"task_{task}.safetensors"
@@ -382,18 +389,3 @@ class RunDirectory:
 
     def _outputs_path(self, task: int) -> Path:
         return self.path / "outputs" / f"task_{task}.safetensors"
-
-
-def runs_in(path: Path) -> list[RunDirectory]:
-    """The run in a folder, or those in its subfolders by name; none in the folder of an earlier report.
-
-    Raises:
-        ConfigurationError: if there is neither.
-    """
-    names = "config.yaml", "metrics.jsonl"
-    if any((path / name).exists() for name in names):
-        return [RunDirectory(path)]
-    found = sorted({file.parent for name in names for file in path.glob(f"*/{name}")})
-    if not found and not (path / "report.html").exists():
-        raise ConfigurationError(f"'{path}' holds no run (no config.yaml in it)")
-    return [RunDirectory(each) for each in found]

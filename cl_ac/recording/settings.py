@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 # A run may go on with other values of these: they decide where and how fast it runs, not what it computes.
-FREE_SETTINGS = ("resume", "out", "name", "device", "loggers", "training.workers", "keep_checkpoints")
+FREE_SETTINGS = ("resume", "out", "name", "device", "loggers", "training.workers", "keep_checkpoints", "keep_outputs")
 # These say which tasks follow: a run may go on with others of them if the tasks that it has learned stay the same.
 SPLITTING = tuple(f"benchmark.init_args.{name}" for name in ("tasks", "first_task", "classes_per_task"))
+
+
+def epochs_until(flat: Mapping[str, Any], tasks: int) -> list[Any]:
+    """The epochs of the first tasks, by settings on one level: a list has one number for each, a number is of all."""
+    epochs = flat.get("training.epochs")
+    return epochs[:tasks] if isinstance(epochs, list) else [epochs] * tasks
 
 
 def settings_digest(config: Mapping[str, Any]) -> str:

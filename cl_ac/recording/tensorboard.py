@@ -26,7 +26,10 @@ Where a logger has other axes than training steps, so that runs line up by task 
     by_task/accuracy/average/<answer>, by_task/forgetting/<answer>      after each task
     by_task/watch/accuracy/earlier_tasks/<answer>                       while a task is learned
 
-Images after each task: accuracy_matrix/<exit>, confusion_by_task/<exit>, cost_accuracy.
+Images after each task: accuracy_matrix/<exit>, confusion_by_task/<exit>, cost_accuracy; from the 40th on every second
+only, from the 60th on every third, and so on, and after the last.
+
+Of more than `MOST_TASKS` tasks every second, third, … has curves of its own: all of them are in metrics.jsonl.
 """
 
 import math
@@ -43,6 +46,7 @@ from cl_ac.recording.hyperparameters import hyperparameters
 from cl_ac.recording.loggers import CsvLogger, Layout, Logger, LoggerName, TensorBoardLogger, WandbLogger
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.training import EpochReport
+from cl_ac.watching.drift import Drift
 from cl_ac.watching.stability import Watched, exit_names, task_recency_bias
 
 METRICS = {
@@ -58,6 +62,9 @@ WATCHED_EVERYWHERE = ("final", "most_confident", "nearest_mean/final")
 
 # More curves than these in one chart cannot be told apart.
 MOST_CURVES = 8
+MOST_TASKS = 100
+# Images are drawn so often while the number of tasks grows by itself, since they show all tasks each time.
+IMAGES = 20
 PER_TASK = 100
 WHILE_LEARNED = "While a task is learned (set smoothing to 0, it hides the gap; stairs: tasks begun)"
 BY_TASK = "By task, 100 a task: runs line up whatever their steps (set smoothing to 0, it hides the gap)"
@@ -152,6 +159,7 @@ class EventLog:
             self.loggers: list[Logger] = [makers[name]() for name in loggers]
         self.names = exit_names(exits)
         self.tasks = tasks
+        self.shown = shown_tasks(tasks)
 
     def epoch(self, report: EpochReport, step: int) -> None:
         """The losses of one epoch, at `step` of the run."""
@@ -168,38 +176,38 @@ class EventLog:
             step = int(watched.steps[place])
             # The point before a task's first step is the last one of the task before.
             if step or not watched.start:
-                self._scalars(dict(_watched_values(watched, place, self.tasks)), watched.start + step)
+                self._scalars(dict(_watched_values(watched, place, self.tasks, self.shown)), watched.start + step)
 
     def task(self, task: Task, directory: RunDirectory, step: int) -> None:
         """The accuracies after one task."""
-        accuracies = self._accuracies("accuracy", directory.accuracies(), directory.ac_accuracies())
+        record, outputs = directory.records[-1], directory.outputs(task.index)
+        accuracies = self._accuracies("accuracy", record.exits, record.most_confident)
+        known = record.exits_task_incremental, record.most_confident_task_incremental
         forgotten = {} if task.is_first else self._forgetting(directory)
         self._scalars(
             {
                 **accuracies,
-                **self._accuracies(
-                    "accuracy_task_incremental", directory.accuracies(True), directory.ac_accuracies(True)
-                ),
+                **self._accuracies("accuracy_task_incremental", *known),
                 **forgotten,
-                **_summary(directory, directory.outputs(task.index)),
-                **self._drift(directory),
+                **_summary(directory, outputs),
+                **self._drift(directory.drift_after(task.index)),
             },
             step,
         )
         averages = {tag: value for tag, value in accuracies.items() if tag.startswith("accuracy/average/")}
         after = {f"by_task/{tag}": value for tag, value in {**averages, **forgotten}.items()}
-        points = [*_by_task(directory.watched(task.index), self.tasks), ((task.index + 1) * PER_TASK, after)]
+        watched = _by_task(directory.watched(task.index), self.tasks)
+        points = [*watched, ((task.index + 1) * PER_TASK, after)]
         for logger in self.loggers:
             logger.over_tasks(points)
-        if any(logger.shows_figures for logger in self.loggers):
-            self._figures(directory, directory.outputs(task.index), step)
+        if any(logger.shows_figures for logger in self.loggers) and has_images(task.index + 1, self.tasks):
+            self._figures(directory, outputs, step)
         self._flush()
 
-    def _accuracies(self, tag: str, cube: Tensor, surest: Tensor) -> dict[str, float]:
-        row = torch.cat([cube[-1], surest[-1][:, None]], 1)
+    def _accuracies(self, tag: str, exits: list[list[float]], surest: list[float]) -> dict[str, float]:
         values = {}
-        for name, column in zip([*self.names, "most_confident"], row.T.tolist(), strict=True):
-            values.update({f"{tag}/task_{task}/{name}": value for task, value in enumerate(column)})
+        for name, column in zip([*self.names, "most_confident"], [*zip(*exits, strict=True), surest], strict=True):
+            values.update({f"{tag}/task_{task}/{name}": column[task] for task in self.shown if task < len(column)})
             values[f"{tag}/average/{name}"] = sum(column) / len(column)
         return values
 
@@ -208,21 +216,21 @@ class EventLog:
         names = [*self.names, "most_confident"]
         return {f"forgetting/{name}": value for name, value in zip(names, lost.mean(0).tolist(), strict=True)}
 
-    def _drift(self, directory: RunDirectory) -> dict[str, float]:
-        drift = directory.drift()
+    def _drift(self, drift: Drift | None) -> dict[str, float]:
         if drift is None:
             return {}
         kinds = {
-            "cka_with_previous": drift.since_previous[-1],
-            "cka_with_learned": drift.since_learned[-1],
-            "weight_norm": drift.weights[-1].T,
-            "bias_size": drift.biases[-1].T,
+            "cka_with_previous": drift.since_previous.tolist(),
+            "cka_with_learned": drift.since_learned.tolist(),
+            "weight_norm": drift.weights.T.tolist(),
+            "bias_size": drift.biases.T.tolist(),
         }
         return {
             f"drift/{kind}/task_{task}/{name}": value
-            for kind, values in kinds.items()
-            for task, row in enumerate(values.tolist())
-            for name, value in zip(self.names, row, strict=True)
+            for kind, rows in kinds.items()
+            for task in self.shown
+            if task < len(rows)
+            for name, value in zip(self.names, rows[task], strict=True)
             if math.isfinite(value)
         }
 
@@ -275,12 +283,22 @@ def _summary(directory: RunDirectory, outputs: Outputs) -> dict[str, float]:
     return {tag: value for tag, value in values.items() if value is not None}
 
 
-def _watched_values(watched: Watched, place: int, tasks: int) -> Iterator[tuple[str, float]]:
+def shown_tasks(tasks: int) -> range:
+    """The tasks that have curves of their own, by index: all, or evenly spaced ones."""
+    return range(0, tasks, -(-tasks // MOST_TASKS))
+
+
+def has_images(finished: int, tasks: int) -> bool:
+    """Whether images are drawn after so many of all tasks."""
+    return finished == tasks or finished % max(1, finished // IMAGES) == 0
+
+
+def _watched_values(watched: Watched, place: int, tasks: int, shown: Iterable[int] = ()) -> Iterator[tuple[str, float]]:
     yield "watch/tasks_begun", (watched.task + 1) / tasks
     biases = task_recency_bias(watched)[place].tolist()
     for answer, on_tasks, bias in zip(watched.answers, watched.accuracy[place].tolist(), biases, strict=True):
-        told = on_tasks if answer in WATCHED_EVERYWHERE else on_tasks[:1]
-        yield from ((f"watch/accuracy/task_{task}/{answer}", value) for task, value in enumerate(told))
+        told = shown if answer in WATCHED_EVERYWHERE else (0,)
+        yield from ((f"watch/accuracy/task_{task}/{answer}", on_tasks[task]) for task in told if task < len(on_tasks))
         if len(on_tasks) > 1:
             yield f"watch/accuracy/earlier_tasks/{answer}", sum(on_tasks[:-1]) / (len(on_tasks) - 1)
             yield f"watch/recency_bias/{answer}", bias
@@ -302,9 +320,8 @@ def task_confusion(outputs: Outputs, predictions: Tensor) -> Tensor:
     Args:
         predictions: classes [N].
     """
-    sizes = torch.tensor(outputs.sizes)
-    task_of_class = torch.arange(len(sizes)).repeat_interleave(sizes)
-    counts = torch.zeros(len(sizes), len(sizes), dtype=torch.float64)
-    places = (outputs.tasks, task_of_class[predictions])
+    tasks = len(outputs.sizes)
+    counts = torch.zeros(tasks, tasks, dtype=torch.float64)
+    places = (outputs.tasks, outputs.task_of_class[predictions])
     counts.index_put_(places, torch.ones(len(predictions), dtype=torch.float64), accumulate=True)
     return counts / counts.sum(1, keepdim=True)

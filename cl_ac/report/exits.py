@@ -89,7 +89,7 @@ class Analysis:
         curves: of each rule, class-incremental, mean over tasks.
         curves_weighted: the same, tasks weighted by their classes.
         curves_task_incremental: as `curves` with the task known.
-        after_task: the curves of the confidence rule after each task.
+        after_task: the curves of the confidence rule after each task whose outputs were kept.
         quality: of all samples, of each task, and of old and new classes.
     """
 
@@ -112,12 +112,18 @@ def analyse(directory: RunDirectory) -> Analysis:
         raise ConfigurationError(f"'{directory.path}' holds no finished task")
     outputs = directory.outputs(records[-1].task)
     curves, weighted = averaged_curves(outputs)
-    after = [
-        AfterTask(record.task, tuple(record.sizes), task_curves(directory.outputs(record.task))) for record in records
-    ]
+    stored = {task: directory.outputs(task) for task in directory.tasks_with_outputs()}
+    after = [AfterTask(task, each.sizes, task_curves(each)) for task, each in stored.items()]
     parts = {name: quality(part) for name, part in groups(outputs).items()}
     known = averaged_curves(outputs.task_incremental)[0]
     return Analysis(outputs, curves, weighted, known, after, parts)
+
+
+def sentence_of_missing(directory: RunDirectory) -> str:
+    """What is left out, since outputs are missing; empty if none are."""
+    finished, kept = len(directory.records), len(directory.tasks_with_outputs())
+    told = f"outputs/ holds those after {kept} of {finished} tasks (keep_outputs); curves after the others are left out"
+    return told if kept < finished else ""
 
 
 def averaged_curves(outputs: Outputs) -> tuple[dict[str, Curve], dict[str, Curve]]:

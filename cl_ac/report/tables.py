@@ -14,6 +14,8 @@ from cl_ac.recording.summary import (
     without_acs,
 )
 
+# More tasks than these are no list that anybody reads.
+MOST_TASKS = 20
 KNOWN_TASK = "known task: only the classes of the sample's own task are open to choice"
 
 
@@ -26,8 +28,11 @@ def summary_table(directories: Sequence[RunDirectory]) -> Table:
     compared = any(acs and plain is not None for acs, plain in zip(has_acs, references, strict=True))
     whose = ", of the most confident exit in runs with ACs" if any(has_acs) else ""
     table = Table(title=f"class-incremental accuracy after the last task, %{whose}")
-    for column in ("run", "accuracy", "incremental", "forgetting", "known task", "per task"):
-        table.add_column(column, justify="left" if column in ("run", "per task") else "right")
+    listed = all(len(summary.per_task) <= MOST_TASKS for summary in summaries)
+    for column in ("run", "accuracy", "incremental", "forgetting", "known task"):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    if listed:
+        table.add_column("per task")
     if any(has_acs):
         table.add_column("per exit")
     if compared:
@@ -39,7 +44,7 @@ def summary_table(directories: Sequence[RunDirectory]) -> Table:
             percent(summary.incremental),
             percent(summary.forgetting),
             percent(summary.task_incremental),
-            " ".join(percent(value, 0) for value in summary.per_task),
+            *([" ".join(percent(value, 0) for value in summary.per_task)] if listed else []),
             *([" ".join(percent(value, 0) for value in summary.per_exit)] if any(has_acs) else []),
             *([_cost_text(summary, reference) if summary.has_acs else "–"] if compared else []),
         ]
@@ -49,7 +54,10 @@ def summary_table(directories: Sequence[RunDirectory]) -> Table:
 
 
 def _caption(directories: Sequence[RunDirectory], has_acs: bool, compared: bool) -> Iterator[str]:
-    yield f"incremental: mean of the accuracies after each task; {KNOWN_TASK}"
+    yield (
+        "incremental: mean of the accuracies after each task; forgetting: how far earlier tasks are below their best; "
+        f"{KNOWN_TASK}"
+    )
     if has_acs:
         yield "per exit: the first exit to the final one, mean over tasks"
     if compared:

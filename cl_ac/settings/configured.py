@@ -32,6 +32,7 @@ class Configured(Objects):
         resume: go on after the last finished epoch that `directory` holds.
         loggers: where scalars and figures also go.
         keep_checkpoints: keep the state after every task, not only the newest.
+        keep_outputs: keep the outputs after each so many-th task, and after the last; 0 after the last only.
         config: all settings as plain values, from which the run can be repeated, loaded and compared.
     """
 
@@ -41,6 +42,7 @@ class Configured(Objects):
     resume: bool
     loggers: Sequence[LoggerName]
     keep_checkpoints: bool
+    keep_outputs: int
     config: Mapping[str, Any]
 
 
@@ -75,6 +77,7 @@ def from_settings(parser: ArgumentParser, settings: Namespace) -> Configured:
         resume=settings.resume,
         loggers=settings.loggers,
         keep_checkpoints=settings.keep_checkpoints,
+        keep_outputs=settings.keep_outputs,
         config=plain,
     )
 

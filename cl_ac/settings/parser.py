@@ -87,6 +87,12 @@ def run_parser() -> ArgumentParser:
         default=False,
         help="keep the state after every task in checkpoints/, not only the newest",
     )
+    parser.add_argument(
+        "--keep_outputs",
+        type=int,
+        default=1,
+        help="keep every exit's outputs after each so many-th task, and after the last; 0 after the last only",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     return parser
 

@@ -32,6 +32,7 @@ ANY_INT, ANY_FLOAT = Range(-(2**31), 2**31 - 1), Range(-1e30, 1e30)
 # Of our classes' options; those of a class of its own meaning as Class.option.
 RANGES: dict[str, Range] = {
     "seed": Range(0, 2**63 - 1),
+    "keep_outputs": MANY,
     # approaches
     "strength": WEIGHT,
     "auxiliary_strength": WEIGHT,

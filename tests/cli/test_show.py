@@ -38,3 +38,17 @@ def test_title_and_caption_are_told_once(monkeypatch, capsys):
     assert printed.count("many numbers") == 1
     assert printed.splitlines()[-1] == "what they are"
     assert max(map(len, printed.splitlines())) <= 60
+
+
+def test_a_long_name_takes_lines_and_not_tables():
+    table = Table()
+    name = "Digits5_SmallConvNet_LwF_strength2.0_sdn_7e833f_seed3"
+    for column in ("run", "accuracy", "incremental", "forgetting", "known task", "cost at equal accuracy"):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    table.add_row(name, *["65.9"] * 5)
+    console = Console(width=80, file=io.StringIO())
+    parts = list(fitted(table, console))
+    assert [column.header for column in parts[0].columns[1:4]] == ["accuracy", "incremental", "forgetting"]
+    assert parts[1].columns[-1].header == "cost at equal accuracy"  # there is room for its words on one line
+    assert "".join(parts[0].columns[0].cells).replace("\n", "") == name
+    assert max(map(len, next(iter(parts[0].columns[0].cells)).split("\n"))) <= 32

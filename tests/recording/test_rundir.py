@@ -1,13 +1,16 @@
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 
 from cl_ac.errors import ConfigurationError, ResumeError, StorageError
 from cl_ac.evaluation import ExitCosts, Outputs
+from cl_ac.recording.fingerprint import TaskData
 from cl_ac.recording.records import Record
-from cl_ac.recording.rundir import RunDirectory, runs_in
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.settings import flatten
+from cl_ac.recording.soundness import runs_in
 
 SETTINGS = {"seed": 1, "training": {"epochs": 2, "workers": 4}, "device": "cpu"}
 
@@ -51,6 +54,26 @@ def test_resume_allows_another_device_but_no_other_seed(tmp_path):
         directory.open({**SETTINGS, "seed": 2}, resume=True)
     with pytest.raises(ConfigurationError, match="already holds a run"):
         directory.open(SETTINGS, resume=False)
+
+
+def test_a_run_goes_on_with_more_tasks_and_their_epochs_if_those_of_learned_ones_stay(tmp_path):
+    def settings(tasks: int, epochs: int | list[int]) -> dict:
+        return {"seed": 1, "benchmark": {"init_args": {"tasks": tasks}}, "training": {"epochs": epochs}}
+
+    def data(tasks: int) -> list[TaskData]:
+        return [TaskData([str(task)], [1, 8, 8], 4, 0, 2, "pixels") for task in range(tasks)]
+
+    directory = RunDirectory(tmp_path / "run")
+    checkpoint = directory.open(settings(2, [2, 3]), resume=False, data=data(2))
+    replace(checkpoint, task=2, network={"weight": torch.ones(1)}).save(directory.checkpoint_path)
+    for task in range(2):
+        directory.finish(record(task), outputs(task + 1))
+    with pytest.raises(ResumeError, match=r"training\.epochs was"):
+        directory.open(settings(3, [2, 4, 5]), resume=True, data=data(3))
+    assert directory.open(settings(3, [2, 3, 5]), resume=True, data=data(3)).task == 2
+    assert RunDirectory(directory.path).config["training"]["epochs"] == [2, 3, 5]
+    # As after a kill before the next checkpoint.
+    assert directory.open(settings(3, [2, 3, 5]), resume=True, data=data(3)).task == 2
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

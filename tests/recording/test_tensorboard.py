@@ -9,7 +9,16 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from cl_ac.approach import Approach
 from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.losses import cross_entropy
-from cl_ac.recording.tensorboard import DASHBOARD, METRICS, WHILE_LEARNED, EventLog, dashboard, task_confusion
+from cl_ac.recording.tensorboard import (
+    DASHBOARD,
+    METRICS,
+    WHILE_LEARNED,
+    EventLog,
+    dashboard,
+    has_images,
+    shown_tasks,
+    task_confusion,
+)
 from cl_ac.training import EpochReport
 from cl_ac.watching.watch import Watch
 
@@ -176,3 +185,14 @@ def test_runs_line_up_by_task(toy_run, toy_benchmark):
     log.task(tasks[2], directory, 10_000)
     log.close()
     assert [event.step for event in read(directory).Scalars("by_task/forgetting/most_confident")] == [200, 300]
+
+
+def test_of_very_many_tasks_some_have_curves_and_images_become_rare():
+    assert list(shown_tasks(7)) == list(range(7))
+    assert list(shown_tasks(1000))[:3] == [0, 10, 20]
+    assert len(shown_tasks(100)) == len(shown_tasks(1000)) == 100
+    assert all(has_images(finished, 30) for finished in range(1, 31))
+    drawn = [finished for finished in range(1, 1000) if has_images(finished, 999)]
+    assert drawn[37:42] == [38, 39, 40, 42, 44]
+    assert drawn[-1] == 999
+    assert len(drawn) < 140

@@ -23,6 +23,7 @@ from cl_ac.report.exits import (
     main_tables,
     number,
     plain_accuracy,
+    sentence_of_missing,
     write,
 )
 
@@ -142,3 +143,11 @@ def test_the_plain_line_is_that_of_a_run_without_acs(run_with):
 def test_a_run_without_results_is_one_sentence(tmp_path):
     with pytest.raises(ConfigurationError, match="holds no finished task"):
         analyse(RunDirectory(tmp_path))
+
+
+def test_outputs_that_were_not_kept_are_left_out_and_told(run_with):
+    directory, _ = run_with()
+    assert sentence_of_missing(directory) == ""
+    (directory.path / "outputs" / "task_0.safetensors").unlink()
+    assert [each.task for each in analyse(directory).after_task] == [1]
+    assert "after 1 of 2 tasks" in sentence_of_missing(directory)

@@ -101,6 +101,16 @@ def test_table_shows_every_run(plain, with_acs):
     assert "40 %" in text
 
 
+def test_more_tasks_than_anybody_reads_are_not_listed(tmp_path, random_outputs):
+    directory = RunDirectory(tmp_path / "long")
+    directory.open({"seed": 0}, resume=False)
+    for task in range(21):
+        outputs = random_outputs(task, 1, 40, (1,) * (task + 1))
+        directory.finish(Record.of(task, outputs, 1.0), outputs)
+        headers = [column.header for column in summary_table([directory]).columns]
+        assert ("per task" in headers) == (task < 20)
+
+
 def test_an_unfinished_run_is_named(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     directory.open({}, resume=False)
