@@ -35,6 +35,7 @@ class EEIL(Approach):
         teacher_bn: the statistics of the first phase's teacher's batch norm; `batch` is teacher adaptation.
     """
 
+    family = "rebalancing"
     memory_use = "required"
 
     def __init__(

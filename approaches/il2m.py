@@ -24,6 +24,7 @@ class IL2M(Approach):
             `probabilities` of the softmax.
     """
 
+    family = "rebalancing"
     memory_use = "required"
 
     def __init__(self, scores: Literal["logits", "probabilities"] = "logits"):

@@ -26,6 +26,8 @@ class LwM(Approach):
         teacher_bn: the statistics of the teacher's batch norm; `batch` is teacher adaptation.
     """
 
+    family = "distillation"
+
     def __init__(
         self,
         strength: float = 1.0,

@@ -41,6 +41,7 @@ class XDERCE(Approach):
         past: whether old classes are constrained too, as in the authors' first code; a later version leaves that off.
     """
 
+    family = "replay"
     memory_use = "required"
 
     def __init__(
