@@ -43,9 +43,8 @@ def layout(events: EventAccumulator) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("watching", [False, True])
 def test_every_chart_of_a_finished_run_has_data(toy_run, watching):
-    directory = toy_run(
-        Plain(), exits="sdn", watch=Watch(every=2, nearest_mean="oracle", drift=True) if watching else Watch()
-    )
+    watch = Watch(every=2, nearest_mean="oracle", drift=True) if watching else Watch()
+    directory = toy_run(Plain(), exits="sdn", watch=watch, loggers=["tensorboard"])
     events = read(directory)
     tags = events.Tags()["scalars"]
     charts = layout(events)
@@ -68,7 +67,7 @@ def test_every_chart_of_a_finished_run_has_data(toy_run, watching):
 
 
 def test_drift_is_told_after_each_task(toy_run):
-    directory = toy_run(Plain(), exits="sdn", watch=Watch(drift=True))
+    directory = toy_run(Plain(), exits="sdn", watch=Watch(drift=True), loggers=["tensorboard"])
     events, drift = read(directory), directory.drift()
     learned = [event.value for event in events.Scalars("drift/cka_with_learned/task_0/exit_0")]
     assert learned == pytest.approx(drift.since_learned[:, 0, 0].tolist())
@@ -78,7 +77,7 @@ def test_drift_is_told_after_each_task(toy_run):
 
 
 def test_images_after_each_task(toy_run):
-    events = read(toy_run(Plain(), exits="sdn"))
+    events = read(toy_run(Plain(), exits="sdn", loggers=["tensorboard"]))
     images = {"accuracy_matrix/final", "accuracy_matrix/most_confident", "confusion_by_task/final"}
     assert set(events.Tags()["images"]) == {*images, "confusion_by_task/most_confident", "cost_accuracy"}
     assert len(events.Images("cost_accuracy")) == 3
@@ -166,7 +165,7 @@ def test_a_chart_shows_few_of_many_curves():
 
 
 def test_runs_line_up_by_task(toy_run, toy_benchmark):
-    directory = toy_run(Plain(), exits="sdn", watch=Watch(every=2))
+    directory = toy_run(Plain(), exits="sdn", watch=Watch(every=2), loggers=["tensorboard"])
     events = read(directory)
     averages = events.Scalars("by_task/accuracy/average/final")
     assert [event.step for event in averages] == [100, 200, 300]

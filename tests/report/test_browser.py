@@ -101,7 +101,8 @@ class Plain(Approach):
 @pytest.fixture
 def tensorboard(toy_run) -> Iterator[str]:
     """The address of a TensorBoard that serves a finished run."""
-    directory = toy_run(Plain(), exits="sdn", watch=Watch(every=2, nearest_mean="oracle", drift=True))
+    watch = Watch(every=2, nearest_mean="oracle", drift=True)
+    directory = toy_run(Plain(), exits="sdn", watch=watch, loggers=["tensorboard"])
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory.path), "--host", "localhost"]
     server = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True)
     try:
