@@ -73,11 +73,12 @@ def bundle_mask(mask: Tensor, size: int) -> Tensor:
 def bundled_weights(experts: Experts, size: int) -> Experts:
     """The same neurons as experts of `size` times as many (views, no copy)."""
 
-    def tied(weight: Tensor | None) -> Tensor | None:
-        return None if weight is None else weight.unflatten(0, (-1, size)).flatten(1, 2)
+    def tied(weight: Tensor) -> Tensor:
+        return weight.unflatten(0, (-1, size)).flatten(1, 2)
 
     up, down, activation, up_bias, down_bias, gate, gate_bias = experts
-    return Experts(tied(up), tied(down), activation, tied(up_bias), down_bias, tied(gate), tied(gate_bias))
+    up_bias, gate, gate_bias = (None if each is None else tied(each) for each in (up_bias, gate, gate_bias))
+    return Experts(tied(up), tied(down), activation, up_bias, down_bias, gate, gate_bias)
 
 
 def inflation(mask: Tensor, size: int) -> float:

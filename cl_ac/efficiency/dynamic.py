@@ -78,6 +78,13 @@ class DynamicFFN(nn.Module):
             what the mask excludes.
     """
 
+    up: Tensor
+    down: Tensor
+    up_bias: Tensor | None
+    down_bias: Tensor | None
+    gate_weight: Tensor | None
+    gate_bias: Tensor | None
+
     def __init__(
         self,
         experts: Experts,
@@ -220,8 +227,8 @@ def measure_usage(model: nn.Module, *inputs: Any) -> None:
     with recording(model) as recordings:
         call(model, inputs[0]) if len(inputs) == 1 else model(*inputs)
     for name, ffn in dynamic_ffns(model).items():
-        if recordings[name].mask is not None:
-            ffn.usage = measured_usage(recordings[name].mask)
+        if (mask := recordings[name].mask) is not None:
+            ffn.usage = measured_usage(mask)
 
 
 def descriptions(model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ Source: D2DMoE (Szatkowski et al., NeurIPS 2024, arXiv 2310.04361), section 3.1.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,14 @@ class Projections:
             raise ConfigurationError(f"projections.dropout is {self.dropout:g}; it must be at least 0 and below 1")
 
 
+class Batches(Protocol):
+    """What can be gone through again and again, and knows how many batches it holds."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
 class Residual(nn.Module):
     """Adds a layer's input to its output."""
 
@@ -82,7 +90,7 @@ def hidden_neurons(width: int, cost: float = 1.0) -> int:
 
 def distil_projections(
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Batches,
     settings: Projections = Projections(),
     seed: int = 0,
     forward: Callable[[nn.Module, Any], object] = call,
@@ -94,7 +102,7 @@ def distil_projections(
     squared error, plus that of the sparsity loss.
 
     Args:
-        batches: iterated anew in each epoch; must have a length.
+        batches: gone through anew in each epoch.
         settings: of the MLPs and of their training.
         seed: of initial weights and dropout.
         forward: runs the model on a batch; by default a mapping is handed to it as keyword arguments.
@@ -129,7 +137,7 @@ def _replacement(layer: nn.Module, settings: Projections) -> nn.Module:
 def _train(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
-    batches: Iterable[Any],
+    batches: Batches,
     settings: Projections,
     forward: Callable[[nn.Module, Any], object],
 ) -> list[dict[str, float]]:
@@ -138,7 +146,7 @@ def _train(
     step, steps = 0, settings.epochs * len(batches)
     with evaluating(model), Sparsity(nn.ModuleList(layers.values()), settings.sparsify) as sparsity:
         for _ in range(settings.epochs):
-            sums = dict.fromkeys(layers, 0.0)
+            sums: dict[str, Tensor | float] = dict.fromkeys(layers, 0.0)
             for batch in batches:
                 with recorded(model, layers) as seen, torch.no_grad():
                     forward(model, batch)

@@ -77,11 +77,12 @@ class Masking(nn.Module):
             values: [..., K].
             kept: [..., K], bool; None for all.
             weight: [D, K].
-            rows: its transpose, contiguous; used if there is a mask.
+            rows: its transpose, contiguous, if that is at hand; used if there is a mask.
             bias: [D] or None.
         """
         if kept is None:
             return F.linear(values, weight, bias)
+        rows = weight.t().contiguous() if rows is None else rows
         # Under autocast values may be narrower than the weights, which the kernels do not mix.
         return sparse_linear(values.to(rows.dtype), kept, rows, bias, self.backend)
 

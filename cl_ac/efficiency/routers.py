@@ -74,9 +74,10 @@ class NormRouter(nn.Module):
                 f"experts.router_width is {hidden} and experts.router_depth {depth}; both must be at least 1"
             )
         sizes = [width, *[hidden] * (depth - 1), experts]
-        self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(sizes))
-        for layer in self.layers:
+        layers = [nn.Linear(a, b, bias=False) for a, b in pairwise(sizes)]
+        for layer in layers:
             nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -107,6 +108,8 @@ class SimilarityRouter(nn.Module):
         directions: `centroids` of the experts [E, D].
     """
 
+    directions: Tensor
+
     def __init__(self, directions: Tensor):
         super().__init__()
         self.register_buffer("directions", F.normalize(directions, dim=-1))
@@ -121,6 +124,12 @@ class OracleRouter(nn.Module):
     Args:
         experts: whose norms; copied, since a reference must not follow them elsewhere.
     """
+
+    up: Tensor
+    up_bias: Tensor | None
+    gate: Tensor | None
+    gate_bias: Tensor | None
+    factors: Tensor
 
     def __init__(self, experts: Experts):
         super().__init__()

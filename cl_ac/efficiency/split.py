@@ -63,7 +63,7 @@ def kmeans_split(
     points = torch.cat([points, points.new_zeros(experts * size - len(points), points.shape[1])])
     centroids = _spread_out(points, experts, generator)
     prices, owners = points.new_zeros(experts), None
-    least, best = torch.inf, None
+    least, best = torch.inf, torch.arange(experts, device=rows.device).repeat_interleave(size)
     last = torch.inf
     for _ in range(rounds):
         # Squared distances differ from this by terms that every balanced assignment shares.
@@ -143,20 +143,21 @@ def expert_weights(feed_forward: FeedForward, split: Tensor) -> Experts:
         )
     split = split.to(feed_forward.up.device)
 
-    def rows(weight: Tensor | None) -> Tensor | None:
-        if weight is None:
-            return None
+    def rows(weight: Tensor) -> Tensor:
         missing = split.numel() - len(weight)
         return torch.cat([weight, weight.new_zeros(missing, *weight.shape[1:])])[split]
+
+    def rows_if_any(weight: Tensor | None) -> Tensor | None:
+        return None if weight is None else rows(weight)
 
     return Experts(
         rows(feed_forward.up),
         rows(feed_forward.down.T),
         feed_forward.activation,
-        rows(feed_forward.up_bias),
+        rows_if_any(feed_forward.up_bias),
         None if feed_forward.down_bias is None else feed_forward.down_bias.clone(),
-        rows(feed_forward.gate),
-        rows(feed_forward.gate_bias),
+        rows_if_any(feed_forward.gate),
+        rows_if_any(feed_forward.gate_bias),
     )
 
 
@@ -168,7 +169,7 @@ def _spread_out(points: Tensor, count: int, generator: torch.Generator) -> Tenso
     for draw in draws[1:]:
         reached = distance.double().cumsum(0)
         position = torch.searchsorted(reached, draw.to(reached) * reached[-1], right=True)
-        chosen.append(min(position.item(), len(points) - 1))
+        chosen.append(min(int(position), len(points) - 1))
         distance = distance.minimum((points - points[chosen[-1]]).square().sum(1))
     return points[chosen]
 

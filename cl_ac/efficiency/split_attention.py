@@ -102,7 +102,8 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A linear layer with a copy of the weights [out, in]."""
-    layer = nn.Linear(*reversed(weight.shape), bias is not None, device="meta").to_empty(device=weight.device)
+    outputs, inputs = weight.shape
+    layer = nn.Linear(inputs, outputs, bias is not None, device="meta").to_empty(device=weight.device)
     layer.weight = nn.Parameter(weight.detach().clone())
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach().clone())
@@ -127,7 +128,7 @@ def split_projections(model: nn.Module) -> dict[str, Kind]:
             if both is None or proj is None or hasattr(module, "q_bias") or both[0].shape[0] != 3 * both[0].shape[1]:
                 continue
             biases = [None] * 3 if both[1] is None else both[1].chunk(3)
-            parts = dict(zip(KINDS, map(_linear, both[0].chunk(3), biases), strict=False))
+            parts: dict[str, nn.Module] = dict(zip(KINDS, map(_linear, both[0].chunk(3), biases), strict=False))
             model.set_submodule(_join(path, fused), Joined(parts).train(module.training))
     return _square_projections(model)
 

@@ -177,7 +177,8 @@ def allocate(
     histograms = {path.removeprefix(prefix): histogram for path, histogram in counted.items()}
     if not histograms:
         raise ConfigurationError(f"the block '{block}' of {type(model).__name__} calls no linear layer")
-    weights = {path: linear_weights(module.get_submodule(path))[0].numel() for path in histograms}
+    linears = {path: linear_weights(module.get_submodule(path)) for path in histograms}
+    weights = {path: linear[0].numel() for path, linear in linears.items() if linear is not None}
     mean = sum(weights.values()) / len(weights)
     expected = [_tail(each.output, each.mask, tail) for each in calls]
     norm = torch.stack([output.float().square().sum() for output in expected]).sum()
