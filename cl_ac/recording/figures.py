@@ -34,7 +34,7 @@ STYLE: dict[Any, Any] = {
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
 }
 PANEL = (3.95, 2.9)  # inches: one across a telephone, three across a page
-LINES = [*matplotlib.colormaps["tab10"].colors]
+LINES = matplotlib.color_sequences["tab10"]
 NUMBERED = 40  # fields a side of a heat map up to which each has its number
 DEPTHS = matplotlib.colormaps["viridis"]
 
@@ -88,7 +88,7 @@ def line_figure(lines: Sequence[Line], title: str, x_label: str, y_label: str, w
         for line in lines:
             _draw(axes, line)
         if whole_x:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.locator_params("x", integer=True)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.set_title(title)

@@ -1,6 +1,7 @@
 """Figures of a converted run: dynamic experts and early exits on one plot, measured time, and where experts work."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import torch
@@ -40,7 +41,12 @@ def cost_figure(
         for place, (tau, curve) in enumerate(sorted(curves.items())):
             ends = place in (0, len(curves) - 1)
             label = f"τ {tau:.3g}, early exits" if ends else None
-            style = {"color": _shade(place, len(curves)), "linewidth": 0.9, "alpha": 0.8, "label": label}
+            style: dict[str, Any] = {
+                "color": _shade(place, len(curves)),
+                "linewidth": 0.9,
+                "alpha": 0.8,
+                "label": label,
+            }
             axes.plot(curve.cost.numpy(), 100 * curve.accuracy.numpy(), **style)
         axes.plot(original.cost.numpy(), 100 * original.accuracy.numpy(), "k-", label="original, early exits")
         _line(axes, [whole[tau] for tau in sorted(whole)], "o--", "C3", "D2DMoE, whole")
@@ -132,7 +138,7 @@ def map_figure(images: Tensor, masks: Mapping[str, Tensor]) -> Figure | None:
     for place in shown:
         executed = list(maps.values())[place]
         # An expert that runs for about half of the tokens shows best what it looks for.
-        expert = (executed.double().mean((0, 1, 2)) - 0.5).abs().argmin().item()
+        expert = int((executed.double().mean((0, 1, 2)) - 0.5).abs().argmin())
         rows[f"FFN {place + 1},\nexpert {expert + 1}"] = executed[..., expert].double()
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(0.95 * len(images) + 1.7, 0.98 * len(rows)), layout="constrained")

@@ -56,8 +56,8 @@ def table(converted: Converted, measured: Measured = NOT_MEASURED) -> Table:
         made.add_row(name, *map(percent, cells), *map(_rounded, times), end_section=index in last_of_family)
     if choice := converted.choice:
         name = f"chosen: tau {choice.tau:.3g}, exits at {choice.confidence:.3f}"
-        times = [_rounded(each.chosen) for each in measured.values()]
-        made.add_row(name, "–", "–", "–", percent(choice.accuracy), percent(choice.cost), *times)
+        chosen_times = [_rounded(each.chosen) for each in measured.values()]
+        made.add_row(name, "–", "–", "–", percent(choice.accuracy), percent(choice.cost), *chosen_times)
     return made
 
 

@@ -75,7 +75,7 @@ def exit_histogram_figure(outputs: Outputs, curve: Curve, by: Literal["task", "c
     for index, name in enumerate([*map(answer_text, exit_names(exits)), "none is sure"]):
         axes.bar(range(count), shares[:, index], bottom=shares[:, :index].sum(1), label=name)
     if by == "task":
-        axes.set_xticks(range(count), range(1, count + 1))
+        axes.set_xticks(range(count), [str(number) for number in range(1, count + 1)])
     axes.set_xlabel(by)
     axes.set_ylabel("samples (%)")
     axes.set_title(f"confidence threshold {threshold:.3f}", fontsize="medium")

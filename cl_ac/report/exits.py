@@ -128,7 +128,7 @@ def sentence_of_missing(directory: RunDirectory) -> str:
 
 def averaged_curves(outputs: Outputs) -> tuple[dict[str, Curve], dict[str, Curve]]:
     """The curve of each rule averaged over tasks, unweighted and weighted by classes; on the paper's grid as well."""
-    choices = {name: (rule, None) for name, rule in RULES.items()}
+    choices: dict[str, tuple[ExitRule, Tensor | None]] = {name: (rule, None) for name, rule in RULES.items()}
     choices["confidence, grid of the AC paper"] = (Confidence(), PAPER_THRESHOLDS)
     curves = {name: task_curves(outputs, rule, thresholds) for name, (rule, thresholds) in choices.items()}
     plain = {name: average_curve(each) for name, each in curves.items()}

@@ -172,8 +172,8 @@ def gaps(groups: Sequence[Group]) -> ResultTable:
         for place, answer in enumerate(runs[0].answers):
             if len(groups) > MOST_LINES and answer not in ("final", "most_confident", "nearest_mean/final"):
                 continue
-            columns = {name: tuple(getattr(run, name)[place].item() for run in runs) for name in GAP_COLUMNS}
-            cells = [Spread(values, name != "settling_steps") for name, values in columns.items()]
+            taken = {name: tuple(getattr(run, name)[place].item() for run in runs) for name in GAP_COLUMNS}
+            cells = [Spread(values, name != "settling_steps") for name, values in taken.items()]
             rows.append([group.label, answer_text(answer), *cells])
     columns = ["run", "answer", *GAP_COLUMNS.values()]
     return ResultTable("stability_gap", "old tasks while new ones are learned, % but for steps", columns, rows)

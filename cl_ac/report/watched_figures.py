@@ -1,6 +1,7 @@
 """Figures of what was watched during training: old tasks while new ones are learned."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -48,9 +49,9 @@ def old_tasks_figure(tasks: Sequence[Watched], title: str) -> Figure:
         for index, name in enumerate(heads):
             colour = DEPTHS(0.9 * (1 - index / max(1, len(heads) - 1)))
             _plot_old(axes, tasks, name, color=colour, linewidth=1.2)
-        for name, colour in (("most_confident", LINES[3]), ("nearest_mean/final", LINES[1])):
+        for name, line_colour in (("most_confident", LINES[3]), ("nearest_mean/final", LINES[1])):
             if name in tasks[0].answers and len(heads) > (name == "most_confident"):
-                _plot_old(axes, tasks, name, color=colour, linewidth=1.2, linestyle="--")
+                _plot_old(axes, tasks, name, color=line_colour, linewidth=1.2, linestyle="--")
         _finish(figure, axes, tasks, title)
     return figure
 
@@ -67,7 +68,7 @@ def gap_overlay(runs: Mapping[str, Sequence[Watched]]) -> Figure:
         for place, (name, tasks) in enumerate(runs.items()):
             where, accuracy = _over_tasks([each for each in tasks if each.task > 0])
             axes.plot(where, 100 * accuracy, color=LINES[place % len(LINES)], linewidth=1.2, label=name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", integer=True)
         axes.set_xlabel("tasks learned")
         axes.set_ylabel("accuracy (%)")
         axes.set_ylim(-2, 102)
@@ -87,7 +88,7 @@ def _over_tasks(later: Sequence[Watched]) -> tuple[Tensor, Tensor]:
     return torch.cat(where), torch.cat(accuracy)
 
 
-def _plot_old(axes: Axes, tasks: Sequence[Watched], answer: str, **style: object) -> None:
+def _plot_old(axes: Axes, tasks: Sequence[Watched], answer: str, **style: Any) -> None:
     """One line for all tasks but the first, with a gap between tasks."""
     later = [each for each in tasks if each.task > 0]
     gap = torch.full((1,), torch.nan)
