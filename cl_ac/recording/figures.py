@@ -181,7 +181,7 @@ def heat_map(
     step = -(-longest // NUMBERED)
     colours = matplotlib.colormaps["Blues"]
     with panel(1.1 + max(1.6, size * width), 0.95 + size * height) as (figure, axes):
-        shades = {"vmin": 0, "vmax": 100, "cmap": colours}
+        shades: dict[str, Any] = {"vmin": 0, "vmax": 100, "cmap": colours}
         if step == 1:
             axes.pcolormesh(100 * values.numpy(), edgecolor="white", linewidth=0.8, **shades)
         else:
