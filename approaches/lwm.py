@@ -1,11 +1,13 @@
 """LwM: the regions that the previous network looked at stay the ones that matter."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork
-from cl_ac.data.layouts import AXES, read
+from cl_ac.data.layouts import AXES, Layout, read
 from cl_ac.errors import ConfigurationError
 from cl_ac.losses import attention_distance, cross_entropy, global_distillation
 from cl_ac.teacher import Teacher, TeacherStatistics
@@ -81,11 +83,13 @@ def explain(network: ExitNetwork, images: Tensor, classes: Tensor | None) -> tup
     logits, maps = network.classify(hidden), []
     chosen = logits.gather(-1, (logits.argmax(-1) if classes is None else classes)[..., None]).sum((1, 2))
     for index, (score, (_, end)) in enumerate(zip(chosen, network.bounds, strict=True)):
-        stage = last_map(network, index)
+        stage = cast(int, last_map(network, index))
         features = hidden[index] if stage == end - 1 else outputs[stage]
         # An exit that only reads the backbone may leave no path to a map below it.
         (gradient,) = torch.autograd.grad(score, features, create_graph=True, materialize_grads=True)
-        features, gradient = (read(value, network.stage_layouts[stage]).float() for value in (features, gradient))
+        features, gradient = (
+            read(value, cast(Layout, network.stage_layouts[stage])).float() for value in (features, gradient)
+        )
         maps.append(F.relu((gradient.mean((2, 3), keepdim=True) * features).sum(1)))
     return logits, maps
 

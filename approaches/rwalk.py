@@ -68,5 +68,7 @@ class RWalk(SI):
     def end_task(self, task, network, trainer) -> None:
         self.update(flatten(network).detach(), self.steps > 0)
         self.score = self.task_score if task.is_first else (self.score + self.task_score) / 2
-        parts = (value / value.max().clamp(min=torch.finfo(value.dtype).tiny) for value in (self.fisher, self.score))
-        self.penalty.importance = sum(parts)[None]
+        self.penalty.importance = sum(
+            (value / value.max().clamp(min=torch.finfo(value.dtype).tiny) for value in (self.fisher, self.score)),
+            start=torch.zeros_like(self.fisher),
+        )[None]

@@ -161,8 +161,8 @@ def average_incremental(accuracies: Tensor, sizes: Sequence[int] | None = None) 
     the two are equal.
     """
     tasks = len(accuracies)
-    sizes = torch.ones(tasks) if sizes is None else torch.tensor(sizes[:tasks])
-    weights = sizes.to(accuracies.dtype).expand(tasks, tasks).tril()
+    classes = torch.ones(tasks) if sizes is None else torch.tensor(sizes[:tasks])
+    weights = classes.to(accuracies.dtype).expand(tasks, tasks).tril()
     seen = accuracies.movedim((0, 1), (-2, -1)).tril()
     return (seen * weights / weights.sum(1, keepdim=True)).sum((-2, -1)) / tasks
 

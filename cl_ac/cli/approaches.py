@@ -4,6 +4,7 @@ import argparse
 import inspect
 import re
 from collections.abc import Sequence
+from typing import get_args
 
 from rich import box
 from rich.console import Console
@@ -13,6 +14,7 @@ from cl_ac.approach import Approach, Family, TaskApproach
 from cl_ac.errors import ConfigurationError
 from cl_ac.settings.plugins import classes
 
+FAMILIES = get_args(Family)
 # What a method that overrides a hook asks of everything around it.
 NEEDS = {
     "prepare": "modules in the backbone",
@@ -28,15 +30,15 @@ NEEDS = {
 def command(arguments: Sequence[str]) -> None:
     """Prints the approaches, or those of some families."""
     parser = argparse.ArgumentParser("cl-ac approaches", description="Lists the approaches by family.")
-    parser.add_argument("family", nargs="*", help=f"only these: {', '.join(Family.__args__)}")
+    parser.add_argument("family", nargs="*", help=f"only these: {', '.join(FAMILIES)}")
     families = parser.parse_args(arguments).family
     for family in families:
-        if family not in Family.__args__:
-            raise ConfigurationError(f"'{family}' is no family of approaches; known: {', '.join(Family.__args__)}")
+        if family not in FAMILIES:
+            raise ConfigurationError(f"'{family}' is no family of approaches; known: {', '.join(FAMILIES)}")
     table = Table(box=box.SIMPLE)
     for head in ("approach", "exemplars", "paper", "what else it needs"):
         table.add_column(head)
-    for family in families or Family.__args__:
+    for family in families or FAMILIES:
         table.add_section()
         rows = [(name, approach) for name, approach in by_family() if approach.family == family]
         if rows:
@@ -50,7 +52,7 @@ def command(arguments: Sequence[str]) -> None:
 
 def by_family() -> list[tuple[str, type[Approach]]]:
     """All approaches that come with the framework, by name, those of one family together."""
-    return sorted(classes("approach", Approach).items(), key=lambda each: (Family.__args__.index(each[1].family), each))
+    return sorted(classes("approach", Approach).items(), key=lambda each: (FAMILIES.index(each[1].family), each))
 
 
 def needs(approach: type[Approach]) -> list[str]:

@@ -28,9 +28,9 @@ class PreparedLinear(GrowingClassifier):
 
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
         old_weight, old_bias = self.weight.detach(), self.bias.detach()
-        future = self.future_weight.detach(), self.future_bias.detach()
+        future = [self.future_weight.detach(), self.future_bias.detach()]
         if not len(old_bias):
-            future = tuple(self.initial(self.classes, *rest, generator=generator) for rest in ((self.in_features,), ()))
+            future = [self.initial(self.classes, *rest, generator=generator) for rest in ((self.in_features,), ())]
         self.old_weight, self.old_bias = nn.Parameter(old_weight), nn.Parameter(old_bias)
         self.new_weight, self.new_bias = (nn.Parameter(rows[:num_classes].clone()) for rows in future)
         self.future_weight, self.future_bias = (nn.Parameter(rows[num_classes:].clone()) for rows in future)
@@ -63,6 +63,9 @@ class PreparedPolytope(GrowingClassifier):
         in_features: D.
         classes: of the run, each of which has a vertex; the map has one dimension less.
     """
+
+    vertices: Tensor
+    seen: Tensor
 
     def __init__(self, in_features: int, classes: int):
         super().__init__(in_features)
