@@ -27,6 +27,9 @@ EXTENSIONS = frozenset(
         ".xpm",
     )
 )
+# What pictures end with, by Pillow's name of the format, and where it is looked for: in so many bytes.
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}
+TAIL = 64
 RESIDENT_BYTES = 4 * 2**30
 # What training takes beside the images, at the least.
 WORKING_BYTES = 2**29
@@ -111,7 +114,8 @@ class ImageFolder(Benchmark):
 
         Raises:
             DataError: naming every file that is no readable image, or if memory has no room. Of images that are not
-                kept in memory only the headers are read here; a damaged picture is named when it is first used.
+                kept in memory only headers and ends are read here, which tells those that were cut short; a picture
+                that is damaged in between is named when it is first used.
         """
         files = ImageFiles([path for part in parts for path in cast(ImageFiles, part.images).paths], self.size)
         if not self._fits(torch.Size(files.shape).numel()):
@@ -174,9 +178,19 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 
 def _probe(path: Path) -> None:
-    """Reads the header only: quick, and finds what is no image at all, but not a damaged picture."""
-    with readable(path):
-        pass
+    """Reads the header and the last bytes: quick, and finds what is no image or was cut short, but no other damage.
+
+    Raises:
+        DataError: for what it finds.
+    """
+    with readable(path) as image:
+        end = ENDS.get(image.format or "")
+    if end is not None:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL))
+            is_whole = end in file.read()
+        if not is_whole:
+            square(path, 1)  # other data may follow the picture: decoding it tells
 
 
 def _for_each(paths: Sequence[Path], read: Callable[[int, Path], object], chunk: int = 256) -> None:

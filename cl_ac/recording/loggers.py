@@ -92,19 +92,21 @@ class TensorBoardLogger(Logger):
         self.tags.update(values)
 
     def over_tasks(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-        """A file of its own for each call, which a resumed run that comes here again finds."""
-        suffix, earlier = f".tasks_{points[-1][0]}", sorted(self.path.glob("events.out.tfevents.*.tasks_*"))
-        if not any(file.name.endswith(suffix) for file in earlier):
-            from torch.utils.tensorboard import SummaryWriter
+        """A file of its own for each call; a resumed run that comes here again replaces it, since a kill may cut it."""
+        from torch.utils.tensorboard import SummaryWriter
 
-            with SummaryWriter(str(self.path), filename_suffix=suffix) as writer:
-                for place, values in points:
-                    for tag, value in values.items():
-                        writer.add_scalar(tag, value, place)
-            (file,) = self.path.glob(f"events.out.tfevents.*{suffix}")
-            # Files are read by their names, and those of one second are not in the order of their numbers.
-            if earlier and file < earlier[-1]:
-                _renamed(file, _began(earlier[-1]) + 1)
+        suffix = f".tasks_{points[-1][0]}"
+        for cut in self.path.glob(f"events.out.tfevents.*{suffix}"):
+            cut.unlink()
+        earlier = max(self.path.glob("events.out.tfevents.*.tasks_*"), default=None)
+        with SummaryWriter(str(self.path), filename_suffix=suffix) as writer:
+            for place, values in points:
+                for tag, value in values.items():
+                    writer.add_scalar(tag, value, place)
+        (file,) = self.path.glob(f"events.out.tfevents.*{suffix}")
+        # Files are read by their names, and those of one second are not in the order of their numbers.
+        if earlier is not None and file < earlier:
+            _renamed(file, _began(earlier) + 1)
         self.tags.update(tag for _, values in points for tag in values)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:

@@ -1,9 +1,13 @@
 """`metrics.jsonl`: what a run keeps of each finished task in a line of text."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from cl_ac.evaluation import Outputs, ac_accuracy, exit_accuracy
 from cl_ac.recording.files import append, reading, write_atomically
@@ -84,6 +88,7 @@ class RecordFile:
         self.path = path
         self._records: list[Record] = []
         self._version: tuple[int, ...] = ()
+        self._rows: dict[str, dict[int, Tensor]] = defaultdict(dict)
 
     def read(self) -> list[Record]:
         """The finished tasks.
@@ -97,7 +102,16 @@ class RecordFile:
             if (version := self._present_version()) != self._version:
                 lines = [line for line in self.path.read_text().splitlines() if line.strip()]
                 self._records, self._version = [Record.parse(line) for line in lines], version
+                self._rows.clear()
         return list(self._records)
+
+    def rows(self, field: str) -> list[Tensor]:
+        """A field of all finished tasks as tensors, which are made once each."""
+        records, made = self.read(), self._rows[field]
+        for record in records:
+            if record.task not in made:
+                made[record.task] = torch.tensor(getattr(record, field), dtype=torch.float64)
+        return [made[record.task] for record in records]
 
     def salvage(self) -> tuple[dict[int, Record], bool]:
         """The records that can be read, by task, and whether the file holds them and nothing else."""

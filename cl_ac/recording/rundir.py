@@ -22,7 +22,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
@@ -279,13 +278,11 @@ class RunDirectory:
 
     def accuracies(self, task_incremental: bool = False) -> Tensor:
         """The accuracy cube [T, T, E]."""
-        field = "exits_task_incremental" if task_incremental else "exits"
-        return cube([torch.tensor(getattr(r, field), dtype=torch.float64) for r in self.records])
+        return cube(self.record_file.rows("exits_task_incremental" if task_incremental else "exits"))
 
     def ac_accuracies(self, task_incremental: bool = False) -> Tensor:
         """The accuracies [T, T] of the most confident exit."""
-        field = "most_confident_task_incremental" if task_incremental else "most_confident"
-        return cube([torch.tensor(getattr(r, field), dtype=torch.float64) for r in self.records])
+        return cube(self.record_file.rows("most_confident_task_incremental" if task_incremental else "most_confident"))
 
     def accuracy_rows(self, task_incremental: bool = False) -> list[dict[str, float]]:
         """The accuracy cube as one row for each of its values, as data frames take them.

@@ -61,19 +61,21 @@ def summarise(directory: RunDirectory, reference: float | None = None) -> Summar
     records = directory.records
     if not records:
         raise ConfigurationError(f"'{directory.path}' holds no finished task")
-    answers, sizes = directory.ac_accuracies(), records[-1].sizes
+    answers, last = directory.ac_accuracies(), records[-1]
+    known = torch.tensor(last.most_confident_task_incremental, dtype=torch.float64)
+    exits = torch.tensor(last.exits, dtype=torch.float64)
     lost = forgetting(answers)
     return Summary(
         directory.name,
         len(records),
         average(answers[-1]).item(),
-        average(answers[-1], sizes).item(),
+        average(answers[-1], last.sizes).item(),
         average_incremental(answers).item(),
-        average_incremental(answers, sizes).item(),
+        average_incremental(answers, last.sizes).item(),
         lost.mean().item() if len(lost) else 0.0,
-        average(directory.ac_accuracies(task_incremental=True)[-1]).item(),
+        average(known).item(),
         answers[-1].tolist(),
-        average(directory.accuracies()[-1]).tolist(),
+        average(exits).tolist(),
         None if reference is None else _cost_at(directory, reference),
     )
 

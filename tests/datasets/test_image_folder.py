@@ -201,3 +201,17 @@ def test_what_is_called_an_image_and_cannot_be_read_is_named(tmp_path, name):
     os.mkfifo(tmp_path / "train/ant" / name)
     with pytest.raises(DataError, match=name):
         ImageFolder(str(tmp_path), size=8).load()
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_of_streamed_images_those_that_were_cut_short_are_named_at_once(tmp_path, ending):
+    _write_tree(tmp_path, side=64)
+    picture, cut, longer = (tmp_path / "train" / "ant" / f"{name}.{ending}" for name in ("whole", "cut", "longer"))
+    Image.fromarray(numpy.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=numpy.uint8)).save(picture)
+    content = picture.read_bytes()
+    longer.write_bytes(content + 200 * b"\0")  # as cameras do
+    folder = ImageFolder(str(tmp_path), size=8, in_memory=False)
+    folder.load()
+    cut.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=rf"cannot read the image '.*cut\.{ending}'"):
+        folder.load()

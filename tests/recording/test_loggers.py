@@ -108,6 +108,23 @@ def test_tensorboard_keeps_the_order_of_tasks_that_end_within_a_second(tmp_path)
     assert points(tmp_path, "by_task/a") == [(100, 1.0), (200, 2.0), (300, 3.0)]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_tensorboard_writes_a_task_again_whose_file_was_cut(tmp_path, share):
+    first = tensorboard(tmp_path)
+    first.scalars({"a": 1.0}, 5)
+    first.over_tasks([(100, {"by_task/a": 0.25})])
+    first.over_tasks([(150, {"by_task/a": 0.5}), (200, {"by_task/a": 0.75})])
+    first.close()
+    (file,) = tmp_path.glob("*.tasks_200")
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    second = tensorboard(tmp_path, step=5)
+    second.over_tasks([(150, {"by_task/a": 0.5}), (200, {"by_task/a": 0.75})])
+    second.scalars({"a": 2.0}, 6)
+    second.close()
+    assert points(tmp_path, "by_task/a") == [(100, 0.25), (150, 0.5), (200, 0.75)]
+    assert points(tmp_path, "a") == [(5, 1.0), (6, 2.0)]
+
+
 def test_tensorboard_shows_figures(tmp_path):
     logger = tensorboard(tmp_path)
     figure = matplotlib.figure.Figure(figsize=(1, 2), dpi=50)

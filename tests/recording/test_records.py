@@ -24,6 +24,15 @@ def test_a_finished_task_is_added_and_earlier_lines_are_not_written_again(tmp_pa
     assert file.read() == RecordFile(path).read() == [record(0), record(1)]
 
 
+def test_rows_are_those_of_the_file_as_it_is_now(tmp_path):
+    file = RecordFile(tmp_path / "metrics.jsonl")
+    for task, accuracy in ((0, 0.25), (1, 0.5)):
+        file.finish(record(task, accuracy))
+    assert [row.tolist() for row in file.rows("most_confident")] == [[0.25], [0.5, 0.5]]
+    file.finish(record(0, 0.75))
+    assert [row.tolist() for row in file.rows("most_confident")] == [[0.75]]
+
+
 def test_a_task_that_is_finished_again_replaces_what_came_after(tmp_path):
     file = RecordFile(tmp_path / "metrics.jsonl")
     for task in range(3):
