@@ -26,6 +26,7 @@ class AGEM(Approach):
             its own `task`, as in the paper.
     """
 
+    family = "replay"
     memory_use = "required"
 
     def __init__(self, replay: int | None = None, among: Literal["all", "task"] = "all"):

@@ -23,6 +23,7 @@ class ERACE(Approach):
         among: what new images are classified among: the classes present in the `batch`, or all classes of the `task`.
     """
 
+    family = "replay"
     memory_use = "required"
 
     def __init__(self, replay: int | None = None, among: Literal["batch", "task"] = "batch"):

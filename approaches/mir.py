@@ -24,6 +24,7 @@ class MIR(Approach):
         virtual_lr: rate of the step that is only tried.
     """
 
+    family = "replay"
     memory_use = "required"
 
     def __init__(self, replay: int = 10, candidates: int = 50, virtual_lr: float = 0.1):

@@ -26,6 +26,7 @@ class WA(Approach):
         teacher_bn: statistics of the teacher's batch norm.
     """
 
+    family = "rebalancing"
     memory_use = "required"
 
     def __init__(
