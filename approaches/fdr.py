@@ -22,6 +22,8 @@ class FDR(DER):
         strength: weight of the distance (α).
     """
 
+    family = "replay"
+
     def __init__(self, strength: float = 1.0):
         super().__init__(strength)
 

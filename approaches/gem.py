@@ -26,6 +26,8 @@ class GEM(AGEM):
         ridge: what is added to the diagonal of the products of the g_k.
     """
 
+    family = "replay"
+
     def __init__(
         self,
         replay: int | None = None,
