@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cl_ac.approach import Approach, Batch, ExitNetwork
+from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
 from cl_ac.errors import ConfigurationError
 from cl_ac.losses import cross_entropy
 
@@ -16,15 +16,20 @@ class Freezing(Approach):
 
     Args:
         freeze_after: index of the last task that trains the backbone.
+        train_heads: whether the linear heads go on learning. Without, nothing is fitted on later tasks: an inference
+            classifier (`--classifier`) has to learn them in its own way.
     """
 
     family = "baseline"
 
-    def __init__(self, freeze_after: int = 0):
+    def __init__(self, freeze_after: int = 0, train_heads: bool = True):
         super().__init__()
         if freeze_after < 0:
             raise ConfigurationError(f"approach.freeze_after is {freeze_after}; it must be at least 0")
-        self.freeze_after = freeze_after
+        self.freeze_after, self.train_heads = freeze_after, train_heads
+
+    def training_set(self, task: Task) -> TrainingSet | None:
+        return super().training_set(task) if self.train_heads or task.index <= self.freeze_after else None
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         frozen = batch.task.index > self.freeze_after

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cl_ac.data import color
 from cl_ac.errors import ConfigurationError
 
 
@@ -30,6 +31,10 @@ class Augmentation:
         size: side of the output in pixels, to which smaller images are enlarged; None keeps the image's size.
         scale: smallest and largest share of the area that a `resized` crop takes.
         ratio: smallest and largest aspect ratio (width / height) of a `resized` crop.
+        jitter: how much brightness, contrast, saturation and hue change in training, in random order: factors are
+            within 1 ± these values, the hue turns by up to that share of the circle (at most 0.5).
+        jittered: share of the images that `jitter` changes.
+        grayscale: share of the images that lose their colours.
     """
 
     mean: tuple[float, ...] = (0.5,)
@@ -40,6 +45,9 @@ class Augmentation:
     size: int | None = None
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jittered: float = 1.0
+    grayscale: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
@@ -53,6 +61,18 @@ class Augmentation:
         for name, (low, high) in {"scale": self.scale, "ratio": self.ratio}.items():
             if not 0 < low <= high:
                 raise ConfigurationError(f"augmentation.{name} is {(low, high)}; it must rise from above 0")
+        if min(self.jitter) < 0 or self.jitter[color.HUE] > 0.5:
+            raise ConfigurationError(
+                f"augmentation.jitter is {self.jitter}; every value must be at least 0, and that of the hue at most 0.5"
+            )
+        for name, share in {"jittered": self.jittered, "grayscale": self.grayscale}.items():
+            if not 0 <= share <= 1:
+                raise ConfigurationError(f"augmentation.{name} is {share}; it must be from 0 to 1")
+
+    @property
+    def recolors(self) -> bool:
+        """Whether colours change in training."""
+        return any(self.jitter) or self.grayscale > 0
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of what the network sees, for images of `height` × `width`."""
@@ -63,9 +83,10 @@ class Augmentation:
 
         Returns:
             [count, 5]: top, left, height, width in pixels of the unpadded image (negative inside the padding) and
-            1 where the image is mirrored; None if nothing is random.
+            1 where the image is mirrored; behind them, where colours change, the columns of `color.draw`; None if
+            nothing is random.
         """
-        if self.crop == "none" and not self.flip:
+        if self.crop == "none" and not self.flip and not self.recolors:
             return None
         padded = torch.tensor([height + 2 * self.padding, width + 2 * self.padding])
         center = self._center(height, width)
@@ -78,6 +99,9 @@ class Augmentation:
             windows[:, :2] -= self.padding
         if self.flip:
             windows[:, 4] = torch.randint(2, (count,), generator=generator)
+        if self.recolors:
+            colors = color.draw(count, self.jitter, self.jittered, self.grayscale, generator)
+            windows = torch.cat([windows, colors], 1)
         return windows
 
     def _center(self, height: int, width: int) -> Tensor:
@@ -91,7 +115,8 @@ class Augmentation:
 
         Args:
             images: uint8 [B, channels, H, W].
-            windows: [B, 5] from `draw`, on the same device; None takes the centre, as in evaluation.
+            windows: from `draw`, on the same device; None takes the centre and the colours as they are, as in
+                evaluation.
         Returns:
             float32 [B, channels, height, width], normalised.
         """
@@ -102,12 +127,15 @@ class Augmentation:
         if windows is None and (out_height, out_width) != (height, width):
             windows = self._center(height, width).to(images.device).expand(len(images), 5)
         if windows is not None:
-            top, left, window_height, window_width, flip = windows.unbind(1)
+            top, left, window_height, window_width, flip = windows[:, :5].unbind(1)
             rows = interpolation(top, window_height, height, out_height, self.padding)
             columns = interpolation(left, window_width, width, out_width, self.padding)
             columns = torch.where(flip.bool()[:, None, None], columns.flip(1), columns)
             with torch.autocast(images.device.type, enabled=False):
                 floats = rows[:, None] @ (floats @ columns[:, None].mT)
+            if windows.shape[1] > 5:
+                hue = self.jitter[color.HUE] > 0
+                floats = 255 * color.apply(floats / 255, windows[:, 5:], hue)
         scale, shift = _normalisation(tuple(self.mean), tuple(self.std), images.device)
         return floats.mul_(scale).add_(shift)
 

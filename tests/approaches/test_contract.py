@@ -24,6 +24,10 @@ SHORT = {
     "XDER": {"classes": 7},
     "XDERCE": {"classes": 7},
     "XDERRPC": {"classes": 7},
+    "ACIL": {"width": 16},
+    "BiC": {"bias_epochs": 2},
+    "DSAL": {"width": 16},
+    "PODNet": {"balanced_epochs": 1},
 }
 
 
@@ -99,17 +103,25 @@ def test_resuming_after_any_epoch_equals_an_uninterrupted_run(toy_run, monkeypat
     memory = memory_for(name)
     whole = toy_run(make(name), "whole", "sdn", memory)
     epochs = 0
-    original = Journal.epoch
+    epoch, untrained = Journal.epoch, Journal.untrained
 
-    def stop(self, task, report):
+    def stop(passed):
         nonlocal epochs
-        original(self, task, report)
-        epochs += 1
-        if epochs == stop_after:
+        epochs += passed
+        if epochs >= stop_after:
             raise Stopped
 
+    def stop_after_epoch(self, task, report):
+        epoch(self, task, report)
+        stop(1)
+
+    def stop_untrained(self, watched):
+        untrained(self, watched)
+        stop(2)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "epoch", stop)
+        patch.setattr(Journal, "epoch", stop_after_epoch)
+        patch.setattr(Journal, "untrained", stop_untrained)
         with pytest.raises(Stopped):
             toy_run(make(name), "stopped", "sdn", memory)
     resumed = toy_run(make(name), "stopped", "sdn", memory, resume=True)

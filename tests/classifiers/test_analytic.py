@@ -1,0 +1,81 @@
+"""Analytic classifiers task by task against numpy's regression on all data at once."""
+
+import numpy
+import pytest
+import torch
+
+from cl_ac.classifiers.analytic import ACIL, DSAL, regression
+from cl_ac.errors import ConfigurationError
+from cl_ac.memory import Memory
+from cl_ac.network import NO_EXITS
+
+
+@pytest.fixture
+def network(toy_network):
+    return toy_network("sdn", (2, 2, 2)).eval()
+
+
+def learned(classifier, tasks, network, trainer):
+    for task in tasks:
+        classifier.update(task, network, trainer, Memory())
+    return classifier
+
+
+def inputs(classifier, tasks, network, trainer, index: int) -> list[numpy.ndarray]:
+    """Random features before their activation of each task's data at one exit, in float64: [N, M] each."""
+    parts = []
+    for task in tasks:
+        passes = classifier.passes(network, task.train, trainer)
+        parts.append(torch.cat([classifier.widened(index, features[index]) for features, _ in passes]).double().numpy())
+    return parts
+
+
+def ridge(x: numpy.ndarray, y: numpy.ndarray, penalty: float) -> numpy.ndarray:
+    """Regression as least squares with rows of √penalty · I below the data: no normal equations."""
+    below = numpy.sqrt(penalty) * numpy.eye(x.shape[1])
+    stacked = numpy.concatenate([x, below]), numpy.concatenate([y, numpy.zeros((x.shape[1], y.shape[1]))])
+    return numpy.linalg.lstsq(*stacked, rcond=None)[0]
+
+
+def test_task_by_task_equals_the_regression_on_all_data(toy_benchmark, toy_trainer, network):
+    tasks = toy_benchmark().tasks
+    classifier = learned(ACIL(width=20, ridge=0.1), tasks, network, toy_trainer)
+    labels = numpy.eye(6)[numpy.concatenate([task.train.targets.numpy() for task in tasks])]
+    for index in range(3):
+        x = numpy.maximum(numpy.concatenate(inputs(classifier, tasks, network, toy_trainer, index)), 0)
+        expected = ridge(x, labels, 0.1)
+        sums = (getattr(classifier, f"{name}_{index}") for name in ("gram", "cross"))
+        numpy.testing.assert_allclose(regression(*sums, 0.1).numpy(), expected, atol=1e-8, rtol=1e-8)
+        numpy.testing.assert_allclose(getattr(classifier, f"weight_{index}").numpy(), expected, atol=1e-5)
+
+
+def test_the_second_stream_learns_what_is_left_of_new_classes(toy_benchmark, toy_trainer, network):
+    tasks = toy_benchmark().tasks
+    classifier = learned(DSAL(width=20, ridge=0.1, compensation=0.6), tasks, network, toy_trainer)
+    raw = inputs(classifier, tasks, network, toy_trainer, 1)
+    labels = [numpy.eye(6)[task.train.targets.numpy()] for task in tasks]
+    left = []
+    for number, task in enumerate(tasks, 1):
+        main = ridge(numpy.maximum(numpy.concatenate(raw[:number]), 0), numpy.concatenate(labels[:number]), 0.1)
+        left.append(labels[number - 1] - numpy.maximum(raw[number - 1], 0) @ main)
+        left[-1][:, task.old_classes] = 0
+        left[-1][:, task.classes.stop :] = 0
+    second = ridge(numpy.tanh(numpy.concatenate(raw)), numpy.concatenate(left), 0.1)
+    with torch.no_grad():
+        features = classifier.features(network, torch.randn(4, 1, 6, 6))
+    widened = classifier.widened(1, features[1]).double().numpy()
+    expected = (numpy.maximum(widened, 0) @ main + 0.6 * numpy.tanh(widened) @ second) / classifier.temperature
+    numpy.testing.assert_allclose(classifier.score(1, features[1]).numpy(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_the_final_exit_has_the_same_random_features_with_any_number_of_exits(toy_network, toy_benchmark, toy_trainer):
+    task = toy_benchmark()[0]
+    several, alone = (learned(ACIL(8), [task], toy_network(exits).eval(), toy_trainer) for exits in ("sdn", NO_EXITS))
+    assert torch.equal(several.projection_2, alone.projection_0)
+    assert not torch.equal(several.projection_0, several.projection_1)
+
+
+@pytest.mark.parametrize("options", [{"width": 0}, {"ridge": 0.0}, {"temperature": 0.0}])
+def test_impossible_options(options):
+    with pytest.raises(ConfigurationError, match=f"classifier.{next(iter(options))} is 0"):
+        ACIL(**options)
