@@ -16,7 +16,9 @@ APPROACHES = classes("approach", Approach)
 
 # Stages beside the main one, cut short: how long they last changes no promise.
 SHORT = {
+    "ACIL": {"width": 16},
     "BiC": {"bias_epochs": 2},
+    "DSAL": {"width": 16},
     "EEIL": {"balanced_epochs": 1},
     "PODNet": {"balanced_epochs": 1},
     "PackNet": {"retrain_epochs": 1},
@@ -24,10 +26,6 @@ SHORT = {
     "XDER": {"classes": 7},
     "XDERCE": {"classes": 7},
     "XDERRPC": {"classes": 7},
-    "ACIL": {"width": 16},
-    "BiC": {"bias_epochs": 2},
-    "DSAL": {"width": 16},
-    "PODNet": {"balanced_epochs": 1},
 }
 
 
