@@ -4,6 +4,7 @@ Shapes: E exits, B batch, C classes seen so far, D features.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -146,10 +147,17 @@ class Backbone(nn.Module):
             if name not in self.stage_names:
                 raise ConfigurationError(unknown("stage in layouts", name, self.stage_names))
             check_layout(name, layout, shapes[self.stage_names.index(name)])
-        return [
-            self.known_layouts.get(name) or self.guessed_layout(shape, witnesses.layout(shape))
-            for name, shape in zip(self.stage_names, shapes, strict=True)
-        ]
+        layouts = []
+        for name, shape in zip(self.stage_names, shapes, strict=True):
+            witnessed = witnesses.layout(shape)
+            layouts.append(self.known_layouts.get(name) or self.guessed_layout(shape, witnessed))
+            if len(shape) == 3 and name not in self.known_layouts and not witnessed and layouts[-1]:
+                warnings.warn(
+                    f"nothing shows what the axes of the output {shape} of the stage '{name}' of "
+                    f"{type(self).__name__} are; they are read as {layouts[-1]}, or say it in the backbone's layouts",
+                    stacklevel=2,
+                )
+        return layouts
 
     def guessed_layout(self, shape: tuple[int, ...], witnessed: Layout | None) -> Layout | None:
         """The layout of an output of `shape` that nobody named.

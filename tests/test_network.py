@@ -1,12 +1,15 @@
 """A network with exits: placement, weights, growth, what each exit sees, and what it costs."""
 
+import warnings
+
 import pytest
 import torch
+from torch import nn
 
 from cl_ac.errors import ConfigurationError
 from cl_ac.exits.cost import exit_costs
 from cl_ac.heads import GrowingCosine
-from cl_ac.network import Exits
+from cl_ac.network import Backbone, ExitNetwork, Exits
 
 
 @pytest.fixture
@@ -159,3 +162,16 @@ def test_impossible_placements_are_refused(toy_network, toy_backbone):
         toy_network(Exits(["second", "first"], [0.1, 0.2]))
     with pytest.raises(ConfigurationError, match="unknown exits preset 'sdm'"):
         toy_backbone().exits("sdm")
+
+
+def test_a_map_whose_axes_nothing_shows_is_told_about():
+    class Shapeless(nn.Module):
+        def forward(self, images):
+            return images.view(-1, 3, 4, 4) * 2
+
+    stages = {"first": Shapeless(), "last": nn.Flatten()}
+    with pytest.warns(UserWarning, match="output \\(3, 4, 4\\) of the stage 'first'.* read as channels_first"):
+        ExitNetwork(Backbone((3, 4, 4), stages), Exits(["first"], [0.5]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ExitNetwork(Backbone((3, 4, 4), stages, {"first": "channels_last"}), Exits(["first"], [0.5]))
