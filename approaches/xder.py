@@ -12,6 +12,15 @@ from cl_ac.errors import ConfigurationError
 from cl_ac.losses import supervised_contrast
 from cl_ac.network import batch_norms
 
+# The authors' changes to the run's augmentation.
+STRONG = {
+    "crop": "resized",
+    "scale": (0.2, 1.0),
+    "jitter": (0.4, 0.4, 0.4, 0.1),
+    "jittered": 0.8,
+    "grayscale": 0.2,
+}
+
 
 class XDER(XDERCE):
     """Extended dark experience replay (Boschini et al., 2022): XDERCE, but classes to come are prepared by contrast.
@@ -19,8 +28,8 @@ class XDER(XDERCE):
     New images are classified among the new classes alone, and `preparation` times the supervised contrastive loss
     (Khosla et al., 2020) of strongly augmented views, of new images and a third draw of exemplars, is added: over the
     logits of as many classes to come as the task has new ones, and again over the next as many, mean over these
-    groups. The views' batches leave the statistics of batch norm alone. Views are random crops, resized; the authors
-    change their colours too.
+    groups. The views' batches leave the statistics of batch norm alone. Views are mirrored only where the run's
+    augmentation does so.
 
     Args:
         classes: how many classes the run will have; there may be fewer.
@@ -61,7 +70,7 @@ class XDER(XDERCE):
         return task.classes
 
     def training_set(self, task: Task) -> TrainingSet:
-        views = ({"crop": "resized", "scale": (0.2, 1.0)},) * (self.views if task.classes_seen < self.classes else 0)
+        views = (STRONG,) * (self.views if task.classes_seen < self.classes else 0)
         return TrainingSet(task.train, task, self.memory.samples, replay=(None, None, self.contrasted), views=views)
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:

@@ -275,7 +275,8 @@ def supervised_contrast(outputs: Tensor, targets: Tensor, temperature: float) ->
     """
     outputs = F.normalize(outputs.float(), dim=-1)
     itself = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
-    similarities = outputs @ outputs.mT / temperature
+    # One product for each exit: those of a batch differ in the last digits with the number of exits.
+    similarities = torch.stack([each @ each.T for each in outputs]) / temperature
     # Finite, so that a sample's similarity to itself, which counts nothing, stays a number.
     similarities = similarities.masked_fill(itself, torch.finfo(similarities.dtype).min / 2)
     positives = (targets[:, None] == targets) & ~itself
