@@ -111,6 +111,12 @@ def branches_at(network: ExitNetwork) -> list[int]:
     return [len(stage) if isinstance(stage, Branched) else 1 for stage in ends]
 
 
+def newest_widths(network: ExitNetwork) -> list[int]:
+    """How many features the newest branch gives to each exit [E]."""
+    counts = branches_at(network)
+    return [head.classifier.in_features // count for head, count in zip(network.heads, counts, strict=True)]
+
+
 def newest_features(network: ExitNetwork, features: Sequence[Tensor]) -> list[Tensor]:
     """Of the features of each exit, E tensors [B, D_i], those that the newest branch gives."""
     return [value.chunk(count, 1)[-1] for value, count in zip(features, branches_at(network), strict=True)]

@@ -25,6 +25,7 @@ SHORT = {
     "XDERCE": {"classes": 7},
     "XDERRPC": {"classes": 7},
 }
+SHORT = {"BiC": {"bias_epochs": 2}, "DyER": {"classifier_epochs": 2}, "PODNet": {"balanced_epochs": 1}}
 
 
 def make(name: str) -> Approach:
