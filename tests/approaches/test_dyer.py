@@ -1,9 +1,11 @@
 """DyER: branches that stay, auxiliary heads, and classifiers trained anew on balanced data."""
 
+import math
+
 import pytest
 import torch
 
-from cl_ac.approaches.dyer import DyER
+from cl_ac.approaches.dyer import DyER, auxiliary_cross_entropy
 from cl_ac.approaches.finetuning import FineTuning
 from cl_ac.backbones.branching import branches_at, newest_features
 from cl_ac.classifiers.gaussian import Gaussian
@@ -130,3 +132,13 @@ def test_a_finished_run_answers_early_from_its_folder_and_from_a_file(digits_run
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ConfigurationError, match=r"DyER\.temperature 0; .* the others above 0"):
         DyER(temperature=0)
+
+
+def test_auxiliary_heads_take_all_old_classes_for_one():
+    outputs = torch.tensor([[[2.0, 0, 1], [0, 3, 0], [1, 1, 0]]]).repeat(2, 1, 1)
+    outputs[1] *= 2
+    found = auxiliary_cross_entropy(outputs, torch.tensor([3, 10, 11]), slice(10, 12))
+    rows = [[math.exp(value) for value in row] for row in ([2, 0, 1], [0, 3, 0], [1, 1, 0])]
+    first = -sum(math.log(row[index] / sum(row)) for index, row in enumerate(rows)) / 3
+    assert found[0].item() == pytest.approx(first)
+    assert found[1] != found[0]
