@@ -106,19 +106,6 @@ def separated_cross_entropy(logits: Tensor, targets: Tensor, split: int, old: sl
     return sample_mean(torch.cat([current, replayed], 1))
 
 
-def auxiliary_cross_entropy(outputs: Tensor, targets: Tensor, new: slice) -> Tensor:
-    """Cross-entropy among the new classes and one more, the first, for all old ones (Yan et al., 2021, DER).
-
-    Args:
-        outputs: [E, B, 1 + new classes] of auxiliary heads.
-        targets: int64 [B], of any class.
-        new: the columns of the current task.
-    Returns:
-        [E], mean over the batch.
-    """
-    return cross_entropy(outputs, (targets - new.start + 1).clamp(min=0))
-
-
 def intertask_cross_entropy(logits: Tensor, classes: slice) -> Tensor:
     """-log of the probability that the softmax gives to `classes` as a group: [E], mean over logits [E, B, C]."""
     return sample_mean(logits.logsumexp(-1) - logits[:, :, classes].logsumexp(-1))

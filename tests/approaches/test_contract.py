@@ -17,7 +17,9 @@ APPROACHES = classes("approach", Approach)
 # Stages beside the main one, cut short: how long they last changes no promise.
 SHORT = {
     "BiC": {"bias_epochs": 2},
+    "DyER": {"classifier_epochs": 2},
     "EEIL": {"balanced_epochs": 1},
+    "FOSTER": {"compression_epochs": 2},
     "PODNet": {"balanced_epochs": 1},
     "PackNet": {"retrain_epochs": 1},
     "RWalk": {"interval": 2},
@@ -25,7 +27,6 @@ SHORT = {
     "XDERCE": {"classes": 7},
     "XDERRPC": {"classes": 7},
 }
-SHORT = {"BiC": {"bias_epochs": 2}, "DyER": {"classifier_epochs": 2}, "PODNet": {"balanced_epochs": 1}}
 
 
 def make(name: str) -> Approach:
