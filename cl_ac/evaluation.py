@@ -17,15 +17,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ExitCosts:
-    """Multiply-accumulates of one image.
+    """Multiply-accumulates of one image, and what the network weighs.
 
     Args:
         exits: up to each exit, its own and all earlier classifiers included [E].
         plain: of the same network without ACs.
+        parameters: of the network, ACs included; None where they were not counted.
     """
 
     exits: list[float]
     plain: float
+    parameters: int | None = None
 
     @property
     def relative(self) -> list[float]:
@@ -34,7 +36,20 @@ class ExitCosts:
 
     def times(self, passes: int) -> "ExitCosts":
         """The cost of as many passes."""
-        return ExitCosts([passes * cost for cost in self.exits], passes * self.plain)
+        return ExitCosts([passes * cost for cost in self.exits], passes * self.plain, self.parameters)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As a safetensors file holds it."""
+        named = {"cost_exits": self.exits, "cost_plain": [self.plain]}
+        found = {name: torch.tensor(value, dtype=torch.float64) for name, value in named.items()}
+        return found if self.parameters is None else {**found, "cost_parameters": torch.tensor([self.parameters])}
+
+    @staticmethod
+    def load(path: Path) -> "ExitCosts":
+        """Reads what `Outputs.save` wrote of it, and nothing else of the file."""
+        with safe_open(path, "pt") as file:
+            parameters = file.get_tensor("cost_parameters").item() if "cost_parameters" in file.keys() else None  # noqa: SIM118
+            return ExitCosts(file.get_tensor("cost_exits").tolist(), file.get_tensor("cost_plain").item(), parameters)
 
 
 @dataclass(frozen=True)
@@ -97,8 +112,7 @@ class Outputs:
             "targets": self.targets.clone(),
             "tasks": self.tasks.clone(),
             "sizes": torch.tensor(self.sizes),
-            "cost_exits": torch.tensor(self.cost.exits, dtype=torch.float64),
-            "cost_plain": torch.tensor([self.cost.plain], dtype=torch.float64),
+            **self.cost.tensors(),
         }
         save_file(tensors, path)
 
@@ -106,9 +120,8 @@ class Outputs:
     def load(path: Path) -> "Outputs":
         """Reads what `save` wrote."""
         with safe_open(path, "pt") as file:
-            read = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        cost = ExitCosts(read["cost_exits"].tolist(), read["cost_plain"].item())
-        return Outputs(read["logits"], read["targets"], read["tasks"], tuple(read["sizes"].tolist()), cost)
+            logits, targets, tasks, sizes = map(file.get_tensor, ("logits", "targets", "tasks", "sizes"))
+        return Outputs(logits, targets, tasks, tuple(sizes.tolist()), ExitCosts.load(path))
 
 
 def most_confident(outputs: Outputs) -> Tensor:

@@ -257,6 +257,11 @@ class ExitNetwork(nn.Module):
         for depth, (head, shape) in enumerate(zip(reversed(self.heads), reversed(self.shapes), strict=True)):
             head.widen(shape, generator(seed, "columns", len(self.sizes), depth))
 
+    def reset_heads(self, seed: int) -> None:
+        """Draws the classifier of every exit anew, from its own stream."""
+        for depth, head in enumerate(reversed(self.heads)):
+            head.reset(generator(seed, "reset head", len(self.sizes), depth))
+
     def train_old_rows(self, trained: bool) -> None:
         """Lets the classifier rows of earlier tasks learn, or freezes them."""
         for head in self.heads:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,6 +22,13 @@ def outputs() -> Outputs:
         (2, 1),
         ExitCosts([40.0, 120.0], 100.0),
     )
+
+
+@pytest.mark.parametrize("parameters", [None, 12_345_678_901])
+def test_costs_are_read_alone(tmp_path, parameters):
+    cost = ExitCosts([40.0, 120.0], 100.0, parameters)
+    replace(outputs(), cost=cost).save(tmp_path / "outputs.safetensors")
+    assert ExitCosts.load(tmp_path / "outputs.safetensors") == cost
 
 
 def test_exit_accuracy_is_per_task_and_exit():
@@ -80,6 +89,7 @@ def test_outputs_survive_saving_bit_for_bit(tmp_path):
     before = outputs()
     before.save(tmp_path / "outputs.safetensors")
     after = Outputs.load(tmp_path / "outputs.safetensors")
+    assert after.cost == ExitCosts.load(tmp_path / "outputs.safetensors") == before.cost
     assert torch.equal(before.logits, after.logits)
     assert torch.equal(before.targets, after.targets)
     assert torch.equal(before.tasks, after.tasks)

@@ -4,12 +4,13 @@ Shapes: B batch, E exits, D_i features of exit i.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from cl_ac.data.copying import copied
-from cl_ac.data.layouts import Layout
+from cl_ac.data.layouts import AXES, Layout, read_shape
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import Backbone, ExitNetwork
 
@@ -88,6 +89,23 @@ def make_branching(backbone: Backbone, first: int = 0) -> None:
         backbone.stages[index] = Branched(backbone.stages[index], channel_axis(layouts[index]), divides)
 
 
+def last_resolution(backbone: Backbone) -> int:
+    """Index of the first stage that works at the resolution of the last feature maps, which are the most specialised.
+
+    It is the last stage whose map has other sides than the map before, as the last group of a ResNet begins with. Where
+    there is none behind the first stage (a ViT), it is the last stage with weights.
+    """
+    layouts, shapes = backbone.layouts(), backbone.shapes()
+    weighty = [any(p.ndim > 1 for p in stage.parameters()) for stage in backbone.stages]
+    last = max((index for index, weighs in enumerate(weighty) if weighs), default=len(weighty) - 1)
+    sides = [
+        read_shape(shape, layout)[1:] if layout is not None and AXES[layout] == 3 else None
+        for shape, layout in zip(shapes, layouts, strict=True)
+    ]
+    shrinks = [None not in pair and pair[0] != pair[1] for pair in pairwise(sides[: last + 1])]
+    return max((index for index, shrunk in enumerate(shrinks, start=1) if shrunk), default=last)
+
+
 def channel_axis(layout: Layout | None) -> int:
     """The axis of the channels in a batch of outputs of that layout."""
     return 1 if layout == "channels_first" else -1
@@ -109,6 +127,17 @@ def branches_at(network: ExitNetwork) -> list[int]:
     """How many branches each exit reads [E]."""
     ends = (network.backbone.stages[end - 1] for _, end in network.bounds)
     return [len(stage) if isinstance(stage, Branched) else 1 for stage in ends]
+
+
+def shared_stages(network: ExitNetwork) -> list[nn.Module]:
+    """The stages that do not branch."""
+    return [stage for stage in network.backbone.stages if not isinstance(stage, Branched)]
+
+
+def newest_widths(network: ExitNetwork) -> list[int]:
+    """How many features the newest branch gives to each exit [E]."""
+    counts = branches_at(network)
+    return [head.classifier.in_features // count for head, count in zip(network.heads, counts, strict=True)]
 
 
 def newest_features(network: ExitNetwork, features: Sequence[Tensor]) -> list[Tensor]:

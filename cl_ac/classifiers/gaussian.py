@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.classifiers.classifier import Classifier
+from cl_ac.data.tasks import Task
+from cl_ac.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Gaussian(Classifier):
         for features, targets in self.passes(network, task.train.without_extras(), trainer):
             for index, part in enumerate(features):
                 new = Statistics.of(part.double(), targets, task.classes_seen, diagonal)
+                self._check_width(index, part.shape[1], task)
                 self._keep(index, self.statistics(index).merge(new) if hasattr(self, f"counts_{index}") else new)
         for index in range(len(network)):
             weight, bias = discriminant(self.statistics(index), self.covariance == "spherical", self.scale == "bayes")
@@ -88,6 +91,14 @@ class Gaussian(Classifier):
     def statistics(self, index: int) -> Statistics:
         """What is known at one exit."""
         return Statistics(*(getattr(self, f"{name}_{index}") for name in ("counts", "means", "scatter")))
+
+    def _check_width(self, index: int, features: int, task: Task) -> None:
+        known = getattr(self, f"means_{index}", None)
+        if known is not None and known.shape[1] != features:
+            raise ConfigurationError(
+                f"the classifier Gaussian keeps statistics of {known.shape[1]} features, but with task "
+                f"{task.index + 1} the network gives {features}; take NearestMean, or an approach that adds none"
+            )
 
     def _keep(self, index: int, statistics: Statistics) -> None:
         for name in ("counts", "means", "scatter"):

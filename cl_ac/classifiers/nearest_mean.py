@@ -57,7 +57,9 @@ class NearestMean(Classifier):
         for index, total in enumerate(sums):
             means = F.normalize(total)
             earlier = getattr(self, f"means_{index}", means[:0])
-            earlier = F.pad(earlier, (0, 0, 0, len(means) - len(earlier)))
+            # A mean that is kept knows nothing of features that have been added since.
+            rows, columns = (new - old for new, old in zip(means.shape, earlier.shape, strict=True))
+            earlier = F.pad(earlier, (0, columns, 0, rows))
             # A class without samples has a sum of zero, which normalises to zero.
             self.register_buffer(f"means_{index}", torch.where(means.any(1, keepdim=True), means, earlier))
 

@@ -61,5 +61,6 @@ def exit_costs(network: ExitNetwork, classifier: Classifier | None = None) -> Ex
         heads.append(alone + together)
     network.train(was_training)
     exits = [sum(backbone[: index + 1]) + sum(heads[: index + 1]) for index in range(len(network))]
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     # Without ACs the final exit has none to answer together with.
-    return ExitCosts(exits, sum(backbone) + alone)
+    return ExitCosts(exits, sum(backbone) + alone, parameters)

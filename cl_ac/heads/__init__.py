@@ -2,7 +2,7 @@
 
 from cl_ac.heads.growing import Cascade, GrowingClassifier, GrowingCosine, GrowingLinear
 from cl_ac.heads.head import Head, MixedHead, PooledHead, Pooling, TokenHead, build_head
-from cl_ac.heads.linears import ExitLinears
+from cl_ac.heads.linears import ExitLinears, linear_map
 
 __all__ = [
     "Cascade",
@@ -16,4 +16,5 @@ __all__ = [
     "Pooling",
     "TokenHead",
     "build_head",
+    "linear_map",
 ]

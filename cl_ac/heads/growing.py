@@ -53,6 +53,12 @@ class GrowingClassifier(Growing):
         bound = 1 / math.sqrt(self.in_features)
         return torch.empty(*shape).uniform_(-bound, bound, generator=generator).to(self.new_weight.device)
 
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Draws all rows anew, as those of new classes."""
+        for rows in (*self.old_rows, *self.new_rows):
+            rows.copy_(self.initial(*rows.shape, generator=generator))
+
     @property
     def weight(self) -> Tensor:
         """All rows [rows, D]."""
@@ -150,6 +156,12 @@ class Cascade(Growing):
         self.old_weight = nn.Parameter(old.reshape(-1, rows))
         self.new_weight = nn.Parameter(torch.zeros(num_classes, rows, device=device))
         self.known = torch.cat([self.known, torch.full((num_classes,), rows, device=device)])
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Sets all weights to zero again."""
+        self.old_weight.zero_()
+        self.new_weight.zero_()
 
     def forward(self, previous: Tensor) -> Tensor:
         """Logits [B, C], of those of the previous AC [B, C], into which no gradient goes."""

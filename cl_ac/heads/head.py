@@ -43,6 +43,12 @@ class Head(nn.Module):
         """Prepares for a stage's output that has become wider, with the new channels behind the earlier ones."""
         self.classifier.widen(self.features_in(shape), generator)
 
+    def reset(self, generator: torch.Generator) -> None:
+        """Draws the classifier anew; what else the head has learned, such as its mixes of poolings, stays."""
+        self.classifier.reset(generator)
+        if self.cascade is not None:
+            self.cascade.reset()
+
     @property
     def old_rows(self) -> list[nn.Parameter]:
         """What belongs to the classes of earlier tasks."""

@@ -10,6 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from cl_ac.heads.head import Head
+
 
 class ExitLinears(nn.Module):
     """A linear layer of an approach's own for each exit: auxiliary heads, projectors, rows beside the network's.
@@ -70,6 +72,20 @@ class ExitLinears(nn.Module):
         }
         self.layers = nn.ModuleList(_empty(shapes[index][1], shapes[index][0], device) for index in sorted(shapes))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def linear_map(head: Head, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight [C, D] and bias [C] of a linear head, without its cascade.
+
+    Args:
+        like: one of what the head reduces images to, of D values in all; it shows the shape.
+    """
+
+    def logits(value: Tensor) -> Tensor:
+        return head.alone(value[None])[0]
+
+    zero = torch.zeros_like(like)
+    return torch.func.jacrev(logits)(zero).flatten(1), logits(zero)
 
 
 def _empty(in_features: int, out_features: int, device: torch.device | None) -> nn.Linear:

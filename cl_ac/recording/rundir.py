@@ -224,10 +224,10 @@ class RunDirectory:
         Raises:
             StorageError: if the disk refuses them; earlier tasks are whole.
         """
-        write_atomically(self._outputs_path(record.task), outputs.save)
+        write_atomically(self.outputs_path(record.task), outputs.save)
         self.record_file.finish(record)
         if record.task and not is_kept(record.task - 1, keep_outputs):
-            self._outputs_path(record.task - 1).unlink(missing_ok=True)
+            self.outputs_path(record.task - 1).unlink(missing_ok=True)
 
     @property
     def records(self) -> list[Record]:
@@ -303,7 +303,7 @@ class RunDirectory:
         Raises:
             DamagedRun: if they are missing or cannot be read.
         """
-        path = self._outputs_path(task)
+        path = self.outputs_path(task)
         with reading(path, "the accuracies in metrics.jsonl remain; `cl-ac run --resume` makes those of the last task"):
             outputs = Outputs.load(path)
             exits, samples, classes = outputs.logits.shape
@@ -315,7 +315,7 @@ class RunDirectory:
 
     def tasks_with_outputs(self) -> list[int]:
         """The finished tasks whose outputs are there."""
-        return [record.task for record in self.records if self._outputs_path(record.task).exists()]
+        return [record.task for record in self.records if self.outputs_path(record.task).exists()]
 
     def has_outputs(self, task: int) -> bool:
         """Whether the outputs after `task` are there and can be read."""
@@ -384,5 +384,6 @@ class RunDirectory:
     def _grams_path(self, task: int) -> Path:
         return self.path / "drift" / f"grams_{task}.safetensors"
 
-    def _outputs_path(self, task: int) -> Path:
+    def outputs_path(self, task: int) -> Path:
+        """Where the outputs after `task` are, if they are there."""
         return self.path / "outputs" / f"task_{task}.safetensors"

@@ -2,15 +2,19 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cl_ac.evaluation import average, forgetting
+from cl_ac.errors import DamagedRun
+from cl_ac.evaluation import ExitCosts, average, forgetting
 from cl_ac.exits.curves import Curve, cost_accuracy
+from cl_ac.recording.files import reading
 from cl_ac.recording.hyperparameters import Value, hyperparameters
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import Summary, summarise
@@ -91,6 +95,11 @@ class Group:
         return [drift for run in self.runs if (drift := run.drift()) is not None]
 
     @cached_property
+    def costs(self) -> list[ExitCosts | None]:
+        """What one image costs after each task [T], as the first seed's run knows it; it is the same for all."""
+        return [_cost(self.runs[0].outputs_path(task)) for task in range(self.tasks)]
+
+    @cached_property
     def all_samples(self) -> Tensor:
         """Accuracy over all samples after the last task, of each exit [S, E]."""
         return torch.stack([run.outputs(self.tasks - 1).correct.double().mean(1) for run in self.runs])
@@ -146,6 +155,13 @@ def compare(directories: Iterable[RunDirectory]) -> tuple[list[Comparison], list
             title = f"{comparison.title}, settings {number[comparison.title]}"
             comparisons[place] = Comparison(title, comparison.groups)
     return comparisons, empty
+
+
+def _cost(path: Path) -> ExitCosts | None:
+    """What a file of outputs says of the cost; None where it is missing or cannot be read."""
+    with suppress(DamagedRun), reading(path, "the accuracies in metrics.jsonl remain"):
+        return ExitCosts.load(path)
+    return None
 
 
 def _benchmark(settings: Mapping[str, Value]) -> Hashable:

@@ -67,6 +67,12 @@ def sections(comparison: Comparison) -> Iterator[Section]:
             for group in comparison.groups
         },
     )
+    yield Section(
+        "Cost after each task",
+        "Multiply-accumulates of one image through the whole network, ACs included, without element-wise work, and its "
+        "parameters, in millions. Methods that add branches or networks pay for them here.",
+        [task_costs(comparison)],
+    )
     with_acs = [group for group in comparison.groups if group.has_acs]
     if with_acs:
         yield Section(
@@ -223,6 +229,23 @@ def task_accuracies(comparison: Comparison) -> ResultTable:
     columns = ["run", *(f"task {task + 1}" for task in range(tasks))]
     rows = [[group.label, *_shares(group.answers[:, -1], tasks)] for group in comparison.groups]
     return ResultTable("accuracy_per_task", "accuracy on each task after the last one, %", columns, rows)
+
+
+def task_costs(comparison: Comparison) -> ResultTable:
+    """Two rows for each group, or one where parameters were not counted: what the network costs after each task."""
+    tasks = max(group.tasks for group in comparison.groups)
+    rows: list[list[Cell]] = []
+    for group in comparison.groups:
+        counts = {
+            "MACs": [None if cost is None else cost.exits[-1] for cost in group.costs],
+            "parameters": [None if cost is None else cost.parameters for cost in group.costs],
+        }
+        for name, values in counts.items():
+            if any(value is not None for value in values):
+                cells: list[Cell] = ["" if value is None else value / 1e6 for value in values]
+                rows.append([group.label, name, *cells, *[""] * (tasks - len(cells))])
+    columns = ["run", "of", *(f"task {task + 1}" for task in range(tasks))]
+    return ResultTable("cost_per_task", "after each task, millions", columns, rows)
 
 
 def exit_accuracies(groups: Sequence[Group]) -> ResultTable:

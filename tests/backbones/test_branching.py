@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from cl_ac.approach import Approach
-from cl_ac.backbones.branching import Branched, branch, branches_at, make_branching, newest_features
+from cl_ac.backbones.branching import Branched, branch, branches_at, last_resolution, make_branching, newest_features
+from cl_ac.backbones.resnet import ResNet32
+from cl_ac.backbones.small import SmallConvNet
+from cl_ac.backbones.vit import ViT
 from cl_ac.exits.cost import exit_costs
 from cl_ac.exits.model import EarlyExitModel
 from cl_ac.exits.rules import Confidence
@@ -146,3 +149,20 @@ def test_a_stage_without_parameters_branches_too(branching):
     pool = network.backbone.stages[-1]
     assert isinstance(pool, Branched)
     assert len(pool) == 2
+
+
+@pytest.mark.parametrize(
+    ("backbone", "first"),
+    [
+        (lambda: SmallConvNet((1, 8, 8), 2), "block2"),
+        (lambda: ResNet32((3, 16, 16), 2), "layer3.0"),
+        (lambda: ViT((1, 8, 8), width=8, depth=3, patch=4, heads=2), "block_2"),
+    ],
+)
+def test_the_last_resolution_begins_where_maps_last_shrank(backbone, first):
+    built = backbone()
+    assert built.stage_names[last_resolution(built)] == first
+
+
+def test_of_maps_that_never_shrink_the_last_weights_are_the_specialised_ones(toy_backbone):
+    assert last_resolution(toy_backbone()) == 1

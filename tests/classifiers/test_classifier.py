@@ -187,6 +187,23 @@ def test_means_of_classes_without_exemplars_stay(toy_trainer, network, benchmark
         assert after[2:].any()
 
 
+def test_a_kept_mean_knows_nothing_of_added_features():
+    classifier, draw = NearestMean(), torch.Generator().manual_seed(0)
+    classifier.set_means([([torch.randn(4, 3, generator=draw)], torch.tensor([0, 0, 1, 1]))], 2)
+    before = classifier.means_0
+    classifier.set_means([([torch.randn(2, 5, generator=draw)], torch.tensor([1, 2]))], 3)
+    assert classifier.means_0.shape == (3, 5)
+    assert torch.equal(classifier.means_0[0], torch.nn.functional.pad(before[0], (0, 2)))
+
+
+def test_statistics_of_fewer_features_are_refused(toy_trainer, toy_network, benchmark):
+    classifier, network = Gaussian(), toy_network(sizes=(2,))
+    classifier.update(benchmark[0], network, toy_trainer, Memory())
+    network.backbone.stages[-1] = torch.nn.Flatten()
+    with pytest.raises(ConfigurationError, match=r"keeps statistics of 4 features, but with task 2 .* gives 144"):
+        classifier.update(benchmark[1], network, toy_trainer, Memory())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_do_not_depend_on_the_heads(toy_network, kind):
     network, images = toy_network("sdn", (2,)).eval(), torch.randn(2, 1, 6, 6)

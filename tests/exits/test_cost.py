@@ -53,6 +53,12 @@ def test_what_answers_is_counted_in_place_of_the_linear_heads(toy_network, toy_b
         assert cost.plain == first + second + final
 
 
+def test_parameters_are_those_of_the_network_with_its_acs(toy_network):
+    network = toy_network("sdn", (2, 2))
+    heads = (4 * 9 + 1) * 4 + (4 * 9 + 1) * 4 + (4 + 1) * 4 + 2 * 2  # one mix for each task at each AC
+    assert exit_costs(network).parameters == 9 * 4 + 9 * 16 + 2 * 2 * 4 + heads
+
+
 def test_an_ensemble_comes_on_top_of_the_linear_heads(toy_network, toy_benchmark, toy_trainer):
     network = toy_network("sdn", (2, 2))
     heads, ensemble = exit_costs(network), Ensemble()

@@ -141,6 +141,19 @@ def test_new_columns_start_as_those_of_torch():
     assert 0.95 / 4 < added.abs().max() <= 1 / 4
 
 
+@pytest.mark.parametrize("build", [GrowingLinear, GrowingCosine])
+def test_a_reset_draws_all_rows_from_its_stream_alone(build):
+    heads = [Head(grown(build(8), 2, 3), cascade) for cascade in (None, Cascade())]
+    heads[1].cascade.grow(5)
+    heads[1].cascade.new_weight.data.fill_(2.0)
+    heads[1].classifier.old_weight.data.fill_(0.5)
+    for head in heads:
+        head.reset(stream(4))
+    assert torch.equal(heads[0].classifier.weight, heads[1].classifier.weight)
+    assert not torch.equal(heads[0].classifier.weight, grown(build(8), 2, 3).weight)
+    assert not heads[1].cascade.new_weight.any()
+
+
 @pytest.mark.parametrize(
     ("shape", "pool"),
     [((3, 8, 8), 2), ((3, 6, 9), 3), ((3, 7, 5), 2), ((3, 1, 1), 2), ((3, 4, 4), 1), ((5, 6), 2), ((7,), 2)],

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
+from cl_ac.evaluation import ExitCosts
 from cl_ac.exits.curves import cost_accuracy, cost_at_accuracy
 from cl_ac.recording.summary import summarise
 from cl_ac.report.comparison import compare
-from cl_ac.report.sections import MOST_LINES, gaps, panels, sections, summary
+from cl_ac.report.sections import MOST_LINES, gaps, panels, sections, summary, task_costs
 from cl_ac.watching.stability import summarise as summarise_watched
 
 
@@ -30,8 +33,8 @@ def make_comparison(stored_run, tmp_path):
 
 def test_sections_answer_what_the_runs_have_data_for(make_comparison):
     titles = [
-        "Summary", "What differs", "Accuracy and forgetting over tasks", "Accuracy matrices", "Exits",
-        "Cost and accuracy",
+        "Summary", "What differs", "Accuracy and forgetting over tasks", "Accuracy matrices",
+        "Cost after each task", "Exits", "Cost and accuracy",
     ]  # fmt: skip
     assert [section.title for section in sections(make_comparison("LwF"))] == titles
 
@@ -47,7 +50,12 @@ def test_watched_runs_show_the_stability_gap(make_comparison):
 def test_one_run_of_one_task_can_be_shown(stored_run, tmp_path):
     (comparison,), _ = compare([stored_run(tmp_path / "run", {"seed": 0}, exits=1, tasks=1, watch=True)])
     found = list(sections(comparison))
-    assert [section.title for section in found] == ["Summary", "Accuracy matrices", "Stability gap"]
+    assert [section.title for section in found] == [
+        "Summary",
+        "Accuracy matrices",
+        "Cost after each task",
+        "Stability gap",
+    ]
     (row,) = (row for row in found[-1].tables[0].rows if row[1] == "final")
     assert str(row[2]) == "–"
 
@@ -64,6 +72,21 @@ def test_summary_is_over_seeds(make_comparison):
     reached = [cost_at_accuracy(cost_accuracy(run.outputs(2)), reference) for run in runs]
     assert None not in reached
     assert with_acs[-1].values == tuple(reached)
+
+
+def test_the_cost_after_each_task_is_told_as_far_as_it_is_known(make_comparison):
+    comparison = make_comparison("LwF")
+    first = comparison.groups[1].runs[0]
+    outputs = first.outputs(1)
+    replace(outputs, cost=ExitCosts([1e6, 3e6, 5e6], 4e6, 7_000_000)).save(first.outputs_path(1))
+    first.outputs_path(2).unlink()
+    table = task_costs(comparison)
+    assert table.columns == ["run", "of", "task 1", "task 2", "task 3"]
+    assert table.rows == [
+        ["LwF", "MACs", *[10 / 1e6] * 3],
+        ["LwF + sdn", "MACs", 30 / 1e6, 5.0, ""],
+        ["LwF + sdn", "parameters", "", 7.0, ""],
+    ]
 
 
 def test_gaps_are_those_of_the_watched_points(make_comparison):
