@@ -44,10 +44,6 @@ class PASS(Approach):
         teacher_bn: TeacherStatistics = "frozen",
     ):
         super().__init__()
-        if temperature <= 0:
-            raise ConfigurationError(f"approach.temperature is {temperature}; it must be above 0")
-        if replay is not None and replay < 1:
-            raise ConfigurationError(f"approach.replay is {replay}; it must be at least 1")
         self.prototype_weight, self.distillation = prototypes, distillation
         self.temperature, self.replay = temperature, replay
         self.teacher, self.prototypes = Teacher(teacher_bn), Prototypes()

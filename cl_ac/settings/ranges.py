@@ -56,6 +56,12 @@ RANGES: dict[str, Range] = {
     "balanced_epochs": MANY,
     "balanced_lr": POSITIVE,
     "damping": POSITIVE,
+    "EFC.damping": WEIGHT,
+    "prototypes": WEIGHT,
+    "PASS.distillation": WEIGHT,
+    "sigma": POSITIVE,
+    "later_lr": POSITIVE,
+    "rank": Range(1, 8192),
     # backbones
     "width": Range(1, 8192),
     "hidden": Range(1, 65_536),
