@@ -7,6 +7,7 @@ R directions, `...` what one exit's head reads of an image.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.data.batches import Batch
@@ -101,6 +102,14 @@ class Prototypes(Growing):
     def at(self, chosen: Tensor) -> list[Tensor]:
         """The means at the indices `chosen` [B]: E tensors [B, ...]."""
         return [means[chosen] for means in self.means]
+
+    @torch.no_grad()
+    def likeness(self, values: Sequence[Tensor]) -> Tensor:
+        """The largest cosine of each sample with a mean [E, B], for E tensors [B, ...]."""
+        pairs = (
+            (F.normalize(each.float().flatten(1)) for each in pair) for pair in zip(values, self.means, strict=True)
+        )
+        return torch.stack([(value @ means.T).amax(1) for value, means in pairs])
 
     def spherical(self, chosen: Tensor, radius: Tensor, batch: Batch) -> list[Tensor]:
         """Means at `chosen` with normal noise, `radius` [E] its deviation at each exit: E tensors [B, ...]."""
