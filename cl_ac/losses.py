@@ -4,6 +4,7 @@ Pure functions without host synchronisation or shapes that depend on data. The m
 that a replay batch drawn from an empty memory adds nothing.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -238,6 +239,34 @@ def feature_distillation(features: list[Tensor], old_features: list[Tensor]) -> 
     """
     cosines = [F.cosine_similarity(new, old, dim=-1) for new, old in zip(features, old_features, strict=True)]
     return sample_mean(1 - torch.stack(cosines).float())
+
+
+def feature_distances(features: Sequence[Tensor], old_features: Sequence[Tensor]) -> Tensor:
+    """How far each sample's features have moved, the Euclidean distance.
+
+    Args:
+        features: E tensors [B, ...] of the student.
+        old_features: E tensors [B, ...] of the teacher.
+    Returns:
+        [E, B].
+    """
+    moved = zip(features, old_features, strict=True)
+    return torch.stack([torch.linalg.vector_norm((new - old).float().flatten(1), dim=1) for new, old in moved])
+
+
+def elastic_distance(moved: Tensor, importance: Tensor) -> Tensor:
+    """How far features have moved in the metric of answers (Magistri et al., 2024, EFC): `aᵀ M a`, mean over samples.
+
+    Args:
+        moved: what the move makes of logits, a [E, B, C].
+        importance: M [E, C, C].
+    Returns:
+        [E].
+    """
+    # In float32 under autocast too: squares of small moves vanish in half precision.
+    with torch.autocast(moved.device.type, enabled=False):
+        moved = moved.float()
+        return sample_mean(((moved @ importance) * moved).sum(-1))
 
 
 def margin_ranking(cosines: Tensor, targets: Tensor, old: slice, new: slice, margin: float, rivals: int) -> Tensor:

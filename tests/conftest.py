@@ -151,7 +151,7 @@ def toy_learn(toy_trainer) -> Callable[..., None]:
             approach.begin_task(task, network, toy_trainer)
             network.train_old_rows(approach.trains_old_rows)
             toy_trainer.fit(
-                Fit(network, approach.loss, approach.training_set(task)),
+                Fit(network, approach.loss, approach.training_set(task), parameters=approach.learns(network)),
                 on_step=lambda network, _: approach.end_step(network),
             )
             approach.choose_exemplars(task, network, toy_trainer)

@@ -58,6 +58,11 @@ class ExitLinears(nn.Module):
             layer.bias = nn.Parameter(torch.cat([bias, drawn[1]]))
             layer.out_features = len(layer.bias)
 
+    def learning(self, weights: Sequence[float]) -> list[nn.Parameter]:
+        """What of the layers learns, for the loss weight of each exit [E]: weight decay alone would change the rest."""
+        layers = zip(self.layers, weights, strict=True)
+        return [parameter for layer, weight in layers if weight for parameter in layer.parameters()]
+
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Outputs [E, ..., rows] for features of each exit, E tensors [..., D_i]."""
         return torch.stack([layer(value) for layer, value in zip(self.layers, features, strict=True)])

@@ -45,3 +45,9 @@ def test_a_state_of_any_size_is_taken_over():
     assert torch.equal(other(features), linears(features))
     other.load_state_dict(ExitLinears().state_dict())
     assert len(other) == 0
+
+
+def test_layers_of_exits_whose_loss_weighs_nothing_do_not_learn():
+    linears = ExitLinears()
+    linears.build([2, 3], 4, stream)
+    assert [id(each) for each in linears.learning([0.0, 1.0])] == [id(each) for each in linears.layers[1].parameters()]
