@@ -36,6 +36,7 @@ class EFC(Approach):
             more features than that. The authors keep all.
     """
 
+    family = "prototypes"
     memory_use = "none"
     trains_old_rows = True
 

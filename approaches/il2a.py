@@ -36,6 +36,7 @@ class IL2A(Approach):
         teacher_bn: statistics of the teacher's batch norm.
     """
 
+    family = "prototypes"
     memory_use = "none"
     trains_old_rows = True
 

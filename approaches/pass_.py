@@ -32,6 +32,7 @@ class PASS(Approach):
         teacher_bn: statistics of the teacher's batch norm.
     """
 
+    family = "prototypes"
     memory_use = "none"
     trains_old_rows = True
 

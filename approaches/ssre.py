@@ -28,6 +28,7 @@ class SSRE(Approach):
         replay: prototypes in each step; None takes as many as new images.
     """
 
+    family = "prototypes"
     memory_use = "none"
     trains_old_rows = True
 

@@ -64,6 +64,9 @@ class Gaussian(Classifier):
         covariance: `full`; `diagonal`; or `spherical`, which is the nearest mean by Euclidean distance.
         scale: `unit`, P as above; `bayes`, times D / (N − 1), the scale of the latent-prototypes code. Answers are the
             same, but bayes-scaled confidences are far too low for thresholds of early exits.
+        shrinkage: of streaming linear discriminant analysis (Hayes & Kanan, 2020, SLDA; there 1e-4): with ε it takes
+            `P = [(1 − ε) S + ε I]⁻¹` in place of the ridge above. (In the authors' code each first sample of a class
+            also counts its distance from the origin in S.)
         reading: how features are read and exits aggregated, see `Classifier`.
     """
 
@@ -71,10 +74,13 @@ class Gaussian(Classifier):
         self,
         covariance: Literal["full", "diagonal", "spherical"] = "full",
         scale: Literal["unit", "bayes"] = "unit",
+        shrinkage: float | None = None,
         **reading,
     ):
         super().__init__(**reading)
-        self.covariance, self.scale = covariance, scale
+        if shrinkage is not None and not 0 < shrinkage <= 1:
+            raise ConfigurationError(f"classifier.shrinkage is {shrinkage}; it must be above 0 and at most 1")
+        self.covariance, self.scale, self.shrinkage = covariance, scale, shrinkage
 
     def fit(self, task, network, trainer, memory) -> None:
         diagonal = self.covariance != "full"
@@ -84,7 +90,8 @@ class Gaussian(Classifier):
                 self._check_width(index, part.shape[1], task)
                 self._keep(index, self.statistics(index).merge(new) if hasattr(self, f"counts_{index}") else new)
         for index in range(len(network)):
-            weight, bias = discriminant(self.statistics(index), self.covariance == "spherical", self.scale == "bayes")
+            kind = self.covariance == "spherical", self.scale == "bayes", self.shrinkage
+            weight, bias = discriminant(self.statistics(index), *kind)
             self.register_buffer(f"weight_{index}", weight.float())
             self.register_buffer(f"bias_{index}", bias.float())
 
@@ -108,13 +115,17 @@ class Gaussian(Classifier):
         return features @ getattr(self, f"weight_{index}").T + getattr(self, f"bias_{index}")
 
 
-def discriminant(statistics: Statistics, spherical: bool = False, bayes: bool = False) -> tuple[Tensor, Tensor]:
+def discriminant(
+    statistics: Statistics, spherical: bool = False, bayes: bool = False, shrinkage: float | None = None
+) -> tuple[Tensor, Tensor]:
     """The linear discriminant of `Gaussian`: weight [C, D] and bias [C]."""
     means, scatter = statistics.means, statistics.scatter
     features, freedom = means.shape[1], (statistics.counts.sum() - 1).clamp(min=1)
     diagonal = scatter if scatter.ndim == 1 else scatter.diagonal()
     # All features constant: then any precision does, but it must be finite.
     ridge = (diagonal.sum() / freedom).clamp(min=torch.finfo(scatter.dtype).tiny ** 0.5)
+    if shrinkage is not None:
+        ridge, scatter = shrinkage * freedom, (1 - shrinkage) * scatter
     if scatter.ndim == 1:
         weight = means / ((scatter.mean() if spherical else scatter) + ridge)
     else:

@@ -1,14 +1,20 @@
-"""FeTrIL, ACIL and DS-AL as methods: the first task trains the network, their classifiers learn the others."""
+"""FeTrIL, FeCAM, ACIL and DS-AL as methods: the first task trains the network, their classifiers learn the others."""
 
 import pytest
 import torch
 
 from cl_ac.approaches.acil import ACIL, DSAL
+from cl_ac.approaches.fecam import FeCAM
 from cl_ac.approaches.fetril import FeTrIL
 from cl_ac.approaches.freezing import Freezing
 from cl_ac.recording.checkpoint import Checkpoint
 
-METHODS = {FeTrIL: {"strength": 2.0}, ACIL: {"width": 16, "ridge": 0.5}, DSAL: {"width": 16, "compensation": 0.3}}
+METHODS = {
+    FeTrIL: {"strength": 2.0},
+    FeCAM: {"tukey": 0.7, "off_diagonal": 0.5},
+    ACIL: {"width": 16, "ridge": 0.5},
+    DSAL: {"width": 16, "compensation": 0.3},
+}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -102,6 +102,29 @@ def test_diagonal_and_spherical_covariance(bayes):
     assert ((x @ weight.numpy().T + bias.numpy()).argmax(1) == centroid.predict(x)).all()
 
 
+def test_shrinkage_takes_the_place_of_the_ridge():
+    x, y = blobs(5)
+    weight, bias = discriminant(statistics(x, y), shrinkage=0.1)
+    means = numpy.stack([x[y == c].mean(0) for c in range(4)])
+    covariance = (x - means[y]).T @ (x - means[y]) / (len(x) - 1)
+    precision = numpy.linalg.inv(0.9 * covariance + 0.1 * numpy.eye(5))
+    assert numpy.allclose(weight, means @ precision)
+    assert numpy.allclose(bias, [-0.5 * m @ precision @ m for m in means])
+    with pytest.raises(ConfigurationError, match="shrinkage is 0"):
+        Gaussian(shrinkage=0.0)
+
+
+def test_a_shrunk_gaussian_learns_tasks_with_its_shrinkage(toy_trainer, network, benchmark):
+    weights = []
+    for shrinkage in (None, 0.5):
+        classifier = Gaussian(shrinkage=shrinkage)
+        classifier.update(benchmark[0], network, toy_trainer, Memory())
+        weights.append(classifier.weight_2)
+    expected, _ = discriminant(classifier.statistics(2), shrinkage=0.5)
+    assert torch.equal(weights[1], expected.float())
+    assert not torch.allclose(weights[0], weights[1])
+
+
 def test_more_features_than_samples_and_constant_features_stay_finite():
     x, y = blobs(3, per_class=2, features=40)
     for features in (x, numpy.zeros_like(x), numpy.ones_like(x)):
