@@ -16,6 +16,7 @@ class ACIL(Freezing):
         ridge: of the regression.
     """
 
+    family = "prototypes"
     memory_use = "none"
 
     def __init__(self, width: int = 2048, ridge: float = 0.1):

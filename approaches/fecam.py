@@ -17,6 +17,7 @@ class FeCAM(Freezing):
         off_diagonal: how much the rest of them is (γ₂; 0 for transformers).
     """
 
+    family = "prototypes"
     memory_use = "none"
 
     def __init__(self, tukey: float = 0.5, diagonal: float = 1.0, off_diagonal: float = 1.0):

@@ -17,6 +17,7 @@ class FeTrIL(Freezing):
         strength: of the loss against the length of the classifier's weights.
     """
 
+    family = "prototypes"
     memory_use = "none"
 
     def __init__(self, loss: Separation = "hinge", strength: float = 1.0):

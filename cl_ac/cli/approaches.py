@@ -64,5 +64,7 @@ def needs(approach: type[Approach]) -> list[str]:
 def citation(approach: type[Approach]) -> str:
     """The papers that the first paragraph of a docstring names, as `Li & Hoiem 2016`."""
     first = inspect.cleandoc(approach.__doc__ or "").partition("\n\n")[0]
-    found = re.findall(r"([A-Z][\w’'-]+(?: (?:&|et al\.) ?(?:[A-Z][\w’'-]+)?)?),? (\d{4})", " ".join(first.split()))
+    author = r"[A-Z][\w’'-]+"
+    authors = rf"((?:{author}, )*{author}(?: & {author}| et al\.)?)"
+    found = re.findall(rf"{authors},? (\d{{4}})", " ".join(first.split()))
     return "; ".join(dict.fromkeys(f"{who.strip()} {year}" for who, year in found))
