@@ -141,7 +141,8 @@ class Trainer:
             data: what the task is then trained on; images of old classes are left out. Without, nothing is warmed up.
         """
         warmup = self.training.head_warmup
-        if data is None or data.task.is_first or not warmup.epochs:
+        # A head whose places for classes are fixed has no new rows.
+        if data is None or data.task.is_first or not warmup.epochs or not network.new_rows:
             return
         task = data.task
 

@@ -6,6 +6,7 @@ import torch
 from cl_ac.approach import TrainingSet
 from cl_ac.data.samples import concatenate
 from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.heads.prepared import PreparedPolytope
 from cl_ac.losses import cross_entropy
 from cl_ac.network import Exits
 from cl_ac.training import Fit, HeadWarmup, ParameterGroup, Trainer, Training
@@ -281,6 +282,15 @@ def test_head_warmup_moves_the_newest_rows_only(toy_benchmark, toy_network):
     assert not warmed_up(toy_benchmark, toy_network, second, epochs=0)
     drifting = warmed_up(toy_benchmark, toy_network, second, epochs=1, freeze_batch_norm=False)
     assert any("running_mean" in name for name in drifting)
+
+
+def test_heads_without_new_rows_are_not_warmed_up(toy_benchmark, toy_network):
+    network = toy_network(classifier=lambda features: PreparedPolytope(features, 6), sizes=(2, 2))
+    trainer = Trainer(Training(head_warmup=HeadWarmup(epochs=1)), toy_benchmark.augmentation, torch.device("cpu"))
+    before = {name: value.clone() for name, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
+    task = toy_benchmark()[1]
+    trainer.warm_up_heads(network, TrainingSet(task.train, task))
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())
 
 
 def test_head_warmup_learns_from_the_new_images_of_the_given_data_with_every_exit_at_weight_one(
