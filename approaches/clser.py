@@ -32,6 +32,7 @@ class CLSER(Approach):
 
     family = "replay"
     memory_use = "required"
+    moves: Tensor
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class CLSER(Approach):
         for index, copy in enumerate((self.plastic, self.stable)):
             if self.moved[index]:
                 kept = (1 - 1 / (self.moves[index] + 1)).clamp(max=self.decays[index])
-                follow(copy.network, network, 1 - kept)
+                follow(copy, network, 1 - kept)
                 self.moves[index] += 1
 
     def inference_network(self, network: ExitNetwork) -> ExitNetwork:
@@ -96,10 +97,10 @@ def better(first: Tensor, second: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def follow(copy: ExitNetwork, network: ExitNetwork, share: Tensor) -> None:
+def follow(copy: Teacher, network: ExitNetwork, share: Tensor) -> None:
     """Moves a copy by a share [] of the way to the network; whole numbers, such as counts, are taken over."""
     values = network.state_dict()
-    for name, value in copy.state_dict().items():
+    for name, value in copy.network.state_dict().items():
         if isinstance(value, Tensor) and value.is_floating_point():
             value.lerp_(values[name], share)
         elif isinstance(value, Tensor):

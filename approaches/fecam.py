@@ -22,7 +22,7 @@ class FeCAM(Freezing):
 
     def __init__(self, tukey: float = 0.5, diagonal: float = 1.0, off_diagonal: float = 1.0):
         super().__init__(train_heads=False)
-        self.options = {"tukey": tukey, "diagonal": diagonal, "off_diagonal": off_diagonal}
+        self.tukey, self.diagonal, self.off_diagonal = tukey, diagonal, off_diagonal
 
     def inference_classifier(self) -> Classifier:
-        return fecam.FeCAM(**self.options)
+        return fecam.FeCAM(self.tukey, self.diagonal, self.off_diagonal)

@@ -22,7 +22,7 @@ class FeTrIL(Freezing):
 
     def __init__(self, loss: Separation = "hinge", strength: float = 1.0):
         super().__init__(train_heads=False)
-        self.options = {"loss": loss, "strength": strength}
+        self.separation, self.strength = loss, strength
 
     def inference_classifier(self) -> Classifier:
-        return PseudoFeatures(**self.options)
+        return PseudoFeatures(self.separation, self.strength)

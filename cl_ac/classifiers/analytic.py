@@ -69,8 +69,8 @@ class ACIL(Classifier):
     def solve(self, stream: str, exits: int) -> None:
         """Finds the weights of all exits from the sums."""
         for index in range(exits):
-            sums = (getattr(self, f"{stream}{name}_{index}") for name in ("gram", "cross"))
-            self.register_buffer(f"{stream}weight_{index}", regression(*sums, self.ridge).float())
+            gram, cross = (getattr(self, f"{stream}{name}_{index}") for name in ("gram", "cross"))
+            self.register_buffer(f"{stream}weight_{index}", regression(gram, cross, self.ridge).float())
 
     def score(self, index, features) -> Tensor:
         return self.widened(index, features).relu() @ getattr(self, f"weight_{index}") / self.temperature

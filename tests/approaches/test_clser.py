@@ -88,8 +88,8 @@ def test_copies_grow_the_rows_that_the_network_grows(toy_network, toy_benchmark,
     approach.begin_task(benchmark[0], network, toy_trainer)
     network.grow(2, toy_trainer.seed)
     approach.begin_task(benchmark[1], network, toy_trainer)
-    for copy in (approach.plastic.network, approach.stable.network):
-        assert all(torch.equal(a, b) for a, b in zip(copy.parameters(), network.parameters(), strict=True))
+    for copy in (approach.plastic, approach.stable):
+        assert all(torch.equal(a, b) for a, b in zip(copy.network.parameters(), network.parameters(), strict=True))
         assert not any(parameter.requires_grad for parameter in copy.parameters())
         follow(copy, network, torch.tensor(0.5))
 

@@ -28,6 +28,7 @@ SHORT = {
     "XDER": {"classes": 7},
     "XDERCE": {"classes": 7},
     "XDERRPC": {"classes": 7},
+    "SCR": {"replay": 8},
 }
 
 

@@ -1,0 +1,83 @@
+"""SCR: what its loss sees and moves, its projectors, and that means of exemplars answer."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cl_ac.approach import Batch
+from cl_ac.approaches.scr import SCR
+from cl_ac.classifiers.nearest_mean import NearestMean
+from cl_ac.errors import ConfigurationError
+from cl_ac.losses import supervised_contrastive
+
+
+def test_loss_by_hand():
+    # Unit vectors at 0°, 60°, 90°, 180°; samples 0 and 1 are of one class, 2 and 3 alone in theirs.
+    angles = torch.tensor([0.0, 60.0, 90.0, 180.0]).deg2rad()
+    vectors = torch.stack([angles.cos(), angles.sin()], 1)
+    loss = supervised_contrastive(torch.stack([vectors, -vectors, vectors.flip(1)]), torch.tensor([4, 4, 2, 7]), 0.5)
+    cosines = {0: (0.5, 0.0, -1.0), 1: (0.5, math.cos(math.pi / 6), -0.5)}
+    expected = sum(math.log(sum(math.exp(c / 0.5) for c in cosines[i])) - 0.5 / 0.5 for i in (0, 1)) / 2
+    torch.testing.assert_close(loss, torch.full((3,), expected))
+
+
+def test_samples_that_are_alone_have_no_loss_and_a_finite_gradient():
+    projections = F.normalize(torch.randn(2, 3, 4), dim=-1).requires_grad_(True)
+    loss = supervised_contrastive(projections, torch.tensor([0, 1, 2]))
+    loss.sum().backward()
+    assert loss.tolist() == [0, 0]
+    assert not projections.grad.any()
+
+
+def test_loss_sees_both_views_of_new_images_and_exemplars(toy_network, toy_benchmark, toy_trainer):
+    benchmark = toy_benchmark()
+    network, approach = toy_network("sdn", (2, 2)), SCR(projection=5)
+    approach.begin_task(benchmark[0], network, toy_trainer)
+    images = torch.randn(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([2, 3, 0])
+    old = Batch(images[2:3], targets[2:], benchmark[1], views=(images[5:6],))
+    batch = Batch(images[:2], targets[:2], benchmark[1], replay=(old,), views=(images[3:5],))
+    loss = approach.loss(network.eval(), batch)
+    for index in range(3):
+        features = network.features(images[:6])[index]
+        inner, outer = approach.between.layers[index], approach.projector.layers[index]
+        projections = F.normalize(outer(inner(features).relu()), dim=1)
+        expected = supervised_contrastive(projections[None], targets.repeat(2), 0.1)[0]
+        torch.testing.assert_close(loss[index], expected)
+    network.train()
+    approach.loss(network, batch).sum().backward()
+    learning = list(approach.learns(network))
+    assert len(learning) == len(list(network.parameters())) + 12
+    heads = {id(parameter) for parameter in network.heads.parameters()}
+    for parameter in learning:
+        assert (parameter.grad is None) == (id(parameter) in heads)
+
+
+def test_a_projector_depends_on_how_many_exits_lie_behind_it(toy_network, toy_benchmark, toy_trainer):
+    alone, several = SCR(), SCR()
+    alone.begin_task(toy_benchmark()[0], toy_network(), toy_trainer)
+    several.begin_task(toy_benchmark()[0], toy_network("sdn"), toy_trainer)
+    for mine, theirs in ((alone.between, several.between), (alone.projector, several.projector)):
+        assert torch.equal(mine.layers[0].weight, theirs.layers[2].weight)
+        assert mine.layers[0].weight.shape == theirs.layers[2].weight.shape
+
+
+def test_means_of_exemplars_answer_and_remember(toy_run, toy_benchmark):
+    approach = SCR(replay=8, crop=0.8)
+    directory = toy_run(approach, exits="sdn", memory=24)
+    assert isinstance(approach.inference, NearestMean)
+    assert approach.inference.newest == "exemplars"
+    outputs = directory.outputs(2)
+    assert (outputs.logits.argmax(-1) == outputs.targets)[:, outputs.tasks == 0].double().mean() > 0.6
+    # Nothing trains the linear heads, and the second view is another image than the first.
+    data = approach.training_set(toy_benchmark()[1])
+    assert data.views == ({**approach.view},)
+    assert data.views[0]["scale"] == (0.8, 1.0)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"projection": 0}])
+def test_impossible_options(options):
+    with pytest.raises(ConfigurationError, match=f"approach.{next(iter(options))}"):
+        SCR(**options)
