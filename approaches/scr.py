@@ -3,7 +3,6 @@
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
@@ -11,7 +10,7 @@ from cl_ac.classifiers.classifier import Classifier
 from cl_ac.classifiers.nearest_mean import NearestMean
 from cl_ac.errors import ConfigurationError
 from cl_ac.heads import ExitLinears
-from cl_ac.losses import supervised_contrastive
+from cl_ac.losses import supervised_contrast
 from cl_ac.training import Learning
 
 
@@ -77,9 +76,8 @@ class SCR(Approach):
         first = torch.cat([batch.images, exemplars.images])
         second = torch.cat([batch.views[0], exemplars.views[0]])
         projections = torch.cat([self.project(network, view) for view in (first, second)], 1)
-        return supervised_contrastive(projections, targets.repeat(2), self.temperature)
+        return supervised_contrast(projections, targets.repeat(2), self.temperature)
 
     def project(self, network: ExitNetwork, images: Tensor) -> Tensor:
-        """What the projectors make of images: [E, B, projection], of length 1."""
-        inner = self.between(network.features(images)).relu()
-        return F.normalize(self.projector(inner.unbind()), dim=-1)
+        """What the projectors make of images: [E, B, projection]."""
+        return self.projector(self.between(network.features(images)).relu().unbind())

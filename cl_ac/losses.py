@@ -112,28 +112,6 @@ def intertask_cross_entropy(logits: Tensor, classes: slice) -> Tensor:
     return sample_mean(logits.logsumexp(-1) - logits[:, :, classes].logsumexp(-1))
 
 
-def supervised_contrastive(projections: Tensor, targets: Tensor, temperature: float = 0.1) -> Tensor:
-    """Supervised contrastive loss (Khosla et al., 2020, eq. 2): the mean over samples i and over the others j of the
-    class of i of `−log (exp(x_i·x_j / T) / Σ_{k ≠ i} exp(x_i·x_k / T))`.
-
-    Without further factors: published code that multiplies by T and divides by a base temperature of 0.07 has a larger
-    gradient. Samples that are alone in their class count only as others; there the published mean is undefined.
-
-    Args:
-        projections: of unit length [E, N, D]; all views of an image are samples.
-        targets: int64 [N].
-    Returns:
-        [E]; zero where no class has two samples.
-    """
-    itself = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
-    similarities = (projections @ projections.mT).float() / temperature
-    log_shares = similarities - similarities.masked_fill(itself, -torch.inf).logsumexp(-1, keepdim=True)
-    positives = ((targets[:, None] == targets) & ~itself).float()
-    counts = positives.sum(1)
-    per_sample = -(log_shares * positives).sum(-1) / counts.clamp(min=1)
-    return per_sample.sum(1) / (counts > 0).sum().clamp(min=1)
-
-
 def squared_error(logits: Tensor, wanted: Tensor) -> Tensor:
     """Mean of `(logits − wanted)²` over samples and classes, for logits [E, B, C] twice: [E]; zero without samples."""
     return sample_mean((logits - wanted).square().mean(-1))

@@ -256,3 +256,19 @@ def test_past_constraint_trains_new_classes_only_and_where_it_is_violated():
     torch.testing.assert_close(logits.grad[0, 0], torch.tensor(wanted))
     assert not logits.grad[0, 1].any()
     check(losses.past_constraint(logits, slice(0, 0), slice(0, 3), 0.3), [0.0, 0.0])
+
+
+def test_supervised_contrast_by_hand():
+    # Directions at 0°, 60°, 90° and 180°; samples 0 and 1 are of one class, 2 and 3 alone in theirs.
+    angles = torch.tensor([0.0, 60.0, 90.0, 180.0]).deg2rad()
+    vectors = torch.stack([angles.cos(), angles.sin()], 1) * torch.tensor([1.0, 2.0, 0.5, 3.0])[:, None]
+    outputs = torch.stack([vectors, -vectors, vectors.flip(1)]).requires_grad_(True)
+    loss = losses.supervised_contrast(outputs, torch.tensor([4, 4, 2, 7]), 0.5)
+    cosines = {0: (0.5, 0.0, -1.0), 1: (0.5, math.cos(math.pi / 6), -0.5)}
+    expected = sum(math.log(sum(math.exp(c / 0.5) for c in cosines[i])) - 0.5 / 0.5 for i in (0, 1)) / 4
+    torch.testing.assert_close(loss, torch.full((3,), expected))
+    loss.sum().backward()
+    assert outputs.grad.isfinite().all()
+    # Without a pair there is nothing to draw together.
+    alone = losses.supervised_contrast(outputs, torch.tensor([4, 5, 2, 7]), 0.5)
+    assert alone.tolist() == [0, 0, 0]
