@@ -112,8 +112,10 @@ class DSAL(ACIL):
         self.solve("second_", len(network))
 
     def score(self, index, features) -> Tensor:
-        second = self.widened(index, features).tanh() @ getattr(self, f"second_weight_{index}")
-        return super().score(index, features) + self.compensation * second / self.temperature
+        widened = self.widened(index, features)
+        main = widened.relu() @ getattr(self, f"weight_{index}")
+        second = widened.tanh() @ getattr(self, f"second_weight_{index}")
+        return (main + self.compensation * second) / self.temperature
 
 
 def projection(features: Tensor, width: int, stream: torch.Generator) -> Tensor:

@@ -96,8 +96,10 @@ class Classifier(Growing):
 
     def logits(self, features: Sequence[Tensor]) -> Tensor:
         """[E, B, C]."""
-        scores = self.scores(features).log_softmax(-1)
-        return torch.einsum("il,lbc->ibc", self.weights.to(scores.dtype), scores)
+        # Scores may be small differences of large numbers, which the precision of training need not tell apart.
+        with torch.autocast(features[0].device.type, enabled=False):
+            scores = self.scores(features).log_softmax(-1)
+            return torch.einsum("il,lbc->ibc", self.weights.to(scores.dtype), scores)
 
     def logits_at(self, index: int, log_probabilities: Tensor) -> Tensor:
         """What `logits` gives for exit `index` [B, C], from log-probabilities [index + 1, B, C] of the exits so far."""

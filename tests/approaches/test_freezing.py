@@ -77,3 +77,8 @@ def test_a_resumed_run_stays_frozen(toy_run, monkeypatch):
 def test_a_negative_task_is_refused():
     with pytest.raises(ConfigurationError, match="freeze_after is -1"):
         Freezing(-1)
+
+
+def test_without_training_of_heads_nothing_is_learned_after_the_backbone(toy_benchmark):
+    approach = Freezing(freeze_after=1, train_heads=False)
+    assert [approach.training_set(task) is None for task in toy_benchmark().tasks] == [False, False, True]

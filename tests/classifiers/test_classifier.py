@@ -12,7 +12,10 @@ from sklearn.neighbors import NearestCentroid
 
 from cl_ac.approaches.finetuning import FineTuning
 from cl_ac.approaches.freezing import Freezing
+from cl_ac.classifiers.analytic import DSAL
 from cl_ac.classifiers.classifier import fit_weights
+from cl_ac.classifiers.fecam import FeCAM
+from cl_ac.classifiers.fetril import FeTrIL
 from cl_ac.classifiers.gaussian import Gaussian, Statistics, discriminant
 from cl_ac.classifiers.nearest_mean import NearestMean
 from cl_ac.errors import ConfigurationError
@@ -100,6 +103,17 @@ def test_diagonal_and_spherical_covariance(bayes):
     weight, bias = discriminant(known, spherical=True, bayes=bayes)
     centroid = NearestCentroid().fit(x, y)
     assert ((x @ weight.numpy().T + bias.numpy()).argmax(1) == centroid.predict(x)).all()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, FeTrIL, FeCAM, DSAL])
+def test_scores_keep_their_precision_where_networks_run_at_less(toy_trainer, network, benchmark, kind):
+    classifier = kind(width=8) if kind is DSAL else kind()
+    classifier.update(benchmark[0], network, toy_trainer, Memory())
+    with torch.no_grad():
+        features = classifier.features(network, torch.randn(4, 1, 6, 6))
+        expected = classifier.logits(features)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(classifier.logits(features), expected)
 
 
 def test_shrinkage_takes_the_place_of_the_ridge():
