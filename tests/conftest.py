@@ -147,13 +147,16 @@ def toy_learn(toy_trainer) -> Callable[..., None]:
 
     def learn(approach, network: ExitNetwork, tasks) -> None:
         for task in tasks:
+            approach.expand(task, network, toy_trainer)
             network.grow(task.num_classes, toy_trainer.seed)
             approach.begin_task(task, network, toy_trainer)
             network.train_old_rows(approach.trains_old_rows)
-            toy_trainer.fit(
-                Fit(network, approach.loss, approach.training_set(task), parameters=approach.learns(network)),
-                on_step=lambda network, _: approach.end_step(network),
-            )
+            data = approach.training_set(task)
+            if data is not None:
+                toy_trainer.fit(
+                    Fit(network, approach.loss, data, parameters=approach.learns(network)),
+                    on_step=lambda network, _: approach.end_step(network),
+                )
             approach.choose_exemplars(task, network, toy_trainer)
             approach.end_task(task, network, toy_trainer)
 
