@@ -217,8 +217,10 @@ Tensor empty_strided(
 
 Tensor host(const Tensor& tensor) { return tensor.device() == device ? over_memory_of(tensor, c10::kCPU) : tensor; }
 
-Tensor copy_from(const Tensor& source, const Tensor& target, bool) {
-  waits += source.device() != target.device() && source.numel();
+Tensor copy_from(const Tensor& source, const Tensor& target, bool non_blocking) {
+  // A copy from the host may be queued behind what the device has yet to do.
+  const bool queued = non_blocking && target.device() == device;
+  waits += source.device() != target.device() && source.numel() && !queued;
   host(target).copy_(host(source));
   return target;
 }
