@@ -1,5 +1,7 @@
 """EFC: features may move where old answers do not change, and prototypes follow the drift of features."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,7 +60,7 @@ class EFC(Approach):
 
     def training_set(self, task: Task) -> TrainingSet:
         if task.is_first:
-            return super().training_set(task)
+            return TrainingSet(task.train, task)
         new = max(round(self.replay * task.num_classes / task.classes_seen), 1)
         return TrainingSet(task.train, task, task.train, replay=(new,))
 
@@ -83,7 +85,7 @@ class EFC(Approach):
 
     def consolidation(self, features: list[Tensor], old_features: list[Tensor]) -> Tensor:
         """What it costs that features have moved from the old ones, both E tensors [B, ...]: [E]."""
-        head = self.teacher.network
+        head = cast(ExitNetwork, self.teacher.network)
         moved = linear_logits(head, features) - linear_logits(head, old_features)
         pairs = zip(features, old_features, strict=True)
         squares = [(new - old).float().square().flatten(1).sum(1) for new, old in pairs]
@@ -102,7 +104,7 @@ class EFC(Approach):
     @torch.no_grad()
     def follow(self, task: Task, network: ExitNetwork, trainer) -> None:
         """Moves the means of prototypes as features near them have moved in `task`."""
-        samples, old = task.train.without_extras(), self.teacher.network
+        samples, old = task.train.without_extras(), cast(ExitNetwork, self.teacher.network)
         logits = trainer.predict(old, samples, lambda images: linear_logits(old, reduced(old, images)))
         weights = nearness(logits, linear_logits(old, self.prototypes.means).cpu(), self.importance.cpu(), self.sigma)
         drifts, start = [torch.zeros_like(means) for means in self.prototypes.means], 0

@@ -67,7 +67,8 @@ class Prototypes(Growing):
     @torch.no_grad()
     def add(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
         """Takes the prototypes of the classes of `task`, as the network now sees them."""
-        targets, found = [], [[] for _ in range(len(network))]
+        targets: list[int] = []
+        found: list[list[tuple[Tensor, Tensor, float]]] = [[] for _ in range(len(network))]
         # One class at a time: the features of a whole task may not fit in memory.
         for target in range(task.classes.start, task.classes.stop):
             members = (task.train.targets == target).nonzero()[:, 0]
@@ -80,8 +81,8 @@ class Prototypes(Growing):
         device = trainer.device
         self.targets = torch.cat([self.targets, torch.tensor(targets, dtype=torch.int64, device=device)])
         for index, classes in enumerate(found):
-            for name, values in zip(("means", "directions"), list(zip(*classes, strict=True))[:2], strict=True):
-                self._append(f"{name}_{index}", torch.stack(values).to(device))
+            self._append(f"means_{index}", torch.stack([mean for mean, _, _ in classes]).to(device))
+            self._append(f"directions_{index}", torch.stack([rows for _, rows, _ in classes]).to(device))
         variances = torch.tensor([[variance for _, _, variance in classes] for classes in found], device=device)
         self.variances = torch.cat([self.variances, variances], 1) if self.variances.numel() else variances
 
