@@ -1,17 +1,19 @@
 """FOSTER: a second network is boosted on top of the old one, then both are compressed into one."""
 
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from cl_ac.approach import Approach, Batch, ExitNetwork, TrainingSet
+from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
 from cl_ac.data.copying import copied
+from cl_ac.data.samples import concatenate
 from cl_ac.errors import ConfigurationError
 from cl_ac.heads import ExitLinears, linear_map
 from cl_ac.losses import cross_entropy, global_distillation
 from cl_ac.teacher import Teacher
-from cl_ac.training import Fit
+from cl_ac.training import Fit, Trainer
 
 
 class FOSTER(Approach):
@@ -101,10 +103,11 @@ class FOSTER(Approach):
         ]
         return self.joint(both).float(), own, old
 
-    def compress(self, network: ExitNetwork, data: TrainingSet, trainer) -> None:
+    def compress(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
         """Makes `network` the one that both are compressed into."""
-        student = copied(self.teacher.network).requires_grad_(True)
-        student.grow(data.task.num_classes, trainer.seed)
+        student = copied(cast(ExitNetwork, self.teacher.network)).requires_grad_(True)
+        student.grow(task.num_classes, trainer.seed)
+        data = TrainingSet(concatenate(task.train, self.memory.samples), task)
         weights = effective_number_weights(self.samples_of_class, self.compression_beta)
 
         def loss(student: ExitNetwork, batch: Batch) -> Tensor:
@@ -112,15 +115,15 @@ class FOSTER(Approach):
                 joint, *_ = self.boosted(network, batch.images)
             return balanced_distillation(student(batch.images), joint, weights, self.temperature)
 
-        settings = {"epochs": self.compression_epochs, "lr": self.compression_lr * trainer.training.lr}
-        settings = trainer.with_training(**settings, weight_decay=0.0, schedule="cosine", warmup=0, select="last")
+        rate = {"lr": self.compression_lr * trainer.training.lr, "schedule": "cosine", "warmup": 0, "weight_decay": 0.0}
+        settings = trainer.with_training(epochs=self.compression_epochs, select="last", **rate)
         trainer.fit(Fit(student, loss, data, settings, stage="compression"))
         network.load_state_dict(student.state_dict())
 
     def choose_exemplars(self, task, network, trainer) -> None:
         # Before the memory makes room for new classes: both stages learn from the same samples.
         if not task.is_first:
-            self.compress(network, self.training_set(task), trainer)
+            self.compress(task, network, trainer)
         super().choose_exemplars(task, network, trainer)
 
     def end_task(self, task, network, trainer) -> None:

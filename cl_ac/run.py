@@ -76,7 +76,7 @@ def run(
         UserError: for settings that do not fit together, before any training, and for a disk that refuses results.
     """
     memory = Memory() if memory is None else memory
-    check(approach, benchmark, training, memory, watch)
+    check(approach, benchmark, training, memory, watch, classifier)
     check_loggers(loggers)
     benchmark.seed = seed
     place = choose_device(device)
@@ -161,7 +161,14 @@ def assemble(
     return network.to(memory_format=torch.channels_last) if channels_last else network
 
 
-def check(approach: Approach, benchmark: Benchmark, training: Training, memory: Memory, watch: Watch = Watch()) -> None:
+def check(
+    approach: Approach,
+    benchmark: Benchmark,
+    training: Training,
+    memory: Memory,
+    watch: Watch = Watch(),
+    classifier: Classifier | None = None,
+) -> None:
     """Raises one `ConfigurationError` that names every pair of settings that do not fit together."""
     benchmark.check()
     problems, name = [], type(approach).__name__
@@ -177,6 +184,11 @@ def check(approach: Approach, benchmark: Benchmark, training: Training, memory: 
         )
     if memory.per_class and memory.per_class < needed:
         problems.append(f"memory.per_class is {memory.per_class}, but {name} needs at least {needed}")
+    if classifier is not None and classifier.needs_equal_features and type(approach).expand is not Approach.expand:
+        problems.append(
+            f"the classifier {type(classifier).__name__} keeps statistics of the features of earlier tasks, but {name} "
+            "adds features with each task: take NearestMean, or the linear heads (classifier absent)"
+        )
     if isinstance(training.epochs, list) and len(training.epochs) != len(benchmark):
         problems.append(f"training.epochs lists {len(training.epochs)} tasks, but the benchmark has {len(benchmark)}")
     if training.select == "best" and benchmark.validation in (0, "test"):

@@ -90,7 +90,7 @@ class Patches(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images).flatten(2).transpose(1, 2)
-        return self.drop(torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1) + self.positions)
+        return self.drop(torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], 1) + self.positions)
 
 
 class ClassToken(nn.Module):

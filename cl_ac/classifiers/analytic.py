@@ -4,6 +4,7 @@ Shapes: C classes seen, D features, M random features, N samples.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,8 @@ class ACIL(Classifier):
             confidence.
         reading: how features are read and exits aggregated, see `Classifier`.
     """
+
+    needs_equal_features: ClassVar[bool] = True
 
     def __init__(self, width: int = 2048, ridge: float = 0.1, temperature: float = 0.1, **reading):
         super().__init__(**reading)

@@ -47,6 +47,8 @@ class Classifier(Growing):
 
     # Whether `score` reads the linear head's logits of an exit in place of its features.
     reads_logits: ClassVar[bool] = False
+    # Whether what it keeps of earlier tasks cannot be read beside features that have been added since.
+    needs_equal_features: ClassVar[bool] = False
 
     def __init__(
         self,

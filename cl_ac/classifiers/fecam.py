@@ -3,6 +3,8 @@
 Shapes: B batch, C classes seen, D features, N samples.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +33,8 @@ class FeCAM(Classifier):
             tells shallow exits much more.
         reading: how features are read and exits aggregated, see `Classifier`.
     """
+
+    needs_equal_features: ClassVar[bool] = True
 
     def __init__(
         self,

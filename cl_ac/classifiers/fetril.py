@@ -3,7 +3,7 @@
 Shapes: N samples, C classes seen, D features.
 """
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ class FeTrIL(Classifier):
             `hinge`, whose scores are meant to be ±1, and 1 for `softmax`.
         reading: how features are read and exits aggregated, see `Classifier`.
     """
+
+    needs_equal_features: ClassVar[bool] = True
 
     def __init__(self, loss: Separation = "hinge", strength: float = 1.0, temperature: float | None = None, **reading):
         super().__init__(**reading)

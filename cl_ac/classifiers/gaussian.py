@@ -4,14 +4,13 @@ Shapes: C classes seen, D features, N samples.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.classifiers.classifier import Classifier
-from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError
 
 
@@ -70,6 +69,8 @@ class Gaussian(Classifier):
         reading: how features are read and exits aggregated, see `Classifier`.
     """
 
+    needs_equal_features: ClassVar[bool] = True
+
     def __init__(
         self,
         covariance: Literal["full", "diagonal", "spherical"] = "full",
@@ -87,7 +88,6 @@ class Gaussian(Classifier):
         for features, targets in self.passes(network, task.train.without_extras(), trainer):
             for index, part in enumerate(features):
                 new = Statistics.of(part.double(), targets, task.classes_seen, diagonal)
-                self._check_width(index, part.shape[1], task)
                 self._keep(index, self.statistics(index).merge(new) if hasattr(self, f"counts_{index}") else new)
         for index in range(len(network)):
             kind = self.covariance == "spherical", self.scale == "bayes", self.shrinkage
@@ -98,14 +98,6 @@ class Gaussian(Classifier):
     def statistics(self, index: int) -> Statistics:
         """What is known at one exit."""
         return Statistics(*(getattr(self, f"{name}_{index}") for name in ("counts", "means", "scatter")))
-
-    def _check_width(self, index: int, features: int, task: Task) -> None:
-        known = getattr(self, f"means_{index}", None)
-        if known is not None and known.shape[1] != features:
-            raise ConfigurationError(
-                f"the classifier Gaussian keeps statistics of {known.shape[1]} features, but with task "
-                f"{task.index + 1} the network gives {features}; take NearestMean, or an approach that adds none"
-            )
 
     def _keep(self, index: int, statistics: Statistics) -> None:
         for name in ("counts", "means", "scatter"):

@@ -8,6 +8,9 @@ import torch
 from cl_ac.approaches.dyer import DyER, auxiliary_cross_entropy
 from cl_ac.approaches.finetuning import FineTuning
 from cl_ac.backbones.branching import branches_at, newest_features
+from cl_ac.classifiers.analytic import ACIL, DSAL
+from cl_ac.classifiers.fecam import FeCAM
+from cl_ac.classifiers.fetril import FeTrIL
 from cl_ac.classifiers.gaussian import Gaussian
 from cl_ac.classifiers.nearest_mean import NearestMean
 from cl_ac.data.batches import Batch
@@ -16,8 +19,10 @@ from cl_ac.exits.model import EarlyExitModel
 from cl_ac.exits.rules import Confidence
 from cl_ac.memory import Memory
 from cl_ac.network import ExitNetwork
+from cl_ac.run import check
 from cl_ac.serving.finished import finished
 from cl_ac.serving.model_file import load, save
+from cl_ac.training import Training
 
 
 @pytest.fixture
@@ -106,11 +111,17 @@ def test_classifiers_are_drawn_anew_only_where_they_are_trained_anew(begun, toy_
     assert not len(approach.auxiliary_heads)
 
 
-def test_nearest_means_read_all_branches_and_stale_statistics_are_refused(toy_run):
+def test_nearest_means_read_all_branches(toy_run):
     directory = toy_run(DyER(classifier_epochs=1), "means", "sdn", memory=12, classifier=NearestMean())
     assert directory.outputs(2).logits.isfinite().all()
-    with pytest.raises(ConfigurationError, match="Gaussian keeps statistics"):
-        toy_run(DyER(classifier_epochs=1), "gaussian", "sdn", memory=12, classifier=Gaussian())
+
+
+@pytest.mark.parametrize("classifier", [Gaussian, FeCAM, ACIL, DSAL, FeTrIL])
+def test_statistics_that_added_features_would_outgrow_are_refused_before_training(toy_benchmark, classifier):
+    settings = toy_benchmark(), Training(), Memory(size=12)
+    check(FineTuning(), *settings, classifier=classifier())
+    with pytest.raises(ConfigurationError, match=f"{classifier.__name__} keeps statistics .* DyER adds features"):
+        check(DyER(), *settings, classifier=classifier())
 
 
 def test_a_finished_run_answers_early_from_its_folder_and_from_a_file(digits_run, tmp_path):

@@ -233,14 +233,6 @@ def test_a_kept_mean_knows_nothing_of_added_features():
     assert torch.equal(classifier.means_0[0], torch.nn.functional.pad(before[0], (0, 2)))
 
 
-def test_statistics_of_fewer_features_are_refused(toy_trainer, toy_network, benchmark):
-    classifier, network = Gaussian(), toy_network(sizes=(2,))
-    classifier.update(benchmark[0], network, toy_trainer, Memory())
-    network.backbone.stages[-1] = torch.nn.Flatten()
-    with pytest.raises(ConfigurationError, match=r"keeps statistics of 4 features, but with task 2 .* gives 144"):
-        classifier.update(benchmark[1], network, toy_trainer, Memory())
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_do_not_depend_on_the_heads(toy_network, kind):
     network, images = toy_network("sdn", (2,)).eval(), torch.randn(2, 1, 6, 6)

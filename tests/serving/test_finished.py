@@ -3,13 +3,14 @@ import torch
 import yaml
 from PIL import Image
 
-from cl_ac.backbones.vit import MLP
+from cl_ac.backbones.branching import branch, make_branching
+from cl_ac.backbones.vit import MLP, ViT
 from cl_ac.cli.main import main
 from cl_ac.data.loading import Loader
 from cl_ac.errors import ConfigurationError, DataError
 from cl_ac.exits.model import EarlyExitModel
 from cl_ac.exits.rules import TOP, Confidence, LearnedScorer, Patience, decide
-from cl_ac.network import Exits
+from cl_ac.network import ExitNetwork, Exits
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.serving.export import export_stages, script_stages
 from cl_ac.serving.finished import finished
@@ -142,6 +143,22 @@ def test_stages_run_elsewhere_for_any_batch_size(toy_network, tmp_path, how, cas
             hidden, logits = part(hidden, logits) if cascade and index else part(hidden)
             torch.testing.assert_close(logits, expected[index], rtol=1e-4, atol=1e-5)
     assert all(parameter.requires_grad for parameter in network.parameters()), "the network may go on learning"
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+def test_stages_of_transformers_and_of_branches_are_exported_for_any_batch_size(branches):
+    backbone = ViT((1, 8, 8), width=8, depth=2, patch=4, heads=2)
+    make_branching(backbone)
+    network = ExitNetwork(backbone, backbone.exits("ln"))
+    network.grow(2, 0)
+    if branches > 1:
+        branch(network, 0)
+    programs = [program.module() for program in export_stages(network.eval())]
+    for batch in (1, 5):
+        hidden = images = torch.randn(batch, 1, 8, 8)
+        for program, expected in zip(programs, network(images), strict=True):
+            hidden, logits = program(hidden)
+            torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_saved_model_may_be_loaded_folded(run_of, tmp_path):
