@@ -1,9 +1,11 @@
 """Freezing: the backbone of the first task serves all later ones."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
+from cl_ac.approach import Approach, Batch, ExitNetwork, Family, Task, TrainingSet
 from cl_ac.errors import ConfigurationError
 from cl_ac.losses import cross_entropy
 
@@ -20,7 +22,7 @@ class Freezing(Approach):
             classifier (`--classifier`) has to learn them in its own way.
     """
 
-    family = "baseline"
+    family: ClassVar[Family] = "baseline"
 
     def __init__(self, freeze_after: int = 0, train_heads: bool = True):
         super().__init__()
