@@ -236,7 +236,7 @@ def task_costs(comparison: Comparison) -> ResultTable:
     tasks = max(group.tasks for group in comparison.groups)
     rows: list[list[Cell]] = []
     for group in comparison.groups:
-        counts = {
+        counts: Mapping[str, Sequence[float | None]] = {
             "MACs": [None if cost is None else cost.exits[-1] for cost in group.costs],
             "parameters": [None if cost is None else cost.parameters for cost in group.costs],
         }
