@@ -114,15 +114,25 @@ class Fitting:
         self.steps += 1
         return norm
 
+    @property
+    def _own(self) -> list[nn.Parameter]:
+        """What learns beside the network."""
+        inside = set(self.network.parameters())
+        return [parameter for parameter in self.parameters if parameter not in inside]
+
     def consider(self, accuracy: float) -> None:
-        """Keeps the network as it is, if it never was as accurate before."""
+        """Keeps the network and all else that learns as it is, if the network never was as accurate before."""
         if self.best is None or accuracy > self.best["accuracy"]:
-            self.best = {"accuracy": accuracy, "network": _cloned(self.network.state_dict())}
+            own = [parameter.detach().clone() for parameter in self._own]
+            self.best = {"accuracy": accuracy, "network": _cloned(self.network.state_dict()), "own": own}
 
     def take_best(self) -> None:
         """Gives the network back the best weights that were kept, if any were."""
         if self.best is not None:
             self.network.load_state_dict(self.best["network"])
+            with torch.no_grad():
+                for parameter, best in zip(self._own, self.best["own"], strict=True):
+                    parameter.copy_(best)
 
     def state_dict(self) -> dict[str, Any]:
         """What `__init__` goes on from."""

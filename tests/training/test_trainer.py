@@ -192,6 +192,25 @@ def test_best_epoch_on_validation_is_kept(toy_benchmark, toy_network, task):
     assert any(not torch.equal(value, kept[name]) for name, value in states[2].items())
 
 
+def test_what_learns_beside_the_network_is_of_the_best_epoch_too(toy_benchmark, toy_network, task):
+    network, own = toy_network(), torch.nn.Parameter(torch.zeros(3))
+    training = Training(epochs=3, batch_size=8, lr=0.1, schedule="constant", select="best")
+    trainer = Trainer(training, toy_benchmark.augmentation, torch.device("cpu"))
+    seen = []
+
+    def loss(network, batch):
+        return plain_loss(network, batch) + own.sum()
+
+    def validate():
+        seen.append(own.detach().clone())
+        return [0.1, 0.9, 0.2][len(seen) - 1]
+
+    data = TrainingSet(task.train, task)
+    trainer.fit(Fit(network, loss, data, parameters=[*network.parameters(), own]), validate=validate)
+    assert torch.equal(own, seen[1])
+    assert not torch.equal(seen[1], seen[2])
+
+
 def test_a_diverging_loss_is_a_user_error(toy_trainer, toy_network, task):
     with pytest.raises(UserError, match=r"no longer finite.*training\.lr"):
         toy_trainer.fit(
