@@ -6,10 +6,10 @@ from cl_ac.classifiers.classifier import Classifier
 
 
 class ACIL(Freezing):
-    """Analytic class-incremental learning (Zhuang et al., 2022, ACIL): the first task trains the network, nothing
-    trains it on later ones, and the classifier of the same name answers at every exit.
+    """Analytic class-incremental learning (Zhuang et al., 2022, ACIL), on a frozen backbone.
 
-    Published numbers begin with half of the classes (`--benchmark.first_task`).
+    The first task trains the network, nothing trains it on later ones, and the classifier of the same name answers at
+    every exit. Published numbers begin with half of the classes (`--benchmark.first_task`).
 
     Args:
         width: random features of each exit, see the classifier.

@@ -6,10 +6,10 @@ from cl_ac.classifiers.classifier import Classifier
 
 
 class FeCAM(Freezing):
-    """Feature covariance-aware metric (Goswami et al., 2023): the first task trains the network, nothing trains it on
-    later ones, and the classifier of the same name answers at every exit.
+    """Feature covariance-aware metric (Goswami et al., 2023): class means and covariances on a frozen backbone.
 
-    Published numbers begin with half of the classes (`--benchmark.first_task`).
+    The first task trains the network, nothing trains it on later ones, and the classifier of the same name answers at
+    every exit. Published numbers begin with half of the classes (`--benchmark.first_task`).
 
     Args:
         tukey: exponent that features are raised to, see the classifier.

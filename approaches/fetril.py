@@ -7,10 +7,10 @@ from cl_ac.classifiers.fetril import Separation
 
 
 class FeTrIL(Freezing):
-    """Feature translation for exemplar-free learning (Petit et al., 2023): the first task trains the network, nothing
-    trains it on later ones, and the classifier of the same name answers at every exit.
+    """Feature translation for exemplar-free learning (Petit et al., 2023), on a frozen backbone.
 
-    Published numbers begin with half of the classes (`--benchmark.first_task`) and strong augmentation.
+    The first task trains the network, nothing trains it on later ones, and the classifier of the same name answers at
+    every exit. Published numbers begin with half of the classes (`--benchmark.first_task`) and strong augmentation.
 
     Args:
         loss: of the classifier, see there.

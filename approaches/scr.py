@@ -1,6 +1,7 @@
 """SCR: supervised contrastive learning on new images and exemplars, and nearest class means."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
 from cl_ac.classifiers.classifier import Classifier
 from cl_ac.classifiers.nearest_mean import NearestMean
+from cl_ac.data.augmentation import Augmentation
 from cl_ac.errors import ConfigurationError
 from cl_ac.heads import ExitLinears
 from cl_ac.losses import supervised_contrast
@@ -49,8 +51,10 @@ class SCR(Approach):
             got = f"approach.temperature is {temperature} and approach.projection {projection}"
             raise ConfigurationError(f"{got}; the first must be above 0, the second at least 1")
         self.temperature, self.replay, self.projection = temperature, replay, projection
-        self.view = {"crop": "resized", "scale": (crop, 1.0), "grayscale": grayscale}
+        self.view: dict[str, Any] = {"crop": "resized", "scale": (crop, 1.0), "grayscale": grayscale}
         self.view |= {"jitter": tuple(jitter), "jittered": 0.8}
+        # Refuses impossible values now, not when the run has begun.
+        Augmentation(**self.view)
         self.between, self.projector = ExitLinears(), ExitLinears()
 
     def inference_classifier(self) -> Classifier:

@@ -56,7 +56,15 @@ def test_means_of_exemplars_answer_and_remember(toy_run, toy_benchmark):
     assert data.views[0]["scale"] == (0.8, 1.0)
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"projection": 0}])
-def test_impossible_options(options):
-    with pytest.raises(ConfigurationError, match=f"approach.{next(iter(options))}"):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": 0.0}, "approach.temperature is 0"),
+        ({"projection": 0}, "approach.projection 0"),
+        ({"crop": 0.0}, "scale is"),
+        ({"jitter": (0.0, 0.0, 0.0, 0.9)}, "jitter is"),
+    ],
+)
+def test_impossible_options(options, words):
+    with pytest.raises(ConfigurationError, match=words):
         SCR(**options)
