@@ -35,7 +35,9 @@ class SCR(Approach):
         grayscale: share of the images that lose their colours in the second view.
     """
 
+    family = "replay"
     memory_use = "required"
+    trains_heads = False
 
     def __init__(
         self,

@@ -194,6 +194,8 @@ def check(
     if training.select == "best" and benchmark.validation in (0, "test"):
         what = "the test images would be selected by" if benchmark.validation else "there is nothing to select by"
         problems.append(f"training.select is 'best', but benchmark.validation is {benchmark.validation}: {what}")
+    if training.select == "best" and not approach.trains_heads:
+        problems.append(f"training.select is 'best', but {name} trains no linear heads to select by; take 'last'")
     if watch.every and watch.data == "validation" and benchmark.validation == 0:
         problems.append("watch.data is 'validation', but benchmark.validation is 0: there is nothing to watch")
     if watch.nearest_mean == "exemplars" and not memory.enabled:

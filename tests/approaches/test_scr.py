@@ -8,6 +8,7 @@ from cl_ac.approaches.scr import SCR
 from cl_ac.classifiers.nearest_mean import NearestMean
 from cl_ac.errors import ConfigurationError
 from cl_ac.losses import supervised_contrast
+from cl_ac.training import Training
 
 
 def test_loss_sees_both_views_of_new_images_and_exemplars(toy_network, toy_benchmark, toy_trainer):
@@ -68,3 +69,8 @@ def test_means_of_exemplars_answer_and_remember(toy_run, toy_benchmark):
 def test_impossible_options(options, words):
     with pytest.raises(ConfigurationError, match=words):
         SCR(**options)
+
+
+def test_no_epoch_is_selected_by_heads_that_do_not_learn(toy_run):
+    with pytest.raises(ConfigurationError, match="SCR trains no linear heads"):
+        toy_run(SCR(), memory=12, training=Training(epochs=1, select="best", schedule="constant"))
