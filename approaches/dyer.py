@@ -9,7 +9,7 @@ from cl_ac.approach import Approach, Batch, ExitNetwork, TrainingSet
 from cl_ac.backbones.branching import branch, make_branching, newest_features, newest_widths
 from cl_ac.errors import ConfigurationError
 from cl_ac.heads import ExitLinears
-from cl_ac.losses import cross_entropy
+from cl_ac.losses import auxiliary_cross_entropy, cross_entropy
 from cl_ac.training import Fit
 
 
@@ -97,16 +97,3 @@ class DyER(Approach):
             fixed_statistics=True,
         )
         trainer.fit(alone)
-
-
-def auxiliary_cross_entropy(outputs: Tensor, targets: Tensor, new: slice) -> Tensor:
-    """Cross-entropy among the new classes and one more, the first, for all old ones (Yan et al., 2021, DER).
-
-    Args:
-        outputs: [E, B, 1 + new classes] of auxiliary heads.
-        targets: int64 [B], of any class.
-        new: the columns of the current task.
-    Returns:
-        [E], mean over the batch.
-    """
-    return cross_entropy(outputs, (targets - new.start + 1).clamp(min=0))

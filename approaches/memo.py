@@ -6,8 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork
-from cl_ac.approaches.dyer import auxiliary_cross_entropy
-from cl_ac.approaches.wa import align
 from cl_ac.backbones.branching import (
     branch,
     branches_at,
@@ -18,8 +16,8 @@ from cl_ac.backbones.branching import (
     shared_stages,
 )
 from cl_ac.errors import ConfigurationError, unknown
-from cl_ac.heads import ExitLinears
-from cl_ac.losses import cross_entropy
+from cl_ac.heads import ExitLinears, align
+from cl_ac.losses import auxiliary_cross_entropy, cross_entropy
 
 
 class MEMO(Approach):

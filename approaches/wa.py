@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork
-from cl_ac.heads import GrowingClassifier
+from cl_ac.heads import align
 from cl_ac.losses import cross_entropy, global_distillation
 from cl_ac.teacher import Teacher, TeacherStatistics
 
@@ -65,12 +65,3 @@ class WA(Approach):
             for head in network.heads:
                 align(head.classifier, self.lengthen)
         self.teacher.update(network)
-
-
-@torch.no_grad()
-def align(classifier: GrowingClassifier, lengthen: bool = True) -> None:
-    """Gives new rows the mean length of old rows; only if those are shorter, if not to `lengthen`."""
-    old, new = (rows.norm(dim=1).mean() for rows in (classifier.old_weight, classifier.new_weight))
-    # All new rows may have been clipped to 0.
-    gamma = old / new.clamp(min=1e-12)
-    classifier.new_weight.mul_(gamma if lengthen else gamma.clamp(max=1))

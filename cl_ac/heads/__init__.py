@@ -1,6 +1,6 @@
 """Heads of exits, and the classifiers in them."""
 
-from cl_ac.heads.growing import Cascade, GrowingClassifier, GrowingCosine, GrowingLinear
+from cl_ac.heads.growing import Cascade, GrowingClassifier, GrowingCosine, GrowingLinear, align
 from cl_ac.heads.head import Head, MixedHead, PooledHead, Pooling, TokenHead, build_head
 from cl_ac.heads.linears import ExitLinears, linear_map
 
@@ -15,6 +15,7 @@ __all__ = [
     "PooledHead",
     "Pooling",
     "TokenHead",
+    "align",
     "build_head",
     "linear_map",
 ]

@@ -135,6 +135,15 @@ class GrowingCosine(GrowingClassifier):
         return self.scale * (cosines.softmax(-1) * cosines).sum(-1)
 
 
+@torch.no_grad()
+def align(classifier: GrowingClassifier, lengthen: bool = True) -> None:
+    """Gives new rows the mean length of old rows (Zhao et al., 2020); only if those are shorter, if not to `lengthen`."""
+    old, new = (rows.norm(dim=1).mean() for rows in (classifier.old_weight, classifier.new_weight))
+    # All new rows may have been clipped to 0.
+    gamma = old / new.clamp(min=1e-12)
+    classifier.new_weight.mul_(gamma if lengthen else gamma.clamp(max=1))
+
+
 class Cascade(Growing):
     """What an AC makes of the logits of the AC before it: a linear map of them to logits of its own (Wołczyk et al.,
     2021, ZTW).

@@ -1,6 +1,7 @@
 """Losses over stacked logits, one value per exit."""
 
 from cl_ac.losses.classification import (
+    auxiliary_cross_entropy,
     cross_entropy,
     cross_entropy_per_sample,
     future_constraint,
@@ -35,6 +36,7 @@ from cl_ac.losses.distillation import (
 __all__ = [
     "Distillation",
     "attention_distance",
+    "auxiliary_cross_entropy",
     "auxiliary_distillation",
     "binary_softmax_distillation",
     "cross_entropy",

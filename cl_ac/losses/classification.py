@@ -64,6 +64,19 @@ def taskwise_cross_entropy_per_sample(logits: Tensor, targets: Tensor, tasks: li
     return total
 
 
+def auxiliary_cross_entropy(outputs: Tensor, targets: Tensor, new: slice) -> Tensor:
+    """Cross-entropy among the new classes and one more, the first, for all old ones (Yan et al., 2021, DER).
+
+    Args:
+        outputs: [E, B, 1 + new classes] of auxiliary heads.
+        targets: int64 [B], of any class.
+        new: the columns of the current task.
+    Returns:
+        [E], mean over the batch.
+    """
+    return cross_entropy(outputs, (targets - new.start + 1).clamp(min=0))
+
+
 def separated_cross_entropy(logits: Tensor, targets: Tensor, split: int, old: slice, new: slice) -> Tensor:
     """Separated softmax (SS-IL, Ahn et al., 2021, eq. 3): new samples among new classes, replayed ones among old.
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cl_ac.approaches.dyer import DyER, auxiliary_cross_entropy
+from cl_ac.approaches.dyer import DyER
 from cl_ac.approaches.finetuning import FineTuning
 from cl_ac.backbones.branching import branches_at, newest_features
 from cl_ac.classifiers.analytic import ACIL, DSAL
@@ -17,6 +17,7 @@ from cl_ac.data.batches import Batch
 from cl_ac.errors import ConfigurationError
 from cl_ac.exits.model import EarlyExitModel
 from cl_ac.exits.rules import Confidence
+from cl_ac.losses import auxiliary_cross_entropy
 from cl_ac.memory import Memory
 from cl_ac.network import ExitNetwork
 from cl_ac.run import check

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from cl_ac.approaches.wa import WA, align
-from cl_ac.heads import GrowingLinear
+from cl_ac.approaches.wa import WA
+from cl_ac.heads import GrowingLinear, align
 from cl_ac.memory import Memory
 
 # [E = 3, N = 2, C = 5] of tasks with two and three classes.
