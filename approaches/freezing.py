@@ -22,8 +22,6 @@ class Freezing(Approach):
             classifier (`--classifier`) has to learn them in its own way.
     """
 
-    family = "baseline"
-
     family: ClassVar[Family] = "baseline"
 
     def __init__(self, freeze_after: int = 0, train_heads: bool = True):

@@ -137,7 +137,7 @@ class GrowingCosine(GrowingClassifier):
 
 @torch.no_grad()
 def align(classifier: GrowingClassifier, lengthen: bool = True) -> None:
-    """Gives new rows the mean length of old rows (Zhao et al., 2020); only if those are shorter, if not to `lengthen`."""
+    """Gives new rows the mean length of old rows (Zhao et al., 2020), but leaves shorter ones unless `lengthen`."""
     old, new = (rows.norm(dim=1).mean() for rows in (classifier.old_weight, classifier.new_weight))
     # All new rows may have been clipped to 0.
     gamma = old / new.clamp(min=1e-12)
