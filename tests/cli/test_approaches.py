@@ -1,11 +1,15 @@
 """What there is to choose from is told by the classes."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from cl_ac.cli.approaches import FAMILIES, by_family, citation, command, needs
 from cl_ac.cli.main import main
 
 APPROACHES = dict(by_family())
+README = Path(__file__).parents[2] / "README.md"
 
 
 def test_every_approach_is_listed_under_its_family(capsys, monkeypatch):
@@ -46,3 +50,10 @@ def test_every_approach_says_where_it_stands_and_whose_it_is(name):
     assert APPROACHES[name].family in FAMILIES
     assert APPROACHES[name].family != "own"
     assert citation(APPROACHES[name]) or APPROACHES[name].family == "baseline"
+
+
+def test_the_readme_names_every_approach_in_its_family():
+    rows = re.findall(r"^\| ([a-z ]+?)(?:s)?(?:: [^|]*)? \| (`.*) \|$", README.read_text(), re.M)
+    listed = {name: family for family, names in rows for name in re.findall(r"`(\w+)`", names)}
+    expected = {name: each.family.removesuffix("s") for name, each in APPROACHES.items()}
+    assert {name: listed.get(name) for name in APPROACHES} == expected
