@@ -211,6 +211,27 @@ def test_what_learns_beside_the_network_is_of_the_best_epoch_too(toy_benchmark, 
     assert not torch.equal(seen[1], seen[2])
 
 
+def test_what_follows_the_network_is_of_the_best_epoch_too(toy_benchmark, toy_network, task):
+    training = Training(epochs=3, batch_size=8, lr=0.1, schedule="constant", select="best")
+    trainer, steps, scores = (
+        Trainer(training, toy_benchmark.augmentation, torch.device("cpu")),
+        [],
+        iter([0.1, 0.9, 0.2]),
+    )
+    # Replaced, not changed in place, as buffers of an approach may be.
+    holder = {"steps": torch.zeros(())}
+
+    def on_step(network, step):
+        holder["steps"] = holder["steps"] + 1
+
+    def on_epoch(report):
+        steps.append(holder["steps"].item())
+
+    fit = Fit(toy_network(), plain_loss, TrainingSet(task.train, task), following=lambda: holder)
+    trainer.fit(fit, validate=lambda: next(scores), on_step=on_step, on_epoch=on_epoch)
+    assert holder["steps"].item() == steps[1] < steps[2]
+
+
 def test_a_diverging_loss_is_a_user_error(toy_trainer, toy_network, task):
     with pytest.raises(UserError, match=r"no longer finite.*training\.lr"):
         toy_trainer.fit(
