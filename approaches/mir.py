@@ -1,5 +1,7 @@
 """MIR: replays the exemplars that the coming step would harm most."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -15,6 +17,9 @@ class MIR(Approach):
     Of the exemplars that a step draws, those are learned beside the new images whose loss would rise most in a step
     down the gradient of the new images alone. The final exit chooses, for all exits. Losses before and after that
     step are those of evaluation mode; in public code they move the running statistics of batch norm.
+
+    An exemplar that a step draws more than once, as happens where the memory is small, is learned once, as long as
+    there are others.
 
     New images and exemplars pass the network one after the other, as in public code.
 
@@ -35,14 +40,19 @@ class MIR(Approach):
         self.replay, self.candidates, self.virtual_lr = replay, candidates, virtual_lr
 
     def training_set(self, task: Task) -> TrainingSet:
-        return TrainingSet(task.train, task, self.memory.samples, replay=(self.candidates,))
+        memory = self.memory.samples
+        numbered = replace(memory, extras={**memory.extras, "index": torch.arange(len(memory))})
+        return TrainingSet(task.train, task, numbered, replay=(self.candidates,))
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         classes, candidates = batch.task.seen_classes, batch.replay[0]
         loss = cross_entropy(network(batch.images), batch.targets, classes)
         if batch.task.is_first:
             return loss
-        chosen = self.interference(network, loss[-1], candidates).topk(self.replay).indices
+        index = candidates.extras["index"]
+        again = (index[:, None] == index).tril(-1).any(1)
+        rise = self.interference(network, loss[-1], candidates).masked_fill(again, -torch.inf)
+        chosen = rise.topk(self.replay).indices
         return loss + cross_entropy(network(candidates.images[chosen]), candidates.targets[chosen], classes)
 
     def interference(self, network: ExitNetwork, loss: Tensor, candidates: Batch) -> Tensor:

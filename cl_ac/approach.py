@@ -43,13 +43,15 @@ class Approach(Growing):
 
     `memory` holds the exemplars; `memory_use` says whether the method can do without, and `exemplars_per_class` how
     many of each class it cannot do without if there is a memory. `trains_heads` says whether the linear heads learn,
-    which the best epoch is selected by. `family` is where it stands in lists.
+    which the best epoch is selected by; `follows` names modules and buffers that change with the network while it
+    trains, such as slow copies of it, and so are taken from the best epoch too. `family` is where it stands in lists.
     """
 
     family: ClassVar[Family] = "own"
     memory_use: ClassVar[Literal["none", "optional", "required"]] = "optional"
     exemplars_per_class: ClassVar[int] = 1
     trains_heads: ClassVar[bool] = True
+    follows: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,6 +92,11 @@ class Approach(Growing):
     def learns(self, network: ExitNetwork) -> Learning:
         """What training moves, with rates of its own where they differ; by default the network's parameters."""
         return network.parameters()
+
+    def following(self) -> dict[str, Tensor]:
+        """What `follows` names, as it is now."""
+        named = ((name, value) for name, value in self.state_dict().items() if isinstance(value, Tensor))
+        return {name: value for name, value in named if name.partition(".")[0] in self.follows}
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         """The whole loss of one batch, forward passes included: one value per exit, [E]."""

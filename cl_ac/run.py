@@ -122,7 +122,7 @@ def run(
                 else:
                     loss = sparsified(approach.loss, sparsify, data, training, done)
                     trainer.fit(
-                        Fit(network, loss, data, parameters=approach.learns(network)),
+                        Fit(network, loss, data, parameters=approach.learns(network), following=approach.following),
                         validate=partial(validation_accuracy, trainer, network, approach, task),
                         state=unfinished,
                         on_step=partial(after_step, approach, watcher),

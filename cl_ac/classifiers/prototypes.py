@@ -30,7 +30,9 @@ def reduced_sizes(network: ExitNetwork) -> list[int]:
 
 def linear_logits(network: ExitNetwork, values: Sequence[Tensor]) -> Tensor:
     """Logits [E, B, C] of what `reduced` gave, of each head alone: a cascade of heads would not be linear."""
-    return torch.stack([head.alone(value) for head, value in zip(network.heads, values, strict=True)]).float()
+    # In float32 under autocast too: small differences of them tell how far features have moved.
+    with torch.autocast(values[0].device.type, enabled=False):
+        return torch.stack([head.alone(value.float()) for head, value in zip(network.heads, values, strict=True)])
 
 
 class Prototypes(Growing):
@@ -110,11 +112,13 @@ class Prototypes(Growing):
         pairs = (
             (F.normalize(each.float().flatten(1)) for each in pair) for pair in zip(values, self.means, strict=True)
         )
-        return torch.stack([(value @ means.T).amax(1) for value, means in pairs])
+        # In float32 under autocast too: half precision does not tell cosines near 1 apart.
+        with torch.autocast(values[0].device.type, enabled=False):
+            return torch.stack([(value @ means.T).amax(1) for value, means in pairs])
 
     def spherical(self, chosen: Tensor, radius: Tensor, batch: Batch) -> list[Tensor]:
         """Means at `chosen` with normal noise, `radius` [E] its deviation at each exit: E tensors [B, ...]."""
-        noise = self._noise([means.shape[1:] for means in self.means], len(chosen), batch)
+        noise = self._noise([means.shape[1:] for means in self.means], len(chosen), batch, 1)
         return [mean + r * each for mean, r, each in zip(self.at(chosen), radius, noise, strict=True)]
 
     def gaussian(self, chosen: Tensor, jitter: float, batch: Batch) -> list[Tensor]:
@@ -123,19 +127,18 @@ class Prototypes(Growing):
         The covariance is what `directions` keep of it.
         """
         spherical = self.spherical(chosen, torch.full_like(self.variances[:, 0], jitter**0.5), batch)
-        weights = self._noise([torch.Size([self.rank])] * len(spherical), len(chosen), batch)
+        weights = self._noise([torch.Size([self.rank])] * len(spherical), len(chosen), batch, 2)
         return [
             value + torch.einsum("br,br...->b...", weight, directions[chosen])
             for value, weight, directions in zip(spherical, weights, self.directions, strict=True)
         ]
 
-    def _noise(self, shapes: Sequence[torch.Size], count: int, batch: Batch) -> list[Tensor]:
-        """Normal noise [count, *shape] for each exit; the final one draws the same whatever ACs there are."""
+    def _noise(self, shapes: Sequence[torch.Size], count: int, batch: Batch, use: int) -> list[Tensor]:
+        """Normal noise [count, *shape] for each exit, another for each `use`; the final exit draws the same whatever
+        ACs there are."""
         last, device = len(shapes) - 1, self.targets.device
         return [
-            torch.randn(count, *shape, generator=batch.stream(1, last - index, len(shape))).to(
-                device, non_blocking=True
-            )
+            torch.randn(count, *shape, generator=batch.stream(use, last - index)).to(device, non_blocking=True)
             for index, shape in enumerate(shapes)
         ]
 

@@ -134,8 +134,10 @@ def supervised_contrast(outputs: Tensor, targets: Tensor, temperature: float) ->
     """
     outputs = F.normalize(outputs.float(), dim=-1)
     itself = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
-    # One product for each exit: those of a batch differ in the last digits with the number of exits.
-    similarities = torch.stack([each @ each.T for each in outputs]) / temperature
+    # One product for each exit: those of a batch differ in the last digits with the number of exits. In float32 under
+    # autocast too: divided by a low temperature, what half precision cannot tell apart is much.
+    with torch.autocast(outputs.device.type, enabled=False):
+        similarities = torch.stack([each @ each.T for each in outputs]) / temperature
     # Finite, so that a sample's similarity to itself, which counts nothing, stays a number.
     similarities = similarities.masked_fill(itself, torch.finfo(similarities.dtype).min / 2)
     positives = (targets[:, None] == targets) & ~itself

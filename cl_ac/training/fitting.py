@@ -1,6 +1,6 @@
 """One fit: what is learned from what, and how its losses become steps."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ class Fit:
             requires a gradient.
         exit_weights: the weight of each exit's loss, in place of the network's own.
         fixed_statistics: keep the network in evaluation mode, so that batch norm and dropout do nothing new.
+        following: gives what changes with the network without learning, by name: the best epoch's is kept too.
     """
 
     network: ExitNetwork
@@ -39,6 +40,7 @@ class Fit:
     parameters: Learning | None = None
     exit_weights: Sequence[float] | None = None
     fixed_statistics: bool = False
+    following: Callable[[], Mapping[str, Tensor]] = dict
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Fitting:
             learning = [p for p in group.parameters if p.requires_grad and p.numel() and p not in silent]
             groups.append(replace(group, parameters=learning))
         self.parameters = [parameter for group in groups for parameter in group.parameters]
-        self.network, self.clip = fit.network, training.clip
+        self.network, self.following, self.clip = fit.network, fit.following, training.clip
         self.optimizer = training.build_optimizer(groups)
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "float16")
         self.epoch, self.steps = 0, 0
@@ -121,18 +123,21 @@ class Fitting:
         return [parameter for parameter in self.parameters if parameter not in inside]
 
     def consider(self, accuracy: float) -> None:
-        """Keeps the network and all else that learns as it is, if the network never was as accurate before."""
+        """Keeps the network and all that goes with it as it is, if the network never was as accurate before."""
         if self.best is None or accuracy > self.best["accuracy"]:
             own = [parameter.detach().clone() for parameter in self._own]
-            self.best = {"accuracy": accuracy, "network": _cloned(self.network.state_dict()), "own": own}
+            beside = {"own": own, "following": _cloned(self.following())}
+            self.best = {"accuracy": accuracy, "network": _cloned(self.network.state_dict()), **beside}
 
     def take_best(self) -> None:
-        """Gives the network back the best weights that were kept, if any were."""
+        """Gives the network, and what goes with it, back the best values that were kept, if any were."""
         if self.best is not None:
             self.network.load_state_dict(self.best["network"])
             with torch.no_grad():
                 for parameter, best in zip(self._own, self.best["own"], strict=True):
                     parameter.copy_(best)
+                for name, value in self.following().items():
+                    value.copy_(self.best["following"][name])
 
     def state_dict(self) -> dict[str, Any]:
         """What `__init__` goes on from."""
@@ -148,5 +153,5 @@ def grouped(learns: Learning) -> list[ParameterGroup]:
     return [*([ParameterGroup(alone)] if alone or not groups else []), *groups]
 
 
-def _cloned(state: dict[str, Any]) -> dict[str, Any]:
+def _cloned(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}

@@ -142,7 +142,7 @@ class Trainer:
         """
         warmup = self.training.head_warmup
         # A head whose places for classes are fixed has no new rows.
-        if data is None or data.task.is_first or not warmup.epochs or not network.new_rows:
+        if data is None or data.task.is_first or not warmup.epochs or not any(p.numel() for p in network.new_rows):
             return
         task = data.task
 

@@ -12,6 +12,7 @@ from cl_ac.exits.rules import Confidence
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.serving.finished import finished
 from cl_ac.serving.model_file import load, save
+from cl_ac.training import Training
 
 
 def test_each_exit_and_exemplar_learns_from_the_copy_that_knows_it_better():
@@ -126,3 +127,19 @@ def test_all_that_uses_a_run_uses_the_stable_copy(digits_run, tmp_path):
 def test_impossible_options(options):
     with pytest.raises(ConfigurationError, match=f"approach.{next(iter(options))} is"):
         CLSER(**options)
+
+
+def test_the_copy_that_answers_is_of_the_best_epoch(toy_run, toy_benchmark, monkeypatch):
+    scores = [0.1, 0.9, 0.2]
+    monkeypatch.setattr("cl_ac.run.validation_accuracy", lambda *_: scores[len(epochs)])
+    approach, epochs = CLSER(plastic_rate=1.0, stable_rate=1.0), []
+    monkeypatch.setattr(
+        "cl_ac.run.after_epoch",
+        lambda *_: epochs.append({name: value.clone() for name, value in approach.following().items()}),
+    )
+    training = Training(epochs=3, batch_size=8, lr=0.05, schedule="constant", select="best")
+    toy_run(approach, memory=12, training=training, benchmark=toy_benchmark(tasks=1, validation=0.25))
+    kept = approach.following()
+    assert {name.partition(".")[0] for name in kept} == {"plastic", "stable", "moves"}
+    assert all(torch.equal(value, epochs[1][name]) for name, value in kept.items())
+    assert any(not torch.equal(value, epochs[2][name]) for name, value in kept.items())

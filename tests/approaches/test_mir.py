@@ -16,7 +16,8 @@ def batch(numbered_batch):
     """Two new images, and candidates of which the second alone is not of their classes, though it looks like one."""
     images = torch.randn(6, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     images[3] = images[0]
-    candidates = replace(numbered_batch([2, 3, 4, 5], [2, 0, 3, 2], (2, 2)), images=images[2:])
+    index = {"index": torch.arange(4)}
+    candidates = replace(numbered_batch([2, 3, 4, 5], [2, 0, 3, 2], (2, 2), extras=index), images=images[2:])
     return replace(numbered_batch([0, 1], [2, 3], (2, 2)), images=images[:2], replay=(candidates,))
 
 
@@ -48,6 +49,17 @@ def test_loss_is_that_of_new_images_and_of_the_chosen(toy_network, batch):
     loss = MIR(replay=1, candidates=4).loss(network, batch)
     own = cross_entropy(network(batch.images), batch.targets)
     torch.testing.assert_close(loss, own + cross_entropy(network(candidates.images[1:2]), candidates.targets[1:2]))
+
+
+def test_an_exemplar_that_is_drawn_twice_is_learned_once(toy_network, batch, monkeypatch):
+    network, candidates = toy_network("sdn", (2, 2)).eval(), batch.replay[0]
+    # The first and the last would be harmed most, but are the same.
+    monkeypatch.setattr(MIR, "interference", lambda *_: torch.tensor([4.0, 1.0, 2.0, 3.0]))
+    twice = replace(candidates, extras={"index": torch.tensor([7, 5, 6, 7])})
+    own = cross_entropy(network(batch.images), batch.targets)
+    loss = MIR(replay=2, candidates=4).loss(network, replace(batch, replay=(twice,)))
+    learned = cross_entropy(network(candidates.images[[0, 2]]), candidates.targets[[0, 2]])
+    torch.testing.assert_close(loss, own + learned)
 
 
 def test_choosing_changes_neither_weights_nor_statistics_nor_mode(toy_network, batch):

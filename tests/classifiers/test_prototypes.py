@@ -77,6 +77,26 @@ def test_replayed_noise_has_the_spread_that_was_kept(taken):
         torch.testing.assert_close((value - mean[2]).std(), r, rtol=0.05, atol=0)
 
 
+def test_noise_of_single_features_is_independent_of_that_along_directions(taken):
+    prototypes, _, batch = taken(rank=4)
+    chosen = torch.full((20000,), 2)
+    jitter = prototypes.variances[-1, 2].item()
+    value = prototypes.gaussian(chosen, jitter, batch)[-1]
+    directions = prototypes.directions[-1][2]
+    expected = directions.T @ directions + jitter * torch.eye(4)
+    scale = expected.diagonal().max()
+    torch.testing.assert_close(torch.cov(value.T) / scale, expected / scale, rtol=0, atol=0.05)
+
+
+def test_moves_and_cosines_are_in_float32_under_autocast(taken):
+    prototypes, network, batch = taken()
+    values = reduced(network, batch.images)
+    wanted = linear_logits(network, values), prototypes.likeness(values)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear_logits(network, values), prototypes.likeness(values)
+    assert all(torch.equal(first, second) for first, second in zip(found, wanted, strict=True))
+
+
 def test_the_final_exit_draws_the_same_with_any_number_of_acs(taken):
     (three, _, batch), (alone, _, _) = taken(2), taken(2, Exits([], []))
     chosen = three.draw(5, batch)

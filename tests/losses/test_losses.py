@@ -272,3 +272,12 @@ def test_supervised_contrast_by_hand():
     # Without a pair there is nothing to draw together.
     alone = losses.supervised_contrast(outputs, torch.tensor([4, 5, 2, 7]), 0.5)
     assert alone.tolist() == [0, 0, 0]
+
+
+def test_supervised_contrast_compares_in_float32_under_autocast():
+    outputs = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 2, 0, 1, 2])
+    wanted = losses.supervised_contrast(outputs, targets, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses.supervised_contrast(outputs, targets, 0.1)
+    assert torch.equal(found, wanted)
