@@ -114,9 +114,7 @@ def test_selecting_by_test_images_or_by_nothing_is_refused_before_training(toy_r
 
 
 def test_more_classes_than_the_approach_prepares_are_refused_before_training(toy_run, tmp_path):
-    with pytest.raises(
-        ConfigurationError, match=r"approach\.classes is 4, but the benchmark has 6: set it to the number"
-    ):
+    with pytest.raises(ConfigurationError, match=r"approach\.classes is 4, but the benchmark has 6: set it"):
         toy_run(XDERCE(classes=4), memory=12)
     assert not (tmp_path / "run").exists()
 

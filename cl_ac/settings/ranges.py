@@ -88,7 +88,8 @@ RANGES: dict[str, Range] = {
     "crop": SOME,
     "jitter": WEIGHT,
     "grayscale": SHARE,
-    "classes": Range(2, 1_000_000),
+    # The polytope of XDERRPC is a matrix of as many rows and columns.
+    "classes": Range(2, 20_000),
     "constraint": WEIGHT,
     "share": SHARE,
     "preparation": WEIGHT,
