@@ -57,7 +57,8 @@ class XDERCE(Approach):
         super().__init__()
         if classes < 2:
             raise ConfigurationError(f"approach.classes is {classes}; it must be at least 2")
-        self.classes, self.strength, self.replay_weight = classes, strength, replay_weight
+        self.most_classes = self.classes = classes
+        self.strength, self.replay_weight = strength, replay_weight
         self.constraint, self.margin, self.share, self.past = constraint, margin, share, past
         # The logits of each exemplar [N, E, classes], and how often it was replayed in this task [N].
         self.register_buffer("stored", torch.empty(0))
@@ -78,11 +79,6 @@ class XDERCE(Approach):
         return torch.cat([network.classify(hidden), future.float()], -1)
 
     def begin_task(self, task, network, trainer) -> None:
-        if task.classes_seen > self.classes:
-            raise ConfigurationError(
-                f"approach.classes is {self.classes}, but with task {task.index + 1} there are {task.classes_seen}; "
-                "set it to the number of classes of the whole run"
-            )
         self.task_of_class = F.pad(self.task_of_class, (0, task.num_classes), value=task.index)
         self.replays = torch.zeros_like(self.replays)
 

@@ -42,14 +42,17 @@ class Approach(Growing):
     """A continual-learning method. Override `loss`, and the hooks that the method needs, in the order they run here.
 
     `memory` holds the exemplars; `memory_use` says whether the method can do without, and `exemplars_per_class` how
-    many of each class it cannot do without if there is a memory. `trains_heads` says whether the linear heads learn,
-    which the best epoch is selected by; `follows` names modules and buffers that change with the network while it
-    trains, such as slow copies of it, and so are taken from the best epoch too. `family` is where it stands in lists.
+    many of each class it cannot do without if there is a memory. `most_classes` is how many classes a run may have at
+    most, None for any number; an approach with it has it as its option `classes`. `trains_heads` says whether the
+    linear heads learn, which the best epoch is selected by; `follows` names modules and buffers that change with the
+    network while it trains, such as slow copies of it, and so are taken from the best epoch too. `family` is where it
+    stands in lists.
     """
 
     family: ClassVar[Family] = "own"
     memory_use: ClassVar[Literal["none", "optional", "required"]] = "optional"
     exemplars_per_class: ClassVar[int] = 1
+    most_classes: int | None = None
     trains_heads: ClassVar[bool] = True
     follows: ClassVar[tuple[str, ...]] = ()
 

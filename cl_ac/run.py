@@ -184,6 +184,11 @@ def check(
         )
     if memory.per_class and memory.per_class < needed:
         problems.append(f"memory.per_class is {memory.per_class}, but {name} needs at least {needed}")
+    if approach.most_classes is not None and approach.most_classes < sum(benchmark.sizes):
+        problems.append(
+            f"approach.classes is {approach.most_classes}, but the benchmark has {sum(benchmark.sizes)}: set it to the "
+            "number of classes of the whole run"
+        )
     if classifier is not None and classifier.needs_equal_features and type(approach).expand is not Approach.expand:
         problems.append(
             f"the classifier {type(classifier).__name__} keeps statistics of the features of earlier tasks, but {name} "

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cl_ac.approaches.finetuning import FineTuning
+from cl_ac.approaches.xder_ce import XDERCE
 from cl_ac.cli.main import main
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.recording.checkpoint import Checkpoint
@@ -110,6 +111,12 @@ def test_selecting_by_test_images_or_by_nothing_is_refused_before_training(toy_r
         toy_run(FineTuning(), training=best, benchmark=toy_benchmark(validation=0))
     with pytest.raises(ConfigurationError, match="task 1 of 3 has no held-out images"):
         toy_run(FineTuning(), training=best, benchmark=toy_benchmark(per_class=1))
+
+
+def test_more_classes_than_the_approach_prepares_are_refused_before_training(toy_run, tmp_path):
+    with pytest.raises(ConfigurationError, match=r"approach\.classes is 4, but the benchmark has 6: set it"):
+        toy_run(XDERCE(classes=4), memory=12)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("part", [0, 1])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cl_ac.classifiers.classifier import Classifier
 from cl_ac.data.tasks import Task
-from cl_ac.errors import ConfigurationError
+from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.memory import Memory
 from cl_ac.network import ExitNetwork
 from cl_ac.training import Trainer
@@ -129,6 +129,14 @@ def projection(features: Tensor, width: int, stream: torch.Generator) -> Tensor:
 
 
 def regression(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """`(XᵀX + ridge · I)⁻¹ XᵀY` [M, C] of XᵀX [M, M] and XᵀY [M, C]."""
+    """`(XᵀX + ridge · I)⁻¹ XᵀY` [M, C] of XᵀX [M, M] and XᵀY [M, C].
+
+    Raises:
+        UserError: if the ridge is lost in the rounding of XᵀX, which has no inverse alone.
+    """
     regular = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.cholesky_solve(cross, torch.linalg.cholesky(regular))
+    factor, failed = torch.linalg.cholesky_ex(regular)
+    if failed:
+        largest = gram.diagonal().max().item()
+        raise UserError(f"ridge is {ridge:g}, too small beside sums of features of up to {largest:.3g}; raise it")
+    return torch.cholesky_solve(cross, factor)

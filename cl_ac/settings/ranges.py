@@ -24,7 +24,9 @@ class Range(NamedTuple):
 
 
 POSITIVE, WEIGHT, SHARE = Range(0, 1e12, above=True), Range(0, 1e12), Range(0, 1)
-COUNT, MANY = Range(1, 1_000_000), Range(0, 1_000_000_000)
+SOME, PART, MOST = Range(0, 1, above=True), Range(0, 1, above=True, below=True), Range(0, 1, below=True)
+COUNT, MANY, EPOCHS = Range(1, 1_000_000), Range(0, 1_000_000_000), Range(0, 10_000_000)
+SOME_EPOCHS = Range(1, 10_000_000)
 
 # Whatever is counted in a setting: more is a slip, and overflows somewhere below.
 ANY_INT, ANY_FLOAT = Range(-(2**31), 2**31 - 1), Range(-1e30, 1e30)
@@ -36,11 +38,18 @@ RANGES: dict[str, Range] = {
     # approaches
     "strength": WEIGHT,
     "auxiliary_strength": WEIGHT,
-    "auxiliary_momentum": Range(0, 1, below=True),
+    "auxiliary_momentum": MOST,
     "auxiliary_weight_decay": WEIGHT,
     "auxiliary_clip": WEIGHT,
-    "temperature": POSITIVE,
-    "bias_epochs": MANY,
+    # What is divided by less may be no number in single precision.
+    "temperature": Range(1e-6, 1e12),
+    "BiC.validation": Range(0, 0.5, above=True),
+    "bias_epochs": SOME_EPOCHS,
+    "bias_lr": POSITIVE,
+    "EWC.alpha": Range(-1, 1),
+    "EWC.decay": SHARE,
+    "interval": COUNT,
+    "attention": WEIGHT,
     "replay_weight": WEIGHT,
     "replay": COUNT,
     "alpha": SHARE,
@@ -54,8 +63,39 @@ RANGES: dict[str, Range] = {
     "flat": WEIGHT,
     "spatial": WEIGHT,
     "proxies": Range(1, 10_000),
-    "balanced_epochs": MANY,
+    "candidates": COUNT,
+    "virtual_lr": POSITIVE,
+    "balanced_epochs": EPOCHS,
     "balanced_lr": POSITIVE,
+    "noise": WEIGHT,
+    "auxiliary": WEIGHT,
+    "classifier_epochs": EPOCHS,
+    "classifier_lr": POSITIVE,
+    "boosting_beta": MOST,
+    "compression_beta": MOST,
+    "compression_epochs": SOME_EPOCHS,
+    "compression_lr": POSITIVE,
+    "plastic_rate": SOME,
+    "stable_rate": SOME,
+    "plastic_decay": MOST,
+    "stable_decay": MOST,
+    # The gates of eq. 3 at s_max and eq. 6 at its inverse stay numbers in single precision.
+    "largest_scale": Range(1, 1e6),
+    "prune": PART,
+    "retrain_epochs": EPOCHS,
+    "retrain_lr": POSITIVE,
+    "projection": Range(1, 65_536),
+    "crop": SOME,
+    "jitter": WEIGHT,
+    "grayscale": SHARE,
+    # The polytope of XDERRPC is a matrix of as many rows and columns.
+    "classes": Range(2, 20_000),
+    "constraint": WEIGHT,
+    "share": SHARE,
+    "preparation": WEIGHT,
+    "views": Range(2, 1024),
+    "contrasted": COUNT,
+    "ridge": WEIGHT,
     "damping": POSITIVE,
     "EFC.damping": WEIGHT,
     "prototypes": WEIGHT,
@@ -67,6 +107,18 @@ RANGES: dict[str, Range] = {
     "sigma": POSITIVE,
     "later_lr": POSITIVE,
     "rank": Range(1, 8192),
+    # classifiers, and the approaches that hand these on to them
+    # Less is lost in the rounding of sums over images.
+    "ACIL.ridge": Range(1e-9, 1e12),
+    "DSAL.ridge": Range(1e-9, 1e12),
+    "compensation": WEIGHT,
+    "tukey": POSITIVE,
+    "diagonal": WEIGHT,
+    "off_diagonal": WEIGHT,
+    "shrinkage": SOME,
+    "sparsity": WEIGHT,
+    "side": Range(1, 4096),
+    "Ensemble.decay": WEIGHT,
     # backbones
     "width": Range(1, 8192),
     "hidden": Range(1, 65_536),
@@ -74,14 +126,14 @@ RANGES: dict[str, Range] = {
     "heads": Range(1, 1024),
     "patch": Range(1, 4096),
     "expansion": Range(0, 64, above=True),
-    "dropout": Range(0, 1, below=True),
+    "dropout": MOST,
     # benchmarks
     "ImageFolder.size": Range(1, 4096),
     "ImageNet100.size": Range(1, 4096),
     "Augmentation.size": Range(1, 4096),
     "padding": Range(0, 4096),
     # training
-    "epochs": Range(0, 10_000_000),
+    "epochs": EPOCHS,
     "batch_size": COUNT,
     "lr": POSITIVE,
     "workers": Range(0, 1024),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cl_ac.classifiers.analytic import ACIL, DSAL, regression
-from cl_ac.errors import ConfigurationError
+from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.memory import Memory
 from cl_ac.network import NO_EXITS
 
@@ -79,3 +79,9 @@ def test_the_final_exit_has_the_same_random_features_with_any_number_of_exits(to
 def test_impossible_options(options):
     with pytest.raises(ConfigurationError, match=f"classifier.{next(iter(options))} is 0"):
         ACIL(**options)
+
+
+def test_a_ridge_that_rounding_loses_is_one_sentence():
+    gram = torch.full((3, 3), 4e6, dtype=torch.float64)
+    with pytest.raises(UserError, match=r"^ridge is 1e-12, too small beside sums of features of up to 4e\+06"):
+        regression(gram, torch.ones(3, 1, dtype=torch.float64), 1e-12)
