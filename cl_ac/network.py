@@ -84,9 +84,13 @@ class Backbone(nn.Module):
         layouts: what the axes of stages' outputs are. Of stages that are left out, one axis is a vector, two are
             tokens with the class token first, and three are a map, as the modules that read it show, else with
             channels first.
+
+    `only_at_start` names the options that say what the weights start from: a network that takes a saved state is built
+    without them.
     """
 
     presets: ClassVar[Mapping[str, Exits]] = {}
+    only_at_start: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
