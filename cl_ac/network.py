@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,14 @@ class Backbone(nn.Module):
         self.known_layouts = dict(layouts or {})
         self.stage_names = list(stages)
         self.stages = nn.ModuleList(stages.values())
+
+    @classmethod
+    def preprocessing(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """How images become inputs of a network with these `options`, as options of `Augmentation`; {} if all is free.
+
+        The command line takes it over where the user says nothing else.
+        """
+        return {}
 
     def exits(self, preset: str) -> Exits:
         """The AC placement called `preset`.

@@ -2,7 +2,7 @@
 
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import nn
@@ -35,6 +35,7 @@ class WrappedModel(Backbone):
     """
 
     only_at_start = ("weights",)
+    usual_model: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -92,6 +93,21 @@ class WrappedModel(Backbone):
             )
         return factory(**{taken: asks[taken], **options})
 
+    @classmethod
+    def preprocessing(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        if not options.get("weights"):
+            return {}
+        try:
+            return cls.published(options.get("model", cls.usual_model))
+        # Whatever is wrong with the model is told when it is built.
+        except Exception:
+            return {}
+
+    @classmethod
+    def published(cls, model: str) -> dict[str, Any]:
+        """How the images were made on which the published weights of `model` learned, as options of `Augmentation`."""
+        return {}
+
     def source(self, model: str) -> str:
         """The file with the weights that the factory offers, for who has to bring it."""
         return f"a state of '{model}'"
@@ -110,6 +126,15 @@ class TorchvisionModel(WrappedModel):
 
         return get_model_weights(model).DEFAULT.url
 
+    @classmethod
+    def published(cls, model: str) -> dict[str, Any]:
+        from torchvision.models import get_model_weights
+
+        preset = get_model_weights(model).DEFAULT.transforms()
+        side = preset.crop_size[0]
+        share = side / preset.resize_size[0]
+        return described(side, share, preset.mean, preset.std, preset.interpolation.value)
+
 
 class TimmModel(WrappedModel):
     """Any classification model of timm, such as `resnet10t` or `vit_tiny_patch16_224`."""
@@ -125,6 +150,11 @@ class TimmModel(WrappedModel):
             return f"model.safetensors of https://huggingface.co/{published.hf_hub_id}"
         return published.url
 
+    @classmethod
+    def published(cls, model: str) -> dict[str, Any]:
+        wanted = _timm(model).get_pretrained_cfg(model)
+        return described(wanted.input_size[1], wanted.crop_pct, wanted.mean, wanted.std, wanted.interpolation)
+
 
 class ResNet18(TorchvisionModel):
     """ResNet-18 of torchvision with the AC paper's placements for images of 224 × 224.
@@ -136,6 +166,7 @@ class ResNet18(TorchvisionModel):
         weights: as of `WrappedModel`.
     """
 
+    usual_model = "resnet18"
     presets: ClassVar[Mapping[str, Exits]] = {
         "sdn": Exits(
             ["layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1", "layer4.0"],
@@ -149,7 +180,7 @@ class ResNet18(TorchvisionModel):
 
     def __init__(self, image_shape: tuple[int, int, int], weights: bool | str | None = None):
         stages = [f"layer{group}.{block}" for group in (1, 2, 3, 4) for block in (0, 1)]
-        super().__init__(image_shape, "resnet18", stages, weights)
+        super().__init__(image_shape, self.usual_model, stages, weights)
 
 
 class ViTB16(TorchvisionModel):
@@ -162,6 +193,7 @@ class ViTB16(TorchvisionModel):
         weights: as of `WrappedModel`.
     """
 
+    usual_model = "vit_b_16"
     presets: ClassVar[Mapping[str, Exits]] = {
         "sdn": Exits(
             [f"encoder.layers.encoder_layer_{block}" for block in range(11)],
@@ -171,7 +203,15 @@ class ViTB16(TorchvisionModel):
 
     def __init__(self, image_shape: tuple[int, int, int], weights: bool | str | None = None):
         stages = [f"encoder.layers.encoder_layer_{block}" for block in range(12)]
-        super().__init__(image_shape, "vit_b_16", stages, weights, {"image_size": image_shape[-1]})
+        super().__init__(image_shape, self.usual_model, stages, weights, {"image_size": image_shape[-1]})
+
+
+def described(
+    side: int, share: float, mean: Sequence[float], std: Sequence[float], interpolation: str
+) -> dict[str, Any]:
+    """A preprocessing as options of `Augmentation`; other interpolations count as the nearest one that it has."""
+    known = "bicubic" if interpolation == "bicubic" else "bilinear"
+    return {"size": side, "keep": share, "mean": tuple(mean), "std": tuple(std), "interpolation": known}
 
 
 def _timm(model: str) -> Any:
