@@ -84,6 +84,13 @@ class Backbone(nn.Module):
         layouts: what the axes of stages' outputs are. Of stages that are left out, one axis is a vector, two are
             tokens with the class token first, and three are a map, as the modules that read it show, else with
             channels first.
+        frozen: what never learns: `none`, `all` stages, or the name of a stage, up to which and including it all are
+            frozen. Frozen stages stay in evaluation mode, batch norm and dropout too; what a method puts into them
+            later learns.
+        lr_scale: factor on the learning rate of what is not frozen, or a factor for each stage that is named.
+
+    Raises:
+        ConfigurationError: if a stage that is named does not exist.
 
     `only_at_start` names the options that say what the weights start from: a network that takes a saved state is built
     without them.
@@ -97,12 +104,47 @@ class Backbone(nn.Module):
         image_shape: tuple[int, int, int],
         stages: Mapping[str, nn.Module],
         layouts: Mapping[str, Layout] | None = None,
+        frozen: str = "none",
+        lr_scale: float | dict[str, float] = 1.0,
     ):
         super().__init__()
         self.image_shape = tuple(image_shape)
         self.known_layouts = dict(layouts or {})
         self.stage_names = list(stages)
         self.stages = nn.ModuleList(stages.values())
+        self.lr_scale = lr_scale
+        for name, scale in (lr_scale if isinstance(lr_scale, dict) else {self.stage_names[0]: lr_scale}).items():
+            if name not in self.stage_names:
+                raise ConfigurationError(unknown("stage in backbone.lr_scale", name, self.stage_names))
+            if scale < 0:
+                raise ConfigurationError(f"backbone.lr_scale is {scale:g}; it must be at least 0")
+        self.freeze(frozen)
+
+    def freeze(self, upto: str) -> None:
+        """Freezes stages from the first one on, as the option `frozen` says; never thaws any.
+
+        Raises:
+            ConfigurationError: if there is no such stage.
+        """
+        choices = ["none", *self.stage_names, "all"]
+        if upto not in choices:
+            raise ConfigurationError(unknown("stage in backbone.frozen", upto, choices))
+        self.frozen_stages = min(choices.index(upto), len(self.stage_names))
+        for stage in self.stages[: self.frozen_stages]:
+            stage.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for stage in self.stages[: self.frozen_stages]:
+            stage.eval()
+        return self
+
+    def lr_scales(self) -> dict[nn.Parameter, float]:
+        """The factor on the learning rate of each parameter that has another one than 1."""
+        scales = self.lr_scale if isinstance(self.lr_scale, dict) else dict.fromkeys(self.stage_names, self.lr_scale)
+        pairs = zip(self.stage_names, self.stages, strict=True)
+        named = [(scales.get(name, 1.0), stage) for name, stage in pairs]
+        return {parameter: scale for scale, stage in named if scale != 1 for parameter in stage.parameters()}
 
     @classmethod
     def preprocessing(cls, options: Mapping[str, Any]) -> dict[str, Any]:

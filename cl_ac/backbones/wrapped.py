@@ -45,10 +45,11 @@ class WrappedModel(Backbone):
         weights: bool | str | None = None,
         options: dict[str, Any] | None = None,
         layouts: dict[str, Layout] | None = None,
+        **learning,
     ):
         network = self._built(model, image_shape, weights is True, dict(options or {}))
         parts = cut(network, stages)
-        super().__init__(image_shape, parts, layouts)
+        super().__init__(image_shape, parts, layouts, **learning)
         if isinstance(weights, str):
             load_weights(network, weights, used=self)
         self.token_layout = token_layout(parts[LAST_STAGE].graph)
@@ -178,9 +179,9 @@ class ResNet18(TorchvisionModel):
         ),
     }
 
-    def __init__(self, image_shape: tuple[int, int, int], weights: bool | str | None = None):
+    def __init__(self, image_shape: tuple[int, int, int], weights: bool | str | None = None, **learning):
         stages = [f"layer{group}.{block}" for group in (1, 2, 3, 4) for block in (0, 1)]
-        super().__init__(image_shape, self.usual_model, stages, weights)
+        super().__init__(image_shape, self.usual_model, stages, weights, **learning)
 
 
 class ViTB16(TorchvisionModel):
@@ -201,9 +202,9 @@ class ViTB16(TorchvisionModel):
         )
     }
 
-    def __init__(self, image_shape: tuple[int, int, int], weights: bool | str | None = None):
+    def __init__(self, image_shape: tuple[int, int, int], weights: bool | str | None = None, **learning):
         stages = [f"encoder.layers.encoder_layer_{block}" for block in range(12)]
-        super().__init__(image_shape, self.usual_model, stages, weights, {"image_size": image_shape[-1]})
+        super().__init__(image_shape, self.usual_model, stages, weights, {"image_size": image_shape[-1]}, **learning)
 
 
 def described(
