@@ -5,8 +5,9 @@ Shapes: E exits, B batch, C classes seen so far, D features.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from cl_ac.data.copying import copied
 from cl_ac.data.layouts import AXES, Layout, Witnesses, check_layout, read, read_shape, usual_layout
+from cl_ac.data.recognised import Recognised
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError, told, unknown
 from cl_ac.heads import Cascade, GrowingClassifier, GrowingLinear, Head, build_head
@@ -373,8 +375,27 @@ class ExitNetwork(nn.Module):
         return lists
 
     def hidden(self, images: Tensor) -> list[Tensor]:
-        """What each exit's head reads: E tensors."""
-        return self.at_exits(self.stage_outputs(images))
+        """What each exit's head reads: E tensors.
+
+        What frozen stages make of images that come again is computed once.
+        """
+        fixed = self.backbone.stages[: self.backbone.frozen_stages]
+        if not (isinstance(images, Recognised) and images.unchanged and len(fixed)):
+            return self.at_exits(self.stage_outputs(images))
+        state = [*fixed.parameters(), *fixed.buffers()]
+        if any(value.requires_grad for value in state):
+            # A method has put something into them.
+            return self.at_exits(self.stage_outputs(images))
+        ends = [end for _, end in self.bounds]
+        kept = sorted({min(end, len(fixed)) for end in ends})
+        with torch.no_grad():
+            known = images.recall(images, state, tuple(kept), partial(_outputs_at, fixed, kept))
+        outputs: list[Tensor] = [images] * len(self.backbone.stages)
+        for end, value in zip(kept, known, strict=True):
+            outputs[end - 1] = value
+        for index in range(kept[-1], len(outputs)):
+            outputs[index] = self.backbone.stages[index](outputs[index - 1])
+        return self.at_exits(outputs)
 
     def read(self, hidden: Sequence[Tensor]) -> list[Tensor]:
         """The feature vector of each exit, of what `hidden` gave: E tensors [B, D_i], see `features`."""
@@ -417,6 +438,16 @@ class ExitNetwork(nn.Module):
 
     def set_extra_state(self, state: list[int]) -> None:
         self.sizes = list(state)
+
+
+def _outputs_at(stages: Iterable[nn.Module], ends: Sequence[int], images: Tensor) -> list[Tensor]:
+    """What leaves the first `end` stages, for each of `ends`, which rise."""
+    found, hidden = [], images
+    for end, stage in enumerate(stages, 1):
+        hidden = stage(hidden)
+        if end in ends:
+            found.append(hidden)
+    return found
 
 
 def _measured(network: ExitNetwork, _: object) -> None:

@@ -84,7 +84,8 @@ def run(
     approach.prepare(backbone)
     network = assemble(approach, backbone, exits, memory, classifier, training.channels_last).to(place)
     approach.to(place)
-    trainer = Trainer(training, benchmark.augmentation, place, seed)
+    recall = training.frozen_outputs.recall(place) if backbone.frozen_stages else None
+    trainer = Trainer(training, benchmark.augmentation, place, seed, recall)
 
     # Read first: data that are missing or damaged must leave no half-begun run behind.
     tasks = benchmark.tasks

@@ -8,7 +8,7 @@ once, so that a step costs no random numbers and no copies from the host.
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -17,9 +17,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.batches import Batch, TrainingSet
+from cl_ac.data.recognised import Recall, Recognised, image_keys
 from cl_ac.data.samples import Images, Samples
 from cl_ac.data.tasks import Task
 from cl_ac.errors import DataError
+
+Stored = Callable[[], Tensor]
+
+
+def _itself(images: Tensor) -> Tensor:
+    return images
 
 
 class _Decode(Dataset):
@@ -45,11 +52,20 @@ class Loader:
         samples: moved to the device once if they are resident.
         augmentation: how uint8 images become inputs.
         workers: processes that decode images which are not resident.
+        recall: what is known of images that come again; None to recognise none.
     """
 
-    def __init__(self, samples: Samples, augmentation: Augmentation, device: torch.device, workers: int = 0):
+    def __init__(
+        self,
+        samples: Samples,
+        augmentation: Augmentation,
+        device: torch.device,
+        workers: int = 0,
+        recall: Recall | None = None,
+    ):
         self.samples = samples.to(device)
         self.augmentation, self.device, self.workers = augmentation, device, workers
+        self.recall, self.keys = recall, image_keys(self.samples.images) if recall else None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -88,12 +104,37 @@ class Loader:
         """The evaluation inputs of all samples, in order."""
         if not len(self):
             return
+        parts = torch.arange(len(self)).split(batch_size)
         if isinstance(self.samples.images, Tensor):
-            parts: Iterable[Tensor] = self.samples.images.split(batch_size)
+            stored: Iterable[Stored] = map(partial(partial, _itself), self.samples.images.split(batch_size))
         else:
-            parts = self._decoded(torch.arange(len(self)).split(batch_size))
-        for images in parts:
-            yield self.augmentation.apply(images)
+            stored = self._stored(parts)
+        for part, images in zip(parts, stored, strict=True):
+            yield self._inputs(part, images, self.augmentation, None)
+
+    def _stored(self, parts: Sequence[Tensor]) -> Iterator[Stored]:
+        """For each part what gives the images at the indices in it; those that are known are not decoded before."""
+        known = [self._known(part) for part in parts]
+        decoded = self._decoded(part for part, is_known in zip(parts, known, strict=True) if not is_known)
+        for part, is_known in zip(parts, known, strict=True):
+            yield partial(self._decoded_here, part) if is_known else partial(_itself, next(decoded))
+
+    def _known(self, part: Tensor) -> bool:
+        keys = self.keys
+        return self.recall is not None and keys is not None and self.recall.knows([keys[i] for i in part.tolist()])
+
+    def _decoded_here(self, part: Tensor) -> Tensor:
+        return self.samples.images[part].to(self.device)
+
+    def _inputs(self, part: Tensor, stored: Stored, augmentation: Augmentation, windows: Tensor | None) -> Tensor:
+        """The inputs that images at the indices `part` (on the CPU) become; without windows they may be known."""
+        if self.recall is None or self.keys is None or windows is not None:
+            return augmentation.apply(stored(), windows)
+        keys = [self.keys[index] for index in part.tolist()]
+        shape = len(keys), *augmentation.output_shape(self.samples.images.shape[1:])
+        return Recognised(
+            shape, self.device, self.recall, repr(augmentation), keys, lambda: augmentation.apply(stored())
+        )
 
     def _on_device(self, windows: Tensor | None) -> Tensor | None:
         return None if windows is None else windows.to(self.device, non_blocking=True)
@@ -102,18 +143,21 @@ class Loader:
         self, order: Tensor, drawn: Sequence[tuple[Augmentation, Tensor | None]], batch_size: int, task: Task
     ) -> Iterator[Batch]:
         """Batches of the samples at the indices `order`, with one view for each augmentation and its draws."""
-        on_device = order.to(self.device, non_blocking=True)
+        on_device, parts = order.to(self.device, non_blocking=True), order.split(batch_size)
         if self.samples.resident:
-            parts: Iterable[Tensor] = (self.samples.images[chosen] for chosen in on_device.split(batch_size))
+            stored: Iterable[Stored] = map(
+                partial(partial, self.samples.images.__getitem__), on_device.split(batch_size)
+            )
         else:
-            parts = self._decoded(order.split(batch_size))
+            stored = self._stored(parts)
         start = 0
-        for images in parts:
-            here = slice(start, start + len(images))
-            start += len(images)
+        for part, images in zip(parts, stored, strict=True):
+            here = slice(start, start + len(part))
+            start += len(part)
             chosen = on_device[here]
+            once = cache(images)
             inputs, *views = (
-                augmentation.apply(images, None if windows is None else windows[here])
+                self._inputs(part, once, augmentation, None if windows is None else windows[here])
                 for augmentation, windows in drawn
             )
             extras = {name: value[chosen] for name, value in self.samples.extras.items()}

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
+from cl_ac.data.recognised import Recall
+from cl_ac.data.rows import Room
 from cl_ac.errors import ConfigurationError
 
 
@@ -36,6 +39,34 @@ class HeadWarmup:
                 f"training.head_warmup has epochs {self.epochs}, lr {self.lr:g} and weight_decay "
                 f"{self.weight_decay:g}; lr must be above 0 and the others at least 0"
             )
+
+
+@dataclass(frozen=True)
+class FrozenOutputs:
+    """What frozen stages (`backbone.frozen`) make of an image is kept, so that they run on it once.
+
+    Images that augmentation changes at random are others each time, and are not kept.
+
+    Args:
+        keep: whether anything is kept.
+        memory: GiB of the training device in which it is kept; what is more goes into files.
+        folder: of these files, which are gone when the run ends in any way; None is the system's for temporary files.
+    """
+
+    keep: bool = True
+    memory: float = 2.0
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory < 0:
+            raise ConfigurationError(
+                f"training.frozen_outputs.memory is {self.memory:g}; it must be at least 0, for files only"
+            )
+
+    def recall(self, device: torch.device) -> Recall | None:
+        """Where a run keeps it; None if it keeps nothing."""
+        folder = None if self.folder is None else Path(self.folder).expanduser()
+        return Recall(Room(int(self.memory * 2**30), device, folder)) if self.keep else None
 
 
 @dataclass(frozen=True)
@@ -76,6 +107,7 @@ class Training:
         channels_last: whether images and convolutions use the channels-last memory format, which is usually faster.
         workers: processes that decode images which do not fit in memory.
         first_batch_size: new images per step of the first task, which has no exemplars to draw; None for `batch_size`.
+        frozen_outputs: how what frozen stages give is kept.
     """
 
     epochs: int | list[int] = 200
@@ -96,6 +128,7 @@ class Training:
     channels_last: bool = True
     workers: int = 4
     first_batch_size: int | None = None
+    frozen_outputs: FrozenOutputs = FrozenOutputs()
 
     def __post_init__(self) -> None:
         counts = self.epochs if isinstance(self.epochs, list) else [self.epochs]
