@@ -89,7 +89,8 @@ class Training:
     """How each task is trained.
 
     Args:
-        epochs: epochs of every task, or a list with one number per task.
+        epochs: epochs of every task, or a list with one number per task; with 0 nothing is fitted, and what reads
+            features alone, such as an inference classifier, learns the task all the same.
         batch_size: new images per step; exemplars that an approach draws beside them come on top.
         optimizer: `sgd` or `adamw`; created anew for each task.
         lr: learning rate at the start of a task (after the warm-up).
@@ -132,8 +133,8 @@ class Training:
 
     def __post_init__(self) -> None:
         counts = self.epochs if isinstance(self.epochs, list) else [self.epochs]
-        if not counts or min(counts) < 1:
-            raise ConfigurationError(f"training.epochs is {self.epochs}; every task needs at least 1 epoch")
+        if not counts or min(counts) < 0:
+            raise ConfigurationError(f"training.epochs is {self.epochs}; it must be at least 0 for every task")
         for name in ("batch_size", "lr", "decay"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"training.{name} is {getattr(self, name)}; it must be above 0")
@@ -144,7 +145,7 @@ class Training:
                 raise ConfigurationError(f"training.{name} is {getattr(self, name)}; it must be at least 0")
         if self.momentum >= 1:
             raise ConfigurationError(f"training.momentum is {self.momentum}; it must be below 1")
-        for epochs in counts:
+        for epochs in filter(None, counts):
             self._check_schedule(epochs)
 
     def _check_schedule(self, epochs: int) -> None:

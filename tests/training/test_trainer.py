@@ -48,7 +48,7 @@ def test_constant_schedule():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"epochs": 0}, "training.epochs"),
+        ({"epochs": -1}, "training.epochs"),
         ({"lr": 0.0}, "training.lr"),
         ({"epochs": 10, "milestones": (12,)}, "training.milestones"),
         ({"epochs": 10, "milestones": (2.5,)}, "training.milestones"),
