@@ -53,6 +53,9 @@ class Recall:
             self.tables[kind] = Table(self.room)
         table = self.tables[kind]
         missing = [place for place, key in enumerate(images.keys) if key not in table.index]
+        if len(missing) == 1:
+            # For a batch of one image, libraries choose other algorithms, whose sums differ in the last bit.
+            missing = sorted({missing[0], 0, min(1, len(images) - 1)})
         if missing:
             seen = images.pixels if len(missing) == len(images) else images.pixels[missing]
             table.add([images.keys[place] for place in missing], compute(seen))

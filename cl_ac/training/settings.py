@@ -45,7 +45,7 @@ class HeadWarmup:
 class FrozenOutputs:
     """What frozen stages (`backbone.frozen`) make of an image is kept, so that they run on it once.
 
-    Images that augmentation changes at random are others each time, and are not kept.
+    Images that augmentation changes at random are others each time, and are not kept; see `fixed_views` of `Training`.
 
     Args:
         keep: whether anything is kept.
@@ -108,6 +108,8 @@ class Training:
         channels_last: whether images and convolutions use the channels-last memory format, which is usually faster.
         workers: processes that decode images which do not fit in memory.
         first_batch_size: new images per step of the first task, which has no exemplars to draw; None for `batch_size`.
+        fixed_views: so many augmented views of each image are drawn for a task and shown in turn, one in each epoch, so
+            that frozen stages may keep what they make of them; 0 draws new views in every epoch.
         frozen_outputs: how what frozen stages give is kept.
     """
 
@@ -129,6 +131,7 @@ class Training:
     channels_last: bool = True
     workers: int = 4
     first_batch_size: int | None = None
+    fixed_views: int = 0
     frozen_outputs: FrozenOutputs = FrozenOutputs()
 
     def __post_init__(self) -> None:
@@ -140,7 +143,7 @@ class Training:
                 raise ConfigurationError(f"training.{name} is {getattr(self, name)}; it must be above 0")
         if self.first_batch_size is not None and self.first_batch_size < 1:
             raise ConfigurationError(f"training.first_batch_size is {self.first_batch_size}; it must be at least 1")
-        for name in ("momentum", "weight_decay", "clip", "warmup", "workers"):
+        for name in ("momentum", "weight_decay", "clip", "warmup", "workers", "fixed_views"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"training.{name} is {getattr(self, name)}; it must be at least 0")
         if self.momentum >= 1:

@@ -86,7 +86,8 @@ class Trainer:
         epochs = training.epochs_of(task)
         fitting = Fitting(fit, training, self.device, state)
         streams = (partial(self.generator, f"{fit.stage} {what}") for what in ("order", "loss"))
-        batches = EpochBatches(fit.data, training.batch_size_of(task), self.loader, *streams)
+        size, views = training.batch_size_of(task), training.fixed_views
+        batches = EpochBatches(fit.data, size, self.loader, *streams, fixed_views=views)
         network.batch_norm_frozen = training.freeze_batch_norm and task > 0
         while fitting.epoch < epochs:
             began, epoch = time.perf_counter(), fitting.epoch

@@ -56,12 +56,16 @@ def test_what_is_known_is_not_computed_again():
         (found,) = known(recognised(values[chosen], known), state, "double", double)
         assert torch.equal(found, 2 * values[chosen])
     assert seen == [2, 2]
+    known(recognised(values[[0, 2]] + 1, known), state, "double", double)
+    known(recognised(torch.cat([values[:1] + 1, values[1:2] + 1]), known), state, "double", double)
+    assert seen == [2, 2, 2, 2], "no image is computed alone"
+    seen.clear()
     known(recognised(values, known, "other augmentation"), state, "double", double)
     known(recognised(values, known), [torch.zeros(1)], "double", double)
-    assert seen == [2, 2, 4], "an equal state is the same"
+    assert seen == [4], "an equal state is the same"
     state[0] += 1
     known(recognised(values, known), state, "double", double)
-    assert seen == [2, 2, 4, 4], "another state is another"
+    assert seen == [4, 4], "another state is another"
 
 
 def test_a_state_that_changes_all_the_time_is_given_up():

@@ -24,14 +24,15 @@ SHORT = {"ACIL": {"width": 16}, "BiC": {"bias_epochs": 2}, "PackNet": {"retrain_
 def ran(toy_run, toy_backbone, toy_benchmark):
     """Runs with stages frozen, and counts how many images passed through the first one."""
 
-    def run(name: str, frozen: str, outputs: FrozenOutputs, run_name: str = "run", **augmentation):
+    def run(name: str, frozen: str, outputs: FrozenOutputs, run_name: str = "run", views: int = 0, **augmentation):
         backbone, benchmark, images = toy_backbone(), toy_benchmark(), []
         backbone.freeze(frozen)
         benchmark.augmentation = Augmentation(mean=(0.5,), std=(0.25,), **augmentation)
         backbone.stages[0].register_forward_hook(lambda module, inputs, output: images.append(len(output)))
         torch.manual_seed(0)
         approach, memory = APPROACHES[name](**SHORT.get(name, {})), 12 * (APPROACHES[name].memory_use == "required")
-        options = {"backbone": backbone, "benchmark": benchmark, "training": replace(TRAINING, frozen_outputs=outputs)}
+        training = replace(TRAINING, frozen_outputs=outputs, fixed_views=views, epochs=4 if views else 2)
+        options = {"backbone": backbone, "benchmark": benchmark, "training": training}
         directory = toy_run(approach, run_name, "sdn", memory, **options)
         return Checkpoint.load(directory.checkpoint_path), directory.outputs(2).logits, sum(images)
 
@@ -63,6 +64,16 @@ def test_images_that_change_at_random_are_not_kept(ran):
     _, expected, _ = ran("FineTuning", "all", FrozenOutputs(keep=False), "plain", crop="shift", padding=1)
     assert torch.equal(random, expected)
     assert changing > still
+
+
+def test_fixed_views_are_kept(ran, toy_benchmark):
+    options = {"views": 2, "crop": "shift", "padding": 1, "flip": True}
+    _, logits, few = ran("ER", "all", FrozenOutputs(), "kept", **options)
+    _, expected, many = ran("ER", "all", FrozenOutputs(keep=False), "plain", **options)
+    assert torch.equal(logits, expected)
+    _, others, _ = ran("ER", "all", FrozenOutputs(), "anew", **{**options, "views": 0})
+    assert not torch.equal(logits, others)
+    assert few < many
 
 
 def test_files_take_what_memory_does_not(ran, tmp_path):
