@@ -71,7 +71,7 @@ class Recall:
                 return name
         digest = hashlib.blake2b(digest_size=16)
         for tensor in state:
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         references = [(weakref.ref(tensor), tensor._version) for tensor in state]
         self._states = [*self._states[1 - MOST_STATES :], (references, digest.hexdigest())]
         return digest.hexdigest()
@@ -96,7 +96,8 @@ class Recognised(Tensor):
     make: Callable[[], Tensor]
     made: Tensor | None
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    # Operations arrive at `__torch_dispatch__` only.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, shape, device, recall, kind, keys, make):
@@ -107,7 +108,7 @@ class Recognised(Tensor):
     def __init__(self, *_: Any):
         pass
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"Recognised({self.pixels})"
 
     @property
@@ -155,7 +156,8 @@ def content_keys(images: Tensor) -> list[Hashable]:
 
     Of a million images, two different ones have the same numbers with a probability below 10⁻⁶, whatever they show.
     """
-    shape, keys = tuple(images.shape[1:]), []
+    shape = tuple(images.shape[1:])
+    keys: list[Hashable] = []
     for part in images.split(256):
         flat = part.flatten(1)
         words = F.pad(flat, (0, -flat.shape[1] % 4)).contiguous().view(torch.int32).long()

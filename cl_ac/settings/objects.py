@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -88,6 +88,7 @@ def rebuild(config: Mapping[str, Any], trusted: bool = False, given: Sequence[An
 
 def build_backbone(settings: Namespace, benchmark: Benchmark, saved: bool = False) -> Backbone:
     """The backbone of `settings` for the images of `benchmark`; for a `saved` state, without what it starts from."""
-    options, cls = (settings.get("init_args") or Namespace()).as_dict(), find(settings.class_path)
+    options = (settings.get("init_args") or Namespace()).as_dict()
+    cls = cast(type[Backbone], find(settings.class_path))
     kept = {name: value for name, value in options.items() if not (saved and name in cls.only_at_start)}
     return cls(benchmark.input_shape, **kept)

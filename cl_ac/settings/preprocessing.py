@@ -1,9 +1,11 @@
 """Images as a network's published weights need them, where the user says nothing else."""
 
 from collections.abc import Mapping
+from typing import cast
 
 from jsonargparse import Namespace
 
+from cl_ac.network import Backbone
 from cl_ac.settings.plugins import find
 
 # What only makes sense together.
@@ -24,6 +26,7 @@ def take_over_preprocessing(settings: Namespace, given: Namespace) -> None:
     names = set(said if isinstance(said, Mapping) else vars(said))
     for together in TOGETHER:
         names |= together if names & together else set()
-    for name, value in find(settings.backbone.class_path).preprocessing(options.as_dict()).items():
+    cls = cast(type[Backbone], find(settings.backbone.class_path))
+    for name, value in cls.preprocessing(options.as_dict()).items():
         if name not in names:
             augmentation[name] = value

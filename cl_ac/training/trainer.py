@@ -85,9 +85,9 @@ class Trainer:
             raise UserError(f"task {task + 1} has no image to learn from (stage: {fit.stage}); give each task some")
         epochs = training.epochs_of(task)
         fitting = Fitting(fit, training, self.device, state)
-        streams = (partial(self.generator, f"{fit.stage} {what}") for what in ("order", "loss"))
-        size, views = training.batch_size_of(task), training.fixed_views
-        batches = EpochBatches(fit.data, size, self.loader, *streams, fixed_views=views)
+        order, draws = (partial(self.generator, f"{fit.stage} {what}") for what in ("order", "loss"))
+        size = training.batch_size_of(task)
+        batches = EpochBatches(fit.data, size, self.loader, order, draws, training.fixed_views)
         network.batch_norm_frozen = training.freeze_batch_norm and task > 0
         while fitting.epoch < epochs:
             began, epoch = time.perf_counter(), fitting.epoch
