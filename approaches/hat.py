@@ -7,7 +7,7 @@ from torch.func import functional_call
 from cl_ac.approach import Batch, ExitNetwork, TaskApproach
 from cl_ac.backbones.gating import gates, make_gated, parameters_between, split_units
 from cl_ac.errors import ConfigurationError
-from cl_ac.importance.gradients import protected
+from cl_ac.importance.gradients import joined, protected
 from cl_ac.importance.holding import held
 from cl_ac.losses import cross_entropy
 from cl_ac.training import Learning, ParameterGroup
@@ -48,7 +48,8 @@ class HAT(TaskApproach):
         self.embedding = nn.Parameter(drawn.to(trainer.device))
         self.used = self.used.view(-1, units)
         between = parameters_between(network.backbone, self.used.any(0))
-        self.fixed = torch.cat([between[name.removeprefix("backbone.")].flatten() for name in protected(network)])
+        held_back = (between[name.removeprefix("backbone.")] for name in protected(network))
+        self.fixed = joined(held_back, trainer.device).bool()
 
     def learns(self, network: ExitNetwork) -> Learning:
         backbone = ParameterGroup([*network.backbone.parameters(), self.embedding], weight_decay=0.0)

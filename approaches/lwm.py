@@ -76,6 +76,9 @@ def explain(network: ExitNetwork, images: Tensor, classes: Tensor | None) -> tup
     A map is the rectified sum over channels of the features, each channel weighted by the mean gradient of the class's
     logit.
     """
+    if network.backbone.frozen_stages:
+        # What comes out of frozen stages is explained too.
+        images = images.detach().requires_grad_()
     outputs = network.stage_outputs(images)
     hidden = network.at_exits(outputs)
     if network.exits.detach:

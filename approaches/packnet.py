@@ -6,7 +6,7 @@ from torch.func import functional_call
 
 from cl_ac.approach import Batch, ExitNetwork, TaskApproach, TrainingSet
 from cl_ac.errors import ConfigurationError
-from cl_ac.importance.gradients import protected
+from cl_ac.importance.gradients import joined, protected
 from cl_ac.importance.holding import held, learning_without_decay, split
 from cl_ac.losses import cross_entropy
 from cl_ac.training import Fit, Learning
@@ -59,7 +59,7 @@ class PackNet(TaskApproach):
         return cross_entropy(logits, batch.targets, batch.task.classes)
 
     def end_task(self, task, network, trainer) -> None:
-        self.owner = torch.cat([part.flatten() for part in self.claimed(task.index, network).values()])
+        self.owner = joined(self.claimed(task.index, network).values(), trainer.device).long()
         learning = self.owner == task.index
         for name, free in split(network, self.owner == FREE).items():
             protected(network)[name].data[free] = 0

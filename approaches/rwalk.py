@@ -71,6 +71,11 @@ class RWalk(SI):
         self.update(flatten(network).detach(), self.steps > 0)
         self.score = self.task_score if task.is_first else (self.score + self.task_score) / 2
         self.penalty.importance = sum(
-            (value / value.max().clamp(min=torch.finfo(value.dtype).tiny) for value in (self.fisher, self.score)),
+            (value / largest(value).clamp(min=torch.finfo(value.dtype).tiny) for value in (self.fisher, self.score)),
             start=torch.zeros_like(self.fisher),
         )[None]
+
+
+def largest(values: Tensor) -> Tensor:
+    """The largest value []; 0 of none, where the whole backbone is frozen."""
+    return values.max() if values.numel() else values.sum()

@@ -98,8 +98,7 @@ class Benchmark(ABC):
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the network sees."""
-        channels, height, width = self.image_shape
-        return (channels, *self.augmentation.output_size(height, width))
+        return self.augmentation.output_shape(self.image_shape)
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -139,10 +138,10 @@ class Benchmark(ABC):
         """Raises a `ConfigurationError` for settings that cannot be met, before any data are read."""
         _ = self.sizes, self.class_order
         channels = self.image_shape[0]
-        if len(self.augmentation.mean) not in (1, channels):
+        if len(self.augmentation.mean) not in ((1, 3) if channels == 1 else (1, channels)):
             raise ConfigurationError(
                 f"benchmark.augmentation.mean has {len(self.augmentation.mean)} values, but images have {channels} "
-                "channels; give one value for all channels or one for each"
+                "channels; give one value for all channels, one for each, or three to make grey images coloured"
             )
 
     @cached_property

@@ -5,16 +5,18 @@ Shapes: E exits, B batch, C classes seen so far, D features.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from cl_ac.data.copying import copied
 from cl_ac.data.layouts import AXES, Layout, Witnesses, check_layout, read, read_shape, usual_layout
+from cl_ac.data.recognised import Recognised
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError, told, unknown
 from cl_ac.heads import Cascade, GrowingClassifier, GrowingLinear, Head, build_head
@@ -84,21 +86,75 @@ class Backbone(nn.Module):
         layouts: what the axes of stages' outputs are. Of stages that are left out, one axis is a vector, two are
             tokens with the class token first, and three are a map, as the modules that read it show, else with
             channels first.
+        frozen: what never learns: `none`, `all` stages, or the name of a stage, up to which and including it all are
+            frozen. Frozen stages stay in evaluation mode, batch norm and dropout too; what a method puts into them
+            later learns.
+        lr_scale: factor on the learning rate of what is not frozen, or a factor for each stage that is named.
+
+    Raises:
+        ConfigurationError: if a stage that is named does not exist.
+
+    `only_at_start` names the options that say what the weights start from: a network that takes a saved state is built
+    without them.
     """
 
     presets: ClassVar[Mapping[str, Exits]] = {}
+    only_at_start: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
         image_shape: tuple[int, int, int],
         stages: Mapping[str, nn.Module],
         layouts: Mapping[str, Layout] | None = None,
+        frozen: str = "none",
+        lr_scale: float | dict[str, float] = 1.0,
     ):
         super().__init__()
         self.image_shape = tuple(image_shape)
         self.known_layouts = dict(layouts or {})
         self.stage_names = list(stages)
         self.stages = nn.ModuleList(stages.values())
+        self.lr_scale = lr_scale
+        for name, scale in (lr_scale if isinstance(lr_scale, dict) else {self.stage_names[0]: lr_scale}).items():
+            if name not in self.stage_names:
+                raise ConfigurationError(unknown("stage in backbone.lr_scale", name, self.stage_names))
+            if scale < 0:
+                raise ConfigurationError(f"backbone.lr_scale is {scale:g}; it must be at least 0")
+        self.freeze(frozen)
+
+    def freeze(self, upto: str) -> None:
+        """Freezes stages from the first one on, as the option `frozen` says; never thaws any.
+
+        Raises:
+            ConfigurationError: if there is no such stage.
+        """
+        choices = ["none", *self.stage_names, "all"]
+        if upto not in choices:
+            raise ConfigurationError(unknown("stage in backbone.frozen", upto, choices))
+        self.frozen_stages = min(choices.index(upto), len(self.stage_names))
+        for stage in self.stages[: self.frozen_stages]:
+            stage.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for stage in self.stages[: self.frozen_stages]:
+            stage.eval()
+        return self
+
+    def lr_scales(self) -> dict[nn.Parameter, float]:
+        """The factor on the learning rate of each parameter that has another one than 1."""
+        scales = self.lr_scale if isinstance(self.lr_scale, dict) else dict.fromkeys(self.stage_names, self.lr_scale)
+        pairs = zip(self.stage_names, self.stages, strict=True)
+        named = [(scales.get(name, 1.0), stage) for name, stage in pairs]
+        return {parameter: scale for scale, stage in named if scale != 1 for parameter in stage.parameters()}
+
+    @classmethod
+    def preprocessing(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """How images become inputs of a network with these `options`, as options of `Augmentation`; {} if all is free.
+
+        The command line takes it over where the user says nothing else.
+        """
+        return {}
 
     def exits(self, preset: str) -> Exits:
         """The AC placement called `preset`.
@@ -319,8 +375,27 @@ class ExitNetwork(nn.Module):
         return lists
 
     def hidden(self, images: Tensor) -> list[Tensor]:
-        """What each exit's head reads: E tensors."""
-        return self.at_exits(self.stage_outputs(images))
+        """What each exit's head reads: E tensors.
+
+        What frozen stages make of images that come again is computed once.
+        """
+        fixed = self.backbone.stages[: self.backbone.frozen_stages]
+        if not (isinstance(images, Recognised) and images.unchanged and len(fixed)):
+            return self.at_exits(self.stage_outputs(images))
+        state = [*fixed.parameters(), *fixed.buffers()]
+        if any(value.requires_grad for value in state):
+            # A method has put something into them.
+            return self.at_exits(self.stage_outputs(images))
+        ends = [end for _, end in self.bounds]
+        kept = sorted({min(end, len(fixed)) for end in ends})
+        with torch.no_grad():
+            known = images.recall(images, state, tuple(kept), partial(_outputs_at, fixed, kept))
+        outputs: list[Tensor] = [images] * len(self.backbone.stages)
+        for end, value in zip(kept, known, strict=True):
+            outputs[end - 1] = value
+        for index in range(kept[-1], len(outputs)):
+            outputs[index] = self.backbone.stages[index](outputs[index - 1])
+        return self.at_exits(outputs)
 
     def read(self, hidden: Sequence[Tensor]) -> list[Tensor]:
         """The feature vector of each exit, of what `hidden` gave: E tensors [B, D_i], see `features`."""
@@ -363,6 +438,16 @@ class ExitNetwork(nn.Module):
 
     def set_extra_state(self, state: list[int]) -> None:
         self.sizes = list(state)
+
+
+def _outputs_at(stages: Iterable[nn.Module], ends: Sequence[int], images: Tensor) -> list[Tensor]:
+    """What leaves the first `end` stages, for each of `ends`, which rise."""
+    found, hidden = [], images
+    for end, stage in enumerate(stages, 1):
+        hidden = stage(hidden)
+        if end in ends:
+            found.append(hidden)
+    return found
 
 
 def _measured(network: ExitNetwork, _: object) -> None:

@@ -83,8 +83,10 @@ def run(
     sparsify.prepare(backbone)
     approach.prepare(backbone)
     network = assemble(approach, backbone, exits, memory, classifier, training.channels_last).to(place)
+    check_learning(approach, training)
     approach.to(place)
-    trainer = Trainer(training, benchmark.augmentation, place, seed)
+    recall = training.frozen_outputs.recall(place) if backbone.frozen_stages else None
+    trainer = Trainer(training, benchmark.augmentation, place, seed, recall)
 
     # Read first: data that are missing or damaged must leave no half-begun run behind.
     tasks = benchmark.tasks
@@ -117,7 +119,7 @@ def run(
                     watcher.resume(task, directory.watched(task.index), unfinished["steps"])
                 network.train_old_rows(approach.trains_old_rows)
                 data, done = approach.training_set(task), unfinished["steps"] if unfinished else 0
-                if data is None:
+                if data is None or not epochs[task.index]:
                     journal.untrained(watcher.seen_so_far())
                 else:
                     loss = sparsified(approach.loss, sparsify, data, training, done)
@@ -210,6 +212,21 @@ def check(
         )
     if problems:
         raise ConfigurationError("; ".join(problems))
+
+
+def check_learning(approach: Approach, training: Training) -> None:
+    """Raises a `ConfigurationError` if no epoch trains linear heads that are all that answers.
+
+    An approach may set them in a hook of its own.
+    """
+    hooks = ("answer", "begin_task", "end_task", "inference_network")
+    own = any(getattr(type(approach), hook) is not getattr(Approach, hook) for hook in hooks)
+    counts = training.epochs if isinstance(training.epochs, list) else [training.epochs]
+    if not (any(counts) or own or approach.inference is not None or training.head_warmup.epochs):
+        raise ConfigurationError(
+            "training.epochs is 0, so that the linear heads would learn nothing; train them, or name what answers "
+            "instead, such as --classifier NearestMean"
+        )
 
 
 def check_data(tasks: Sequence[Task], training: Training) -> None:

@@ -168,7 +168,7 @@ def test_seen_tests_in_order_with_their_task():
         ({"validation": -0.1}, ["benchmark.validation is -0.1"]),
         ({"samples_per_class": 0}, ["benchmark.samples_per_class is 0", "at least 1"]),
         ({"test_samples_per_class": 0}, ["benchmark.test_samples_per_class is 0", "at least 1"]),
-        ({"augmentation": Augmentation((0.5,) * 3, (0.5,) * 3)}, ["augmentation.mean has 3 values", "1 channels"]),
+        ({"augmentation": Augmentation((0.5,) * 2, (0.5,) * 2)}, ["augmentation.mean has 2 values", "1 channels"]),
     ],
 )
 def test_impossible_settings_are_one_sentence_before_data_load(settings, words):

@@ -1,7 +1,8 @@
 """What the README and the pages of docs/ show, run as it stands there.
 
 Python blocks that begin with a comment that names a file are plugins: they are written to that file, and the commands
-of their page use them. The blocks of docs/python.md are one program. There are no others.
+of their page use them. The blocks of docs/python.md are one program, that of docs/pretrained.md is one too. There are
+no others. Nothing is downloaded: networks keep their initial weights.
 """
 
 import importlib
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cl_ac.backbones.wrapped import TorchvisionModel
 from cl_ac.cli.main import main
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.serving.finished import finished
@@ -64,6 +66,8 @@ def resolved(name: str) -> object:
 def checkout(tmp_path, monkeypatch):
     """An empty folder with the checkout's scripts, which becomes the current one, and a way to write plugins there."""
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    build = TorchvisionModel.build
+    monkeypatch.setattr(TorchvisionModel, "build", lambda *given: build(*given[:3], False, given[4]))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -202,9 +206,22 @@ def test_python_page_is_a_program(checkout, capsys):
     assert main(["report", "runs/python"]) == 0
 
 
+def test_pretrained_page_is_a_program(checkout):
+    page = ROOT / "docs" / "pretrained.md"
+    checkout(page)
+    (code,) = blocks(page, "python")
+    assert len([line for line in code.splitlines() if line and "import" not in line]) <= 10
+    tiny = code.replace('size": 64', 'size": 32, "benchmark.samples_per_class": 4, "device": "cpu", "loggers": []')
+    assert tiny != code
+    names: dict = {}
+    exec(compile(tiny, "docs/pretrained.md", "exec"), names)
+    assert names["label"] in range(10)
+    assert names["experiment"].config["backbone"]["init_args"]["weights"] is True
+
+
 def test_every_python_block_is_run():
     for page in PAGES:
-        if page.name != "python.md":
+        if page.name not in ("python.md", "pretrained.md"):
             assert len(blocks(page, "python")) == len(plugins(page)), page
 
 

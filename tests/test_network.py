@@ -1,5 +1,6 @@
 """A network with exits: placement, weights, growth, what each exit sees, and what it costs."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -186,3 +187,30 @@ def test_a_map_whose_axes_nothing_shows_is_told_about():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ExitNetwork(Backbone((3, 4, 4), stages, {"first": "channels_last"}), Exits(["first"], [0.5]))
+
+
+@pytest.mark.parametrize(("frozen", "count"), [("none", 0), ("first", 1), ("second", 2), ("pool", 3), ("all", 3)])
+def test_frozen_stages_learn_nothing_in_any_mode(toy_backbone, frozen, count):
+    backbone = toy_backbone()
+    backbone.freeze(frozen)
+    network = ExitNetwork(backbone).train()
+    assert [any(p.requires_grad for p in stage.parameters()) for stage in backbone.stages[:2]] == [
+        index >= count for index in range(2)
+    ]
+    assert [stage.training for stage in backbone.stages] == [index >= count for index in range(3)]
+    assert network.frozen_copy().backbone.frozen_stages == count
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"frozen": "fist"}, "unknown stage in backbone.frozen 'fist'; did you mean 'first'? known: all, first, none"),
+        ({"lr_scale": {"third": 1.0}}, "unknown stage in backbone.lr_scale 'third'"),
+        ({"lr_scale": -1.0}, "backbone.lr_scale is -1; it must be at least 0"),
+        ({"lr_scale": {"first": -0.5}}, "backbone.lr_scale is -0.5"),
+    ],
+)
+def test_what_learns_names_stages_that_exist(options, words):
+    stages = {"first": torch.nn.Flatten(), "second": torch.nn.Linear(4, 2)}
+    with pytest.raises(ConfigurationError, match=re.escape(words)):
+        Backbone((1, 2, 2), stages, **options)

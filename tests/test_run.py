@@ -13,8 +13,10 @@ import torch
 
 from cl_ac.approaches.finetuning import FineTuning
 from cl_ac.approaches.xder_ce import XDERCE
+from cl_ac.classifiers.nearest_mean import NearestMean
 from cl_ac.cli.main import main
 from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.evaluation import exit_accuracy
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.training import Training
@@ -173,3 +175,21 @@ def test_other_data_are_refused_by_every_command(tmp_path, capsys, monkeypatch):
     for command in ([*TINY, *name, "--resume"], ["exits", str(tmp_path / "run"), "--measure"]):
         assert main(command) == 2
         assert "the data have changed since" in capsys.readouterr().err
+
+
+def test_without_epochs_a_classifier_learns_and_nothing_else(toy_run, toy_backbone):
+    training = Training(epochs=0)
+    backbone = toy_backbone()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    options = {"backbone": backbone, "training": training}
+    directory = toy_run(FineTuning(), "run", "sdn", classifier=NearestMean(), **options)
+    assert [record.task for record in directory.records] == [0, 1, 2]
+    assert exit_accuracy(directory.outputs(2))[:, -1].mean() > 0.4
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    listed = toy_run(FineTuning(), "listed", classifier=NearestMean(), training=Training(epochs=[1, 0, 0]))
+    assert len(listed.records) == 3
+
+
+def test_heads_that_would_never_learn_are_refused(toy_run):
+    with pytest.raises(ConfigurationError, match=r"training.epochs is 0.* such as --classifier NearestMean"):
+        toy_run(FineTuning(), "run", training=Training(epochs=0))

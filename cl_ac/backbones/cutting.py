@@ -1,7 +1,7 @@
 """Cutting a model into stages at named submodules, without editing it."""
 
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -41,7 +41,7 @@ class _Tracer(fx.Tracer):
         return whole or super().is_leaf_module(module, name)
 
 
-def cut(model: nn.Module, stages: Sequence[str]) -> dict[str, nn.Module]:
+def cut(model: nn.Module, stages: Sequence[str] | None) -> dict[str, nn.Module]:
     """Cuts a classification model into stages that are called one after the other.
 
     The linear layer at its end is dropped: the last stage, `penultimate`, gives what that layer would read. Activations
@@ -49,7 +49,7 @@ def cut(model: nn.Module, stages: Sequence[str]) -> dict[str, nn.Module]:
 
     Args:
         model: shares its layers with the stages.
-        stages: submodules at whose end a stage ends, shallow to deep.
+        stages: submodules at whose end a stage ends, shallow to deep; None for those of `usual_stages`.
 
     Raises:
         ConfigurationError: if the model cannot be traced, or not be cut there because more than one tensor crosses.
@@ -59,6 +59,7 @@ def cut(model: nn.Module, stages: Sequence[str]) -> dict[str, nn.Module]:
     _drop_classifier(root, graph, name)
     _make_out_of_place(root, graph)
     points = cut_points(graph)
+    stages = usual_stages(model, points) if stages is None else stages
     for stage in stages:
         if stage not in points:
             raise ConfigurationError(unknown(f"stage to cut the model {name} at", stage, points))
@@ -119,6 +120,31 @@ def cut_points(graph: fx.Graph) -> dict[str, int]:
         # The last node before the output ends the last stage.
         and nodes[last_use[end]].op != "output"
     }
+
+
+def usual_stages(model: nn.Module, points: Mapping[str, int]) -> list[str]:
+    """Where to cut a model of which nothing else is known: after each of its blocks, shallow to deep.
+
+    Blocks are modules that hold modules. Where one of them holds nine tenths of all parameters in blocks, such as the
+    layers of a transformer, its own blocks are taken instead.
+
+    Args:
+        points: where the model can be cut, each with the place of its end.
+    """
+    blocks = _blocks(model, "")
+    while blocks:
+        sizes = {name: sum(p.numel() for p in block.parameters()) for name, block in blocks.items()}
+        path = max(sizes, key=sizes.__getitem__)
+        inside = _blocks(blocks[path], f"{path}.")
+        if not inside or sizes[path] < 0.9 * sum(sizes.values()):
+            break
+        blocks = inside
+    by_end = {points[name]: name for name in blocks if name in points}
+    return [by_end[end] for end in sorted(by_end)]
+
+
+def _blocks(module: nn.Module, prefix: str) -> dict[str, nn.Module]:
+    return {f"{prefix}{name}": child for name, child in module.named_children() if list(child.children())}
 
 
 def token_layout(graph: fx.Graph) -> Layout | None:

@@ -62,7 +62,7 @@ class ResNet32(Backbone):
         ),
     }
 
-    def __init__(self, image_shape: tuple[int, int, int], width: int = 16, last_relu: bool = True):
+    def __init__(self, image_shape: tuple[int, int, int], width: int = 16, last_relu: bool = True, **learning):
         stages: dict[str, nn.Module] = {
             "stem": nn.Sequential(
                 nn.Conv2d(image_shape[0], width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
@@ -77,7 +77,7 @@ class ResNet32(Backbone):
                 stages[f"layer{group}.{block}"] = BasicBlock(channels, out_channels, stride, rectified)
                 channels = out_channels
         stages["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        super().__init__(image_shape, stages)
+        super().__init__(image_shape, stages, **learning)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -23,7 +23,7 @@ class SmallConvNet(Backbone):
         "sparse": Exits(["block1"], [0.5]),
     }
 
-    def __init__(self, image_shape: tuple[int, int, int], width: int = 32):
+    def __init__(self, image_shape: tuple[int, int, int], width: int = 32, **learning):
         stages: dict[str, nn.Module] = {}
         in_channels = image_shape[0]
         for index, (channels, stride) in enumerate([(width, 1), (width, 1), (2 * width, 2), (2 * width, 1)]):
@@ -34,4 +34,4 @@ class SmallConvNet(Backbone):
             )
             in_channels = channels
         stages["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        super().__init__(image_shape, stages)
+        super().__init__(image_shape, stages, **learning)

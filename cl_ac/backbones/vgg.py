@@ -42,7 +42,7 @@ class VGG19(Backbone):
         ),
     }
 
-    def __init__(self, image_shape: tuple[int, int, int], hidden: int = 4096):
+    def __init__(self, image_shape: tuple[int, int, int], hidden: int = 4096, **learning):
         in_channels, height, width = image_shape
         if min(height, width) < 32:
             raise ConfigurationError(
@@ -67,7 +67,7 @@ class VGG19(Backbone):
         stages["relu1"] = nn.Sequential(nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(inplace=True))
         stages["relu2"] = nn.Sequential(nn.Dropout(), nn.Linear(hidden, hidden), nn.ReLU(inplace=True))
         stages["dropout"] = nn.Dropout()
-        super().__init__(image_shape, stages)
+        super().__init__(image_shape, stages, **learning)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -136,6 +136,7 @@ class ViT(Backbone):
         expansion: float = 4.0,
         activation: Literal["gelu", "relu"] = "gelu",
         dropout: float = 0.0,
+        **learning,
     ):
         for name, size in {"patch": patch, "width": width, "depth": depth, "heads": heads}.items():
             if size < 1:
@@ -156,7 +157,7 @@ class ViT(Backbone):
         for index in range(depth):
             stages[f"block_{index}"] = Block(width, heads, MLP(width, hidden, activation, dropout), dropout)
         stages["token"] = ClassToken(width)
-        super().__init__(image_shape, stages)
+        super().__init__(image_shape, stages, **learning)
         self.apply(_initialise)
 
     @property

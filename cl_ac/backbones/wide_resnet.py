@@ -47,7 +47,7 @@ class WideResNet16(Backbone):
         )
     }
 
-    def __init__(self, image_shape: tuple[int, int, int], width: int = 2):
+    def __init__(self, image_shape: tuple[int, int, int], width: int = 2, **learning):
         stages: dict[str, nn.Module] = {"stem": nn.Conv2d(image_shape[0], 16, 3, 1, 1, bias=False)}
         channels = 16
         for group in (1, 2, 3):
@@ -59,7 +59,7 @@ class WideResNet16(Backbone):
         stages["pool"] = nn.Sequential(
             nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
         )
-        super().__init__(image_shape, stages)
+        super().__init__(image_shape, stages, **learning)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,16 +1,14 @@
 """Backbones made of other people's models: torchvision, timm, or any factory, cut into stages where exits may hang."""
 
-import pickle
+import inspect
 import pkgutil
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from cl_ac.backbones.cutting import LAST_STAGE, cut, token_layout
+from cl_ac.backbones.weights import load_weights
 from cl_ac.data.layouts import Layout, usual_layout
 from cl_ac.errors import ConfigurationError, told
 from cl_ac.network import Backbone, Exits
@@ -23,9 +21,11 @@ class WrappedModel(Backbone):
         image_shape: channels, height and width.
         model: what builds it.
         stages: submodules at whose end a stage ends, shallow to deep; ACs may hang there. A last stage,
-            `penultimate`, follows and gives what the model's last linear layer would read.
-        weights: a file with the model's state (`.safetensors`, or `.pt` as `torch.save` writes it); None leaves the
-            initial weights; `pretrained` downloads the published ones, where the model's library has them.
+            `penultimate`, follows and gives what the model's last linear layer would read. None cuts after each of the
+            model's largest blocks.
+        weights: `true` for the weights that the model's own factory offers, which it downloads if they are not here;
+            or a file with the model's state (`.safetensors`, or `.pth` as `torch.save` writes it), in which a
+            classifier of another number of classes does not matter. None leaves the initial weights.
         options: keyword arguments of what builds it.
         layouts: what the axes of stages' outputs are, where the model does not show it: `channels_first`,
             `channels_last`, `class_token`, `tokens` or `vector`.
@@ -34,25 +34,23 @@ class WrappedModel(Backbone):
         ConfigurationError: if the model cannot be built, loaded, cut there, or fed with such images.
     """
 
+    only_at_start = ("weights",)
+    usual_model: ClassVar[str] = ""
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
         model: str,
-        stages: list[str],
-        weights: str | None = None,
+        stages: list[str] | None = None,
+        weights: bool | str | None = None,
         options: dict[str, Any] | None = None,
         layouts: dict[str, Layout] | None = None,
+        **learning,
     ):
-        pretrained = weights == "pretrained"
-        try:
-            network = self.build(model, image_shape, pretrained, dict(options or {}))
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            raise ConfigurationError(f"the model '{model}' cannot be built: {told(error)}") from error
+        network = self._built(model, image_shape, weights is True, dict(options or {}))
         parts = cut(network, stages)
-        super().__init__(image_shape, parts, layouts)
-        if weights and not pretrained:
+        super().__init__(image_shape, parts, layouts, **learning)
+        if isinstance(weights, str):
             load_weights(network, weights, used=self)
         self.token_layout = token_layout(parts[LAST_STAGE].graph)
         *_, features = self.shapes()
@@ -64,11 +62,56 @@ class WrappedModel(Backbone):
             return None if witnessed == "channels_first" else self.token_layout
         return witnessed if len(shape) == 3 else usual_layout(shape)
 
+    def _built(self, model: str, image_shape: tuple[int, int, int], pretrained: bool, options: dict) -> nn.Module:
+        """The whole model, or one sentence that says why there is none."""
+        source = None
+        try:
+            if pretrained:
+                source = self.source(model)
+            return self.build(model, image_shape, pretrained, options)
+        except ConfigurationError:
+            raise
+        # A factory runs code of its own, which may raise anything.
+        except Exception as error:
+            if source is None or not _from_outside(error):
+                raise ConfigurationError(f"the model '{model}' cannot be built: {told(error)}") from error
+            raise ConfigurationError(
+                f"weights is true, but those of the model '{model}' cannot be downloaded ({told(error, 100)}); bring "
+                f"{source} here, and name the file in backbone.weights"
+            ) from error
+
     def build(self, model: str, image_shape: tuple[int, int, int], pretrained: bool, options: dict) -> nn.Module:
-        """The whole model."""
-        if pretrained:
-            raise ConfigurationError("weights is 'pretrained', which only torchvision and timm have; name a file")
-        return pkgutil.resolve_name(model)(**options)
+        """The whole model, with the weights that its factory offers if it is to be `pretrained`."""
+        factory = pkgutil.resolve_name(model)
+        if not pretrained:
+            return factory(**options)
+        asks = {"weights": "DEFAULT", "pretrained": True}
+        taken = next((name for name in asks if name in inspect.signature(factory).parameters), None)
+        if taken is None:
+            raise ConfigurationError(
+                f"weights is true, but what builds the model '{model}' takes neither `weights` nor `pretrained`; name "
+                "a file"
+            )
+        return factory(**{taken: asks[taken], **options})
+
+    @classmethod
+    def preprocessing(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        if not options.get("weights"):
+            return {}
+        try:
+            return cls.published(options.get("model", cls.usual_model))
+        # Whatever is wrong with the model is told when it is built.
+        except Exception:
+            return {}
+
+    @classmethod
+    def published(cls, model: str) -> dict[str, Any]:
+        """How the images were made on which the published weights of `model` learned, as options of `Augmentation`."""
+        return {}
+
+    def source(self, model: str) -> str:
+        """The file with the weights that the factory offers, for who has to bring it."""
+        return f"a state of '{model}'"
 
 
 class TorchvisionModel(WrappedModel):
@@ -79,16 +122,39 @@ class TorchvisionModel(WrappedModel):
 
         return get_model(model, weights="DEFAULT" if pretrained else None, **options)
 
+    def source(self, model: str) -> str:
+        from torchvision.models import get_model_weights
+
+        return get_model_weights(model).DEFAULT.url
+
+    @classmethod
+    def published(cls, model: str) -> dict[str, Any]:
+        from torchvision.models import get_model_weights
+
+        preset = get_model_weights(model).DEFAULT.transforms()
+        side = preset.crop_size[0]
+        share = side / preset.resize_size[0]
+        return described(side, share, preset.mean, preset.std, preset.interpolation.value)
+
 
 class TimmModel(WrappedModel):
     """Any classification model of timm, such as `resnet10t` or `vit_tiny_patch16_224`."""
 
     def build(self, model: str, image_shape: tuple[int, int, int], pretrained: bool, options: dict) -> nn.Module:
-        try:
-            import timm
-        except ImportError as error:
-            raise ConfigurationError(f"the model '{model}' needs timm; install cl_ac[timm]") from error
-        return timm.create_model(model, pretrained=pretrained, **{"in_chans": image_shape[0], **options})
+        return _timm(model).create_model(model, pretrained=pretrained, **{"in_chans": image_shape[0], **options})
+
+    def source(self, model: str) -> str:
+        published = _timm(model).get_pretrained_cfg(model)
+        if published is None or not (published.hf_hub_id or published.url):
+            raise ConfigurationError(f"weights is true, but timm has none for the model '{model}'; name a file")
+        if published.hf_hub_id:
+            return f"model.safetensors of https://huggingface.co/{published.hf_hub_id}"
+        return published.url
+
+    @classmethod
+    def published(cls, model: str) -> dict[str, Any]:
+        wanted = _timm(model).get_pretrained_cfg(model)
+        return described(wanted.input_size[1], wanted.crop_pct, wanted.mean, wanted.std, wanted.interpolation)
 
 
 class ResNet18(TorchvisionModel):
@@ -101,6 +167,7 @@ class ResNet18(TorchvisionModel):
         weights: as of `WrappedModel`.
     """
 
+    usual_model = "resnet18"
     presets: ClassVar[Mapping[str, Exits]] = {
         "sdn": Exits(
             ["layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1", "layer4.0"],
@@ -112,9 +179,9 @@ class ResNet18(TorchvisionModel):
         ),
     }
 
-    def __init__(self, image_shape: tuple[int, int, int], weights: str | None = None):
+    def __init__(self, image_shape: tuple[int, int, int], weights: bool | str | None = None, **learning):
         stages = [f"layer{group}.{block}" for group in (1, 2, 3, 4) for block in (0, 1)]
-        super().__init__(image_shape, "resnet18", stages, weights)
+        super().__init__(image_shape, self.usual_model, stages, weights, **learning)
 
 
 class ViTB16(TorchvisionModel):
@@ -127,6 +194,7 @@ class ViTB16(TorchvisionModel):
         weights: as of `WrappedModel`.
     """
 
+    usual_model = "vit_b_16"
     presets: ClassVar[Mapping[str, Exits]] = {
         "sdn": Exits(
             [f"encoder.layers.encoder_layer_{block}" for block in range(11)],
@@ -134,68 +202,31 @@ class ViTB16(TorchvisionModel):
         )
     }
 
-    def __init__(self, image_shape: tuple[int, int, int], weights: str | None = None):
+    def __init__(self, image_shape: tuple[int, int, int], weights: bool | str | None = None, **learning):
         stages = [f"encoder.layers.encoder_layer_{block}" for block in range(12)]
-        super().__init__(image_shape, "vit_b_16", stages, weights, {"image_size": image_shape[-1]})
+        super().__init__(image_shape, self.usual_model, stages, weights, {"image_size": image_shape[-1]}, **learning)
 
 
-# Under these names training scripts keep a model's state among other things.
-STATE_NAMES = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
-# Wrappers for several GPUs and compiled models put these before every name.
-PREFIXES = ("module.", "_orig_mod.")
+def described(
+    side: int, share: float, mean: Sequence[float], std: Sequence[float], interpolation: str
+) -> dict[str, Any]:
+    """A preprocessing as options of `Augmentation`; other interpolations count as the nearest one that it has."""
+    known = "bicubic" if interpolation == "bicubic" else "bilinear"
+    return {"size": side, "keep": share, "mean": tuple(mean), "std": tuple(std), "interpolation": known}
 
 
-def load_weights(model: nn.Module, path: str, used: nn.Module | None = None) -> None:
-    """Loads the state in the file at `path`; runs no code from it.
-
-    A state inside a checkpoint of a training script is found, and prefixes of wrappers are taken off.
-
-    Args:
-        used: the part of the model that is used: what the rest needs may be missing or have other shapes, such as a
-            classifier of another number of classes. None stands for the whole model.
-
-    Raises:
-        ConfigurationError: if it cannot be read or is another model's.
-    """
-    state, own = _plain(_state_in(path), model), model.state_dict(keep_vars=True)
-    needed = {id(value) for value in (used or model).state_dict(keep_vars=True).values()}
-    unused = {name for name, value in own.items() if id(value) not in needed}
-    common = (own.keys() & state.keys()) - unused
-    faults = {
-        "are missing": own.keys() - state.keys() - unused,
-        "are unknown to it": state.keys() - own.keys(),
-        "have other shapes": {name for name in common if own[name].shape != state[name].shape},
-    }
-    told_faults = [f"{len(names)} tensors {what}, such as '{min(names)}'" for what, names in faults.items() if names]
-    if told_faults:
-        raise ConfigurationError(f"weights '{path}' are no state of {type(model).__name__}: {'; '.join(told_faults)}")
-    model.load_state_dict({name: state[name] for name in common}, strict=False)
-
-
-def _state_in(path: str) -> dict[str, Tensor]:
-    """The tensors by name in the file at `path`."""
-    way_out = "save the model's state_dict() with torch.save"
+def _timm(model: str) -> Any:
     try:
-        content = load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # What is meant for programmers: what is no such file at all, or holds objects that would run code.
-        reason = "cannot be read" if "invalid load key" in str(error) else "hold more than tensors or cannot be read"
-        raise ConfigurationError(f"weights '{path}' {reason}; {way_out}") from error
-    except Exception as error:
-        raise ConfigurationError(f"weights '{path}' cannot be read: {told(error)}") from error
-    if isinstance(content, Mapping):
-        content = next((content[name] for name in STATE_NAMES if isinstance(content.get(name), Mapping)), content)
-        if content and all(isinstance(value, Tensor) for value in content.values()):
-            return dict(content)
-    raise ConfigurationError(
-        f"weights '{path}' hold no tensors by name, neither at the top nor as {', '.join(STATE_NAMES)}; {way_out}"
-    )
+        import timm
+    except ImportError as error:
+        raise ConfigurationError(f"the model '{model}' needs timm; install cl_ac[timm]") from error
+    return timm
 
 
-def _plain(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """`state` without a prefix that each of its names has and the model's have not."""
-    for prefix in PREFIXES:
-        own = any(name.startswith(prefix) for name in model.state_dict())
-        if not own and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+def _from_outside(error: BaseException | None) -> bool:
+    """Whether the network or the disk is to blame; libraries of downloads raise errors of their own on top."""
+    while error is not None:
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "requests"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

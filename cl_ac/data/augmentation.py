@@ -6,6 +6,7 @@ per-sample code, on any device.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -22,13 +23,17 @@ class Augmentation:
     """How uint8 images become training inputs.
 
     Args:
-        mean: mean per channel in [0, 1], subtracted after scaling to [0, 1].
+        mean: mean per channel in [0, 1], subtracted after scaling to [0, 1]; grey images become coloured
+            where there are three values.
         std: standard deviation per channel.
         crop: what part of the padded image is taken in training: `none` the centre, `shift` a random window of
             the output's size, `resized` a random area and aspect ratio resized to the output (Inception style).
         padding: black pixels added on each side before cropping.
         flip: whether half of the images are mirrored left to right.
         size: side of the output in pixels, to which smaller images are enlarged; None keeps the image's size.
+        keep: share of the shorter side that evaluation, and training without a crop, keeps: the central square, resized
+            to `size` whatever the size of the image. None keeps the central `size` pixels of larger images.
+        interpolation: how pixels of other sizes are computed.
         scale: smallest and largest share of the area that a `resized` crop takes.
         ratio: smallest and largest aspect ratio (width / height) of a `resized` crop.
         jitter: how much brightness, contrast, saturation and hue change in training, in random order: factors are
@@ -43,6 +48,8 @@ class Augmentation:
     padding: int = 0
     flip: bool = False
     size: int | None = None
+    keep: float | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -58,6 +65,11 @@ class Augmentation:
             raise ConfigurationError(f"augmentation.padding is {self.padding}; it must be at least 0")
         if self.size is not None and self.size < 1:
             raise ConfigurationError(f"augmentation.size is {self.size}; it must be at least 1")
+        if self.keep is not None and not (0 < self.keep <= 1 and self.size):
+            raise ConfigurationError(
+                f"augmentation.keep is {self.keep:g} with the size {self.size}; it must be above 0 and at most 1, and "
+                "needs augmentation.size"
+            )
         for name, (low, high) in {"scale": self.scale, "ratio": self.ratio}.items():
             if not 0 < low <= high:
                 raise ConfigurationError(f"augmentation.{name} is {(low, high)}; it must rise from above 0")
@@ -77,6 +89,11 @@ class Augmentation:
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of what the network sees, for images of `height` × `width`."""
         return (self.size, self.size) if self.size else (height, width)
+
+    def output_shape(self, image_shape: Sequence[int]) -> tuple[int, int, int]:
+        """Channels, height and width of what the network sees of images of `image_shape`."""
+        channels, height, width = image_shape
+        return (len(self.mean) if channels == 1 else channels, *self.output_size(height, width))
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor | None:
         """Random windows for `count` images of `height` × `width`.
@@ -106,8 +123,9 @@ class Augmentation:
 
     def _center(self, height: int, width: int) -> Tensor:
         """[5], the window of evaluation: what of the image fits into the output."""
-        out_height, out_width = self.output_size(height, width)
-        kept_height, kept_width = min(height, out_height), min(width, out_width)
+        kept_height, kept_width = map(min, (height, width), self.output_size(height, width))
+        if self.keep is not None:
+            kept_height = kept_width = max(round(self.keep * min(height, width)), 1)
         return torch.tensor([(height - kept_height) // 2, (width - kept_width) // 2, kept_height, kept_width, 0.0])
 
     def apply(self, images: Tensor, windows: Tensor | None = None) -> Tensor:
@@ -124,19 +142,27 @@ class Augmentation:
         out_height, out_width = self.output_size(height, width)
         # A copy even of floats: what follows works in place, and the images belong to the data set.
         floats = images.to(torch.float32, copy=True)
-        if windows is None and (out_height, out_width) != (height, width):
-            windows = self._center(height, width).to(images.device).expand(len(images), 5)
+        if windows is None:
+            center = self._center(height, width)
+            if (out_height, out_width) != (height, width) or center.tolist() != [0, 0, height, width, 0]:
+                windows = center.to(images.device).expand(len(images), 5)
         if windows is not None:
             top, left, window_height, window_width, flip = windows[:, :5].unbind(1)
-            rows = interpolation(top, window_height, height, out_height, self.padding)
-            columns = interpolation(left, window_width, width, out_width, self.padding)
+            cubic = self.interpolation == "bicubic"
+            rows = interpolation(top, window_height, height, out_height, self.padding, cubic)
+            columns = interpolation(left, window_width, width, out_width, self.padding, cubic)
             columns = torch.where(flip.bool()[:, None, None], columns.flip(1), columns)
             with torch.autocast(images.device.type, enabled=False):
                 floats = rows[:, None] @ (floats @ columns[:, None].mT)
+            if cubic:
+                # It overshoots at edges.
+                floats = floats.clamp_(0, 255)
             if windows.shape[1] > 5:
                 hue = self.jitter[color.HUE] > 0
                 floats = 255 * color.apply(floats / 255, windows[:, 5:], hue)
         scale, shift = _normalisation(tuple(self.mean), tuple(self.std), images.device)
+        if floats.shape[1] < len(scale):
+            return floats * scale + shift
         return floats.mul_(scale).add_(shift)
 
 
@@ -147,10 +173,10 @@ def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], device: torc
     return (1 / (255 * stds)).to(device), (-means / stds).to(device)
 
 
-def interpolation(start: Tensor, length: Tensor, size: int, out_size: int, padding: int) -> Tensor:
+def interpolation(start: Tensor, length: Tensor, size: int, out_size: int, padding: int, cubic: bool = False) -> Tensor:
     """Matrices that resize the window [start, start + length) of a line of `size` pixels to `out_size` pixels.
 
-    Bilinear with anti-aliasing, as `torchvision.transforms.v2.functional.resized_crop`: triangle weights, pixels
+    Bilinear or bicubic with anti-aliasing, as `torchvision.transforms.v2.functional.resized_crop`: pixels
     outside the window do not count; pixels in the padding count as black. A window of length `out_size` is copied
     exactly.
 
@@ -165,11 +191,19 @@ def interpolation(start: Tensor, length: Tensor, size: int, out_size: int, paddi
     centers = start[:, None] + (torch.arange(out_size, device=device) + 0.5) * step
     pixels = torch.arange(-padding, size + padding, device=device)
     distance = (pixels + 0.5) - centers[:, :, None]
-    weights = (1 - distance.abs() / step.clamp(min=1)[:, :, None]).clamp_(min=0)
+    distance = distance.abs() / step.clamp(min=1)[:, :, None]
+    weights = _cubic(distance) if cubic else (1 - distance).clamp_(min=0)
     inside = (pixels >= start[:, None]) & (pixels < (start + length)[:, None])
     weights = weights * inside[:, None]
     weights /= weights.sum(2, keepdim=True)
     return weights[:, :, padding : padding + size]
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """The weight of a pixel at a distance in pixels (Keys, 1981, with a = −1/2)."""
+    near = (1.5 * distance - 2.5) * distance.square() + 1
+    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
 
 
 def _resized_crops(

@@ -6,9 +6,9 @@ once, so that a step costs no random numbers and no copies from the host.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -17,9 +17,41 @@ from torch.utils.data import DataLoader, Dataset
 
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.batches import Batch, TrainingSet
+from cl_ac.data.recognised import Recall, Recognised, image_keys
 from cl_ac.data.samples import Images, Samples
 from cl_ac.data.tasks import Task
 from cl_ac.errors import DataError
+
+Stored = Callable[[], Tensor]
+
+
+def _itself(images: Tensor) -> Tensor:
+    return images
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What an augmentation does to some images.
+
+    Args:
+        augmentation: how they become inputs.
+        windows: what it drew for each, on the device; None if nothing is random.
+        repeats: whether the same images become the same inputs again.
+        names: of the windows, where they are fixed, to recognise them by.
+    """
+
+    augmentation: Augmentation
+    windows: Tensor | None
+    repeats: bool
+    names: Sequence[Hashable] = ()
+
+    def part(self, here: slice) -> "Drawn":
+        """What it does to the images at `here`."""
+        return replace(self, windows=None if self.windows is None else self.windows[here], names=self.names[here])
+
+    def apply(self, images: Tensor) -> Tensor:
+        """The inputs that images become."""
+        return self.augmentation.apply(images, self.windows)
 
 
 class _Decode(Dataset):
@@ -45,11 +77,20 @@ class Loader:
         samples: moved to the device once if they are resident.
         augmentation: how uint8 images become inputs.
         workers: processes that decode images which are not resident.
+        recall: what is known of images that come again; None to recognise none.
     """
 
-    def __init__(self, samples: Samples, augmentation: Augmentation, device: torch.device, workers: int = 0):
+    def __init__(
+        self,
+        samples: Samples,
+        augmentation: Augmentation,
+        device: torch.device,
+        workers: int = 0,
+        recall: Recall | None = None,
+    ):
         self.samples = samples.to(device)
         self.augmentation, self.device, self.workers = augmentation, device, workers
+        self.recall, self.keys = recall, image_keys(self.samples.images) if recall else None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -68,18 +109,18 @@ class Loader:
         generator: torch.Generator,
         task: Task,
         views: Sequence[Mapping[str, Any]] = (),
+        fixed: torch.Generator | None = None,
     ) -> Iterator[Batch]:
         """`count` augmented samples in random order; the last batch may be smaller. Endless empty batches if empty.
 
         Args:
             views: changes to the augmentation for each further view of the images.
+            fixed: what windows are drawn from, one for each image, so that the same stream gives the same images;
+                None draws them anew in the order of the images.
         """
         order = self.order(count, generator)
-        height, width = self.samples.images.shape[-2:]
-        drawn = [
-            (each, self._on_device(each.draw(len(order), height, width, generator=generator)))
-            for each in (self.augmentation, *(replace(self.augmentation, **changes) for changes in views))
-        ]
+        changed = (replace(self.augmentation, **changes) for changes in views)
+        drawn = [self._drawn(each, order, generator, fixed) for each in (self.augmentation, *changed)]
         yield from self._batches(order, drawn, batch_size, task)
         while not len(self):
             yield from self._batches(order, drawn, batch_size, task)
@@ -88,34 +129,66 @@ class Loader:
         """The evaluation inputs of all samples, in order."""
         if not len(self):
             return
+        parts = torch.arange(len(self)).split(batch_size)
         if isinstance(self.samples.images, Tensor):
-            parts: Iterable[Tensor] = self.samples.images.split(batch_size)
+            stored: Iterable[Stored] = map(partial(partial, _itself), self.samples.images.split(batch_size))
         else:
-            parts = self._decoded(torch.arange(len(self)).split(batch_size))
-        for images in parts:
-            yield self.augmentation.apply(images)
+            stored = self._stored(parts)
+        for part, images in zip(parts, stored, strict=True):
+            yield self._inputs(part, images, Drawn(self.augmentation, None, repeats=True))
 
-    def _on_device(self, windows: Tensor | None) -> Tensor | None:
-        return None if windows is None else windows.to(self.device, non_blocking=True)
+    def _stored(self, parts: Sequence[Tensor]) -> Iterator[Stored]:
+        """For each part what gives the images at the indices in it; those that are known are not decoded before."""
+        known = [self._known(part) for part in parts]
+        decoded = self._decoded(part for part, is_known in zip(parts, known, strict=True) if not is_known)
+        for part, is_known in zip(parts, known, strict=True):
+            yield partial(self._decoded_here, part) if is_known else partial(_itself, next(decoded))
 
-    def _batches(
-        self, order: Tensor, drawn: Sequence[tuple[Augmentation, Tensor | None]], batch_size: int, task: Task
-    ) -> Iterator[Batch]:
+    def _known(self, part: Tensor) -> bool:
+        keys = self.keys
+        return self.recall is not None and keys is not None and self.recall.knows([keys[i] for i in part.tolist()])
+
+    def _decoded_here(self, part: Tensor) -> Tensor:
+        return self.samples.images[part].to(self.device)
+
+    def _inputs(self, part: Tensor, stored: Stored, drawn: Drawn) -> Tensor:
+        """The inputs that images at the indices `part` (on the CPU) become; those that come again may be known."""
+        if self.recall is None or self.keys is None or not drawn.repeats:
+            return drawn.apply(stored())
+        keys: list[Hashable] = [self.keys[index] for index in part.tolist()]
+        keys = list(zip(keys, drawn.names, strict=True)) if drawn.names else keys
+        shape = len(keys), *drawn.augmentation.output_shape(self.samples.images.shape[1:])
+        kind = repr(drawn.augmentation)
+        return Recognised(shape, self.device, self.recall, kind, keys, lambda: drawn.apply(stored()))
+
+    def _drawn(
+        self, augmentation: Augmentation, order: Tensor, generator: torch.Generator, fixed: torch.Generator | None
+    ) -> Drawn:
+        """An augmentation and its draws for the images at the indices `order`."""
+        height, width = self.samples.images.shape[-2:]
+        windows = augmentation.draw(len(self) if fixed else len(order), height, width, generator=fixed or generator)
+        if windows is None:
+            return Drawn(augmentation, None, repeats=True)
+        windows = windows[order] if fixed else windows
+        names = [tuple(row) for row in windows.tolist()] if fixed and self.keys else ()
+        return Drawn(augmentation, windows.to(self.device, non_blocking=True), bool(fixed), names)
+
+    def _batches(self, order: Tensor, drawn: Sequence[Drawn], batch_size: int, task: Task) -> Iterator[Batch]:
         """Batches of the samples at the indices `order`, with one view for each augmentation and its draws."""
-        on_device = order.to(self.device, non_blocking=True)
+        on_device, parts = order.to(self.device, non_blocking=True), order.split(batch_size)
         if self.samples.resident:
-            parts: Iterable[Tensor] = (self.samples.images[chosen] for chosen in on_device.split(batch_size))
-        else:
-            parts = self._decoded(order.split(batch_size))
-        start = 0
-        for images in parts:
-            here = slice(start, start + len(images))
-            start += len(images)
-            chosen = on_device[here]
-            inputs, *views = (
-                augmentation.apply(images, None if windows is None else windows[here])
-                for augmentation, windows in drawn
+            stored: Iterable[Stored] = map(
+                partial(partial, self.samples.images.__getitem__), on_device.split(batch_size)
             )
+        else:
+            stored = self._stored(parts)
+        start = 0
+        for part, images in zip(parts, stored, strict=True):
+            here = slice(start, start + len(part))
+            start += len(part)
+            chosen = on_device[here]
+            once = cache(images)
+            inputs, *views = (self._inputs(part, once, each.part(here)) for each in drawn)
             extras = {name: value[chosen] for name, value in self.samples.extras.items()}
             yield Batch(inputs, self.samples.targets[chosen], task, extras, views=tuple(views))
 
@@ -145,6 +218,7 @@ class EpochBatches:
         loader: makes batches of samples.
         stream: the random stream with given indices: the task, the epoch, and 0 for the samples, above for each draw.
         draws: the random streams of the loss, with given indices: the task, the epoch, the step, and those of the loss.
+        fixed_views: how many views of each image are drawn and shown in turn; 0 draws new ones in every epoch.
     """
 
     def __init__(
@@ -154,7 +228,9 @@ class EpochBatches:
         loader: Callable[[Samples], Loader],
         stream: Callable[..., torch.Generator],
         draws: Callable[..., torch.Generator],
+        fixed_views: int = 0,
     ):
+        self.fixed_views = fixed_views
         self.data, self.batch_size, self.stream, self.draws = data, batch_size, stream, draws
         self.new, self.exemplars = loader(data.samples), loader(data.exemplars)
 
@@ -170,10 +246,12 @@ class EpochBatches:
         loaders = [self.new, *(self.exemplars for _ in self.data.replay)]
         sizes = [size, *(amount or size for amount in self.data.replay)]
         counts = [count, *(steps * amount for amount in sizes[1:])]
-        drawn = [
-            loader.shuffled(amount, total, self.stream(task.index, epoch, index), task, self.data.views)
-            for index, (loader, amount, total) in enumerate(zip(loaders, sizes, counts, strict=True))
-        ]
+        drawn = []
+        for index, (loader, amount, total) in enumerate(zip(loaders, sizes, counts, strict=True)):
+            view = epoch % self.fixed_views if self.fixed_views else None
+            fixed = None if view is None else self.stream(task.index, view, index, 1)
+            order = self.stream(task.index, epoch, index)
+            drawn.append(loader.shuffled(amount, total, order, task, self.data.views, fixed))
         for step, (batch, *replay) in enumerate(zip(itertools.islice(drawn[0], steps), *drawn[1:], strict=False)):
             draws = partial(self.draws, task.index, epoch, step)
             place = {"epoch": epoch, "epochs": epochs, "step": step, "steps": steps, "stream": draws}

@@ -4,7 +4,7 @@ Backbone parameters are one vector θ [P], in the order of the stages; heads are
 E exits, B batch, C classes seen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,18 @@ def protected(network: ExitNetwork) -> dict[str, nn.Parameter]:
 
 def flatten(network: ExitNetwork) -> Tensor:
     """θ [P], differentiable."""
-    return torch.cat([parameter.flatten() for parameter in protected(network).values()])
+    return joined(protected(network).values(), network.device)
+
+
+def joined(parts: Iterable[Tensor], device: torch.device) -> Tensor:
+    """Values for the parameters, one after the other: [P]; of no values if the whole backbone is frozen."""
+    every = [part.flatten() for part in parts]
+    return torch.cat(every) if every else torch.empty(0, device=device)
 
 
 def chunk_size(network: ExitNetwork) -> int:
     """Images whose per-sample gradients fit in `CHUNK`."""
-    return min(max(CHUNK // sum(p.numel() for p in protected(network).values()), 1), 256)
+    return min(max(CHUNK // max(sum(p.numel() for p in protected(network).values()), 1), 1), 256)
 
 
 class _UpTo(nn.Module):
@@ -73,6 +79,8 @@ def per_sample_gradients(
         return objective(functional_call(model, parameters, (image[None],))[0], target)
 
     parameters = {f"network.{name}": parameter.detach() for name, parameter in protected(network).items()}
+    if not parameters:
+        return torch.empty(len(images), 0, device=images.device)
     gradients = vmap(grad(value), in_dims=(None, 0, 0))(parameters, images, targets)
     return torch.cat([gradient.flatten(1) for gradient in gradients.values()], 1)
 
@@ -80,6 +88,8 @@ def per_sample_gradients(
 def batch_gradients(network: ExitNetwork, losses: Tensor) -> Tensor:
     """The gradients [E, P] of losses [E] that share one forward pass."""
     parameters = list(protected(network).values())
+    if not parameters:
+        return torch.empty(len(losses), 0, device=losses.device)
     rows = []
     for index, loss in enumerate(losses):
         gradients = torch.autograd.grad(loss, parameters, retain_graph=index + 1 < len(losses), materialize_grads=True)
@@ -93,5 +103,7 @@ def final_blocks(network: ExitNetwork) -> Tensor:
     rows = []
     for _, end in network.bounds[:-1]:
         block = {id(parameter) for parameter in network.backbone.stages[end - 1].parameters()}
-        rows.append(torch.cat([torch.full((p.numel(),), id(p) in block, device=p.device) for p in parameters]))
-    return torch.stack([*rows, torch.ones_like(flatten(network), dtype=torch.bool)])
+        rows.append(
+            joined((torch.full((p.numel(),), id(p) in block, device=p.device) for p in parameters), network.device)
+        )
+    return torch.stack([*rows, torch.ones_like(flatten(network), dtype=torch.bool)]).bool()

@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from cl_ac.errors import ConfigurationError, unknown
-from cl_ac.settings.plugins import dotted, shown
+from cl_ac.settings.plugins import dotted, of_library, shown
 from cl_ac.settings.reading import check_size
 
 LONGEST = 20_000
 
 
 def checked_arguments(arguments: Sequence[str], classes: Mapping[str, Mapping[str, type]]) -> list[str]:
-    """`arguments`, a little completed: `--loggers csv` as a list, the class that `--approach.help` is about.
+    """`arguments`, a little completed: `--loggers csv` as a list, the class that `--approach.help` is about,
+    `--backbone timm:resnet18` as a class with its model.
 
     Args:
         classes: the known classes by name, for each kind of plugin.
@@ -36,9 +37,10 @@ def checked_arguments(arguments: Sequence[str], classes: Mapping[str, Mapping[st
             argument = f"[{argument}]"
         # By its path, since a plugin may have the name of a class of ours.
         before = completed[-1].removeprefix("--").removesuffix(".help") if completed else ""
-        if cls := classes.get(before, {}).get(argument):
+        short = of_library(before, argument)
+        if cls := classes.get(before, {}).get(short[0] if short else argument):
             argument = dotted(cls)
-        completed.append(argument)
+        completed += [argument, f"--{before}.model", short[1]] if short else [argument]
     return completed
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from jsonargparse import Namespace
 
 from cl_ac.errors import ConfigurationError, unknown
-from cl_ac.settings.plugins import check_code, dotted, init_options, resolve, shown
+from cl_ac.settings.plugins import check_code, dotted, init_options, of_library, resolve, shown
 from cl_ac.settings.ranges import ANY_FLOAT, ANY_INT, Range, range_of
 
 CLASS_KEYS = {"class_path", "init_args"}
@@ -149,7 +149,8 @@ class Checker:
     def plugin(self, name: str, kind: str, value: Any, base: type) -> Any:
         """The settings of a plugin, given by its name or with options."""
         if isinstance(value, str):
-            value = {"class_path": value}
+            short = of_library(kind, value)
+            value = {"class_path": short[0], "init_args": {"model": short[1]}} if short else {"class_path": value}
         if not isinstance(value, Mapping):
             raise ConfigurationError(
                 f"{name} is {shown(value)}; expected the name of a class, or class_path with its name and init_args "

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -36,9 +36,11 @@ class Objects:
     sparsify: Sparsify
 
 
-def build(parser: ArgumentParser, settings: Namespace) -> Objects:
+def build(parser: ArgumentParser, settings: Namespace, saved: bool = False) -> Objects:
     """The objects that `settings` describe, initialised from the seed in them.
 
+    Args:
+        saved: whether the network will take a saved state, so that no weights have to be found for it.
     Raises:
         UserError: what a constructor found wrong.
     """
@@ -48,7 +50,7 @@ def build(parser: ArgumentParser, settings: Namespace) -> Objects:
     with global_stream(settings.seed, "approach"):
         objects = instantiate(parser, settings)
     with global_stream(settings.seed, "backbone"):
-        backbone = build_backbone(backbone_settings, objects.benchmark)
+        backbone = build_backbone(backbone_settings, objects.benchmark, saved)
     return Objects(
         objects.approach,
         objects.benchmark,
@@ -63,7 +65,7 @@ def build(parser: ArgumentParser, settings: Namespace) -> Objects:
 
 
 def rebuild(config: Mapping[str, Any], trusted: bool = False, given: Sequence[Any] = ()) -> Objects:
-    """The objects of a run, from the settings that it left in its config.yaml.
+    """The objects of a run, from the settings that it left in its config.yaml, for the state that it left too.
 
     Args:
         trusted: whether the settings may name classes and functions from outside the package, which runs their code.
@@ -81,10 +83,12 @@ def rebuild(config: Mapping[str, Any], trusted: bool = False, given: Sequence[An
         known = {kind: classes(kind, base) for kind, base in PLUGINS.items()}
         told = sentence(error, parser, known) if isinstance(error, ArgumentError) else str(error)
         raise ConfigurationError(f"the run's settings do not fit this program: {told}") from error
-    return build(parser, settings)
+    return build(parser, settings, saved=True)
 
 
-def build_backbone(settings: Namespace, benchmark: Benchmark) -> Backbone:
-    """The backbone of `settings` for the images of `benchmark`."""
-    options = settings.get("init_args") or Namespace()
-    return find(settings.class_path)(benchmark.input_shape, **options.as_dict())
+def build_backbone(settings: Namespace, benchmark: Benchmark, saved: bool = False) -> Backbone:
+    """The backbone of `settings` for the images of `benchmark`; for a `saved` state, without what it starts from."""
+    options = (settings.get("init_args") or Namespace()).as_dict()
+    cls = cast(type[Backbone], find(settings.class_path))
+    kept = {name: value for name, value in options.items() if not (saved and name in cls.only_at_start)}
+    return cls(benchmark.input_shape, **kept)

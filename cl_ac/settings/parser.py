@@ -18,6 +18,7 @@ from cl_ac.settings.arguments import checked_arguments
 from cl_ac.settings.checking import Checker, plain
 from cl_ac.settings.messages import sentence
 from cl_ac.settings.plugins import classes
+from cl_ac.settings.preprocessing import take_over_preprocessing
 from cl_ac.settings.presets import with_tuned_values
 from cl_ac.training import Training
 from cl_ac.watching.watch import Watch
@@ -117,6 +118,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     try:
         prepared = with_tuned_values(checked_arguments(arguments, known), check)
         settings = parser.parse_args(prepared)
+        take_over_preprocessing(settings, parser.parse_args(prepared, defaults=False))
     except ArgumentError as error:
         raise ConfigurationError(sentence(error, parser, known)) from error
     except RecursionError:

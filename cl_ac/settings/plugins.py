@@ -24,6 +24,9 @@ PLACES = {
     "classifier": ("cl_ac.classifiers",),
 }
 
+# Backbones that wrap the models of a library, by what stands before the colon in `timm:resnet18`.
+LIBRARIES = {"timm": "TimmModel", "torchvision": "TorchvisionModel"}
+
 # Our plugins that stand in no place of theirs, since nobody names them but the files of runs.
 ELSEWHERE = {"Attached": "cl_ac.serving.attach"}
 
@@ -49,6 +52,12 @@ def classes(kind: str, base: type) -> dict[str, type]:
             if issubclass(value, base) and value is not base and value.__module__ == module.__name__:
                 found[name] = value
     return found
+
+
+def of_library(kind: str, name: str) -> tuple[str, str] | None:
+    """The class and the model that a name such as `timm:resnet18` stands for; None for other names."""
+    library, colon, model = name.partition(":")
+    return (LIBRARIES[library], model) if kind == "backbone" and colon and library in LIBRARIES else None
 
 
 def resolve(kind: str, base: type, path: Any, trusted: bool, given: Iterable[Any] = ()) -> type:

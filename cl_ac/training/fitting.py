@@ -85,7 +85,7 @@ class Fitting:
             p for head, weight in zip(fit.network.heads, weights, strict=True) if not weight for p in head.parameters()
         }
         groups = []
-        for group in grouped(learns):
+        for group in scaled(grouped(learns), fit.network.backbone.lr_scales()):
             learning = [p for p in group.parameters if p.requires_grad and p.numel() and p not in silent]
             groups.append(replace(group, parameters=learning))
         self.parameters = [parameter for group in groups for parameter in group.parameters]
@@ -151,6 +151,18 @@ def grouped(learns: Learning) -> list[ParameterGroup]:
     groups = [each for each in every if isinstance(each, ParameterGroup)]
     alone = [each for each in every if not isinstance(each, ParameterGroup)]
     return [*([ParameterGroup(alone)] if alone or not groups else []), *groups]
+
+
+def scaled(groups: Sequence[ParameterGroup], scales: Mapping[nn.Parameter, float]) -> list[ParameterGroup]:
+    """`groups`, divided by the factors on the rate in `scales`; a parameter that is not named there keeps its rate."""
+    divided = []
+    for group in groups:
+        parts: dict[float, list[nn.Parameter]] = {}
+        for parameter in group.parameters:
+            parts.setdefault(scales.get(parameter, 1.0), []).append(parameter)
+        divided += [replace(group, parameters=part, lr_scale=scale * group.lr_scale) for scale, part in parts.items()]
+    # An optimiser needs a group, also of nothing.
+    return divided or list(groups)
 
 
 def _cloned(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
+from cl_ac.data.recognised import Recall
+from cl_ac.data.rows import Room
 from cl_ac.errors import ConfigurationError
 
 
@@ -39,6 +42,34 @@ class HeadWarmup:
 
 
 @dataclass(frozen=True)
+class FrozenOutputs:
+    """What frozen stages (`backbone.frozen`) make of an image is kept, so that they run on it once.
+
+    Images that augmentation changes at random are others each time, and are not kept; see `fixed_views` of `Training`.
+
+    Args:
+        keep: whether anything is kept.
+        memory: GiB of the training device in which it is kept; what is more goes into files.
+        folder: of these files, which are gone when the run ends in any way; None is the system's for temporary files.
+    """
+
+    keep: bool = True
+    memory: float = 2.0
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory < 0:
+            raise ConfigurationError(
+                f"training.frozen_outputs.memory is {self.memory:g}; it must be at least 0, for files only"
+            )
+
+    def recall(self, device: torch.device) -> Recall | None:
+        """Where a run keeps it; None if it keeps nothing."""
+        folder = None if self.folder is None else Path(self.folder).expanduser()
+        return Recall(Room(int(self.memory * 2**30), device, folder)) if self.keep else None
+
+
+@dataclass(frozen=True)
 class ParameterGroup:
     """Parameters that learn at a rate of their own.
 
@@ -58,7 +89,8 @@ class Training:
     """How each task is trained.
 
     Args:
-        epochs: epochs of every task, or a list with one number per task.
+        epochs: epochs of every task, or a list with one number per task; with 0 nothing is fitted, and what reads
+            features alone, such as an inference classifier, learns the task all the same.
         batch_size: new images per step; exemplars that an approach draws beside them come on top.
         optimizer: `sgd` or `adamw`; created anew for each task.
         lr: learning rate at the start of a task (after the warm-up).
@@ -76,6 +108,9 @@ class Training:
         channels_last: whether images and convolutions use the channels-last memory format, which is usually faster.
         workers: processes that decode images which do not fit in memory.
         first_batch_size: new images per step of the first task, which has no exemplars to draw; None for `batch_size`.
+        fixed_views: so many augmented views of each image are drawn for a task and shown in turn, one in each epoch, so
+            that frozen stages may keep what they make of them; 0 draws new views in every epoch.
+        frozen_outputs: how what frozen stages give is kept.
     """
 
     epochs: int | list[int] = 200
@@ -96,22 +131,24 @@ class Training:
     channels_last: bool = True
     workers: int = 4
     first_batch_size: int | None = None
+    fixed_views: int = 0
+    frozen_outputs: FrozenOutputs = FrozenOutputs()
 
     def __post_init__(self) -> None:
         counts = self.epochs if isinstance(self.epochs, list) else [self.epochs]
-        if not counts or min(counts) < 1:
-            raise ConfigurationError(f"training.epochs is {self.epochs}; every task needs at least 1 epoch")
+        if not counts or min(counts) < 0:
+            raise ConfigurationError(f"training.epochs is {self.epochs}; it must be at least 0 for every task")
         for name in ("batch_size", "lr", "decay"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"training.{name} is {getattr(self, name)}; it must be above 0")
         if self.first_batch_size is not None and self.first_batch_size < 1:
             raise ConfigurationError(f"training.first_batch_size is {self.first_batch_size}; it must be at least 1")
-        for name in ("momentum", "weight_decay", "clip", "warmup", "workers"):
+        for name in ("momentum", "weight_decay", "clip", "warmup", "workers", "fixed_views"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"training.{name} is {getattr(self, name)}; it must be at least 0")
         if self.momentum >= 1:
             raise ConfigurationError(f"training.momentum is {self.momentum}; it must be below 1")
-        for epochs in counts:
+        for epochs in filter(None, counts):
             self._check_schedule(epochs)
 
     def _check_schedule(self, epochs: int) -> None:

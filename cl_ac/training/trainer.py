@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.batches import Batch, TrainingSet
 from cl_ac.data.loading import EpochBatches, Loader
+from cl_ac.data.recognised import Recall
 from cl_ac.data.samples import Samples
 from cl_ac.data.seeding import generator, global_stream
 from cl_ac.errors import UserError
@@ -30,10 +31,19 @@ class Trainer:
         augmentation: how uint8 images become inputs.
         device: where all of it runs.
         seed: of every random stream.
+        recall: what frozen stages made of images that come again; None computes it each time.
     """
 
-    def __init__(self, training: Training, augmentation: Augmentation, device: torch.device, seed: int = 0):
+    def __init__(
+        self,
+        training: Training,
+        augmentation: Augmentation,
+        device: torch.device,
+        seed: int = 0,
+        recall: Recall | None = None,
+    ):
         self.training, self.augmentation, self.device, self.seed = training, augmentation, device, seed
+        self.recall = recall
 
     def generator(self, purpose: str, *indices: int) -> torch.Generator:
         """A CPU generator for the random stream `purpose`, keyed by the run's seed."""
@@ -45,7 +55,7 @@ class Trainer:
 
     def loader(self, samples: Samples) -> Loader:
         """Batches of `samples` on the training device."""
-        return Loader(samples, self.augmentation, self.device, self.training.workers)
+        return Loader(samples, self.augmentation, self.device, self.training.workers, self.recall)
 
     def fit(
         self,
@@ -75,8 +85,9 @@ class Trainer:
             raise UserError(f"task {task + 1} has no image to learn from (stage: {fit.stage}); give each task some")
         epochs = training.epochs_of(task)
         fitting = Fitting(fit, training, self.device, state)
-        streams = (partial(self.generator, f"{fit.stage} {what}") for what in ("order", "loss"))
-        batches = EpochBatches(fit.data, training.batch_size_of(task), self.loader, *streams)
+        order, draws = (partial(self.generator, f"{fit.stage} {what}") for what in ("order", "loss"))
+        size = training.batch_size_of(task)
+        batches = EpochBatches(fit.data, size, self.loader, order, draws, training.fixed_views)
         network.batch_norm_frozen = training.freeze_batch_norm and task > 0
         while fitting.epoch < epochs:
             began, epoch = time.perf_counter(), fitting.epoch

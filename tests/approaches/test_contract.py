@@ -128,3 +128,15 @@ def test_resuming_after_any_epoch_equals_an_uninterrupted_run(toy_run, monkeypat
     resumed = toy_run(make(name), "stopped", "sdn", memory, resume=True)
     assert_equal(final_state(whole), final_state(resumed))
     assert torch.equal(whole.outputs(2).logits, resumed.outputs(2).logits)
+
+
+@pytest.mark.parametrize("frozen", ["first", "all"])
+@pytest.mark.parametrize("name", APPROACHES)
+def test_frozen_stages_stay_as_they_are(toy_run, toy_backbone, name, frozen):
+    backbone = toy_backbone()
+    backbone.freeze(frozen)
+    stages = backbone.stages[: 1 if frozen == "first" else 3]
+    before = [(value, value.clone()) for value in stages.state_dict(keep_vars=True).values()]
+    directory = toy_run(make(name), "run", "sdn", memory_for(name), backbone=backbone)
+    assert [record.task for record in directory.records] == [0, 1, 2]
+    assert all(torch.equal(value, kept) for value, kept in before)

@@ -8,7 +8,8 @@ import torchvision
 from torch import nn
 
 from cl_ac.backbones.cutting import cut
-from cl_ac.backbones.wrapped import ResNet18, TimmModel, TorchvisionModel, ViTB16, WrappedModel, load_weights
+from cl_ac.backbones.weights import load_weights
+from cl_ac.backbones.wrapped import ResNet18, TimmModel, TorchvisionModel, ViTB16, WrappedModel
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import ExitNetwork
 
@@ -175,7 +176,10 @@ def test_states_of_training_scripts_are_found(tmp_path, prefix, name):
         (Net(), "hold more than tensors"),
         ({"stem.weight": torch.zeros(4, 1, 3, 3)}, "7 tensors are missing, such as 'first.conv.bias'"),
         ({**Net().state_dict(), "more": torch.zeros(1)}, "1 tensors are unknown to it, such as 'more'"),
-        (Net(classes=5).state_dict(), "2 tensors have other shapes, such as 'head.bias'"),
+        (
+            Net(classes=5).state_dict(),
+            "2 tensors have other shapes, such as 'head.bias' with .5,. in the file and .3,. in the model",
+        ),
         (None, "No such file"),
     ],
 )
@@ -190,6 +194,68 @@ def test_what_is_wrong_with_weights_is_told_in_one_short_line(tmp_path, content,
     message = str(caught.value).replace(str(tmp_path), "")
     assert len(message) < 300
     assert "\n" not in message
+
+
+def test_a_file_that_counts_no_batches_is_complete(tmp_path):
+    torch.save(
+        {name: value for name, value in nn.BatchNorm1d(2).state_dict().items() if "batches" not in name},
+        path := tmp_path / "w",
+    )
+    holder = nn.Sequential(nn.BatchNorm1d(2))
+    torch.save({f"0.{name}": value for name, value in torch.load(path).items()}, path)
+    load_weights(holder, str(path))
+
+
+def test_the_factory_is_asked_for_its_weights(monkeypatch):
+    given = {}
+
+    def mine(weights=None, classes=3):
+        given.update(weights=weights)
+        return Reshaping()
+
+    monkeypatch.setattr(nn, "mine", mine, raising=False)
+    WrappedModel((1, 6, 6), "torch.nn.mine", weights=True)
+    assert given == {"weights": "DEFAULT"}
+    monkeypatch.setattr(nn, "mine", lambda pretrained=False: given.update(pretrained=pretrained) or Reshaping())
+    WrappedModel((1, 6, 6), "torch.nn.mine", weights=True)
+    assert given["pretrained"] is True
+    monkeypatch.setattr(nn, "mine", lambda: Reshaping())
+    with pytest.raises(ConfigurationError, match=r"neither `weights` nor `pretrained`; name a file"):
+        WrappedModel((1, 6, 6), "torch.nn.mine", weights=True)
+
+
+def unreachable(*_, **__):
+    raise OSError("no route to host")
+
+
+@pytest.mark.parametrize(
+    ("cls", "download", "source"),
+    [
+        (TorchvisionModel, "torchvision.models._api.load_state_dict_from_url", "https://download.pytorch.org/models/r"),
+        (TimmModel, "timm.create_model", "model.safetensors of https://huggingface.co/timm/resnet18.a1_in1k"),
+    ],
+)
+def test_without_network_the_sentence_says_which_file_to_bring(cls, download, source, monkeypatch):
+    pytest.importorskip(download.partition(".")[0])
+    monkeypatch.setattr(download, unreachable)
+    with pytest.raises(ConfigurationError, match="no route to host") as caught:
+        cls((3, 32, 32), "resnet18", ["layer1"], weights=True)
+    assert f"bring {source}" in str(caught.value)
+    assert "name the file in backbone.weights" in str(caught.value)
+    with pytest.raises(ConfigurationError, match=r"the model 'resnet19' cannot be built|timm has none for"):
+        cls((3, 32, 32), "resnet19", ["layer1"], weights=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("resnet18", ["layer1", "layer2", "layer3", "layer4"]),
+        ("swin_t", [f"features.{index}" for index in range(8)]),
+        ("vgg11", ["features"]),
+    ],
+)
+def test_a_model_is_cut_after_its_blocks_if_nothing_is_said(name, stages):
+    assert list(cut(torchvision.models.get_model(name), None)) == [*stages, "penultimate"]
 
 
 class Reshaping(nn.Module):

@@ -176,6 +176,8 @@ def test_normalisation_per_channel_leaves_the_source_alone():
         ({"std": (0.0,)}, "augmentation.std is"),
         ({"padding": -1}, "augmentation.padding is -1"),
         ({"size": 0}, "augmentation.size is 0"),
+        ({"keep": 0.5}, "augmentation.keep is 0.5 with the size None"),
+        ({"keep": 1.5, "size": 8}, "augmentation.keep is 1.5"),
         ({"scale": (0.0, 1.0)}, "augmentation.scale is"),
         ({"ratio": (2.0, 1.0)}, "augmentation.ratio is"),
     ],
@@ -190,3 +192,33 @@ def test_the_callers_images_are_never_changed():
     before = images.clone()
     Augmentation().apply(images)
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(("stored", "size", "keep"), [(64, 28, 0.875), (10, 28, 1.0), (32, 28, 0.875)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_kept_centre_is_resized_from_any_size(stored, size, keep, interpolation):
+    images = _images(4, stored, stored + 6)
+    outputs = Augmentation(**RAW, size=size, keep=keep, interpolation=interpolation).apply(images)
+    side = round(keep * stored)
+    centre = functional.center_crop(images.float(), [side, side])
+    mode = functional.InterpolationMode(interpolation)
+    expected = functional.resize(centre, [size, size], mode, antialias=True).clamp(0, 255)
+    torch.testing.assert_close(outputs, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_the_kept_centre_is_that_of_training_without_a_crop():
+    augmentation = Augmentation(**RAW, size=16, keep=0.5, flip=True)
+    images = _images(8, 24)
+    windows = augmentation.draw(8, 24, 24, _generator())
+    plain = augmentation.apply(images)
+    outputs = augmentation.apply(images, windows)
+    mirrored = windows[:, 4].bool()
+    torch.testing.assert_close(outputs[~mirrored], plain[~mirrored])
+    torch.testing.assert_close(outputs[mirrored], plain[mirrored].flip(3))
+
+
+def test_grey_images_become_coloured_for_a_mean_of_three_values():
+    augmentation = Augmentation((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    outputs = augmentation.apply(torch.zeros(2, 1, 3, 3, dtype=torch.uint8))
+    assert augmentation.output_shape((1, 3, 3)) == outputs.shape[1:] == (3, 3, 3)
+    assert torch.allclose(outputs[0, :, 0, 0], torch.tensor([-0.1, -0.2, -0.3]))

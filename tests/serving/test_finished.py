@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torchvision
 import yaml
 from PIL import Image
 
@@ -192,3 +193,20 @@ def test_pictures_become_the_inputs_that_the_network_was_tested_on(run_of):
     pictures = [Image.fromarray(picture.numpy()) for picture in stored[:, 0]]
     assert torch.equal(run.inputs(pictures), images[:3])
     assert run.inputs([pictures[0].convert("RGBA").resize((30, 20))]).shape == images[:1].shape
+
+
+def test_a_run_from_published_weights_is_complete_without_them(tmp_path, capsys):
+    weights = tmp_path / "shufflenet.pth"
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), weights)
+    given = ["--approach", "FineTuning", "--benchmark", "Digits", "--backbone", "torchvision:shufflenet_v2_x0_5"]
+    given += ["--backbone.weights", str(weights), "--benchmark.augmentation.size", "32", "--device", "cpu"]
+    given += ["--benchmark.tasks", "2", "--benchmark.samples_per_class", "4", "--training.epochs", "1"]
+    given += ["--out", str(tmp_path), "--loggers", "[]"]
+    assert main(["run", *given, "--name", "run"]) == 0
+    weights.unlink()
+    run = finished(RunDirectory(tmp_path / "run"), "cpu")
+    assert run.inputs([Image.new("RGB", (40, 30), "red")]).shape == (1, 3, 32, 32)
+    capsys.readouterr()
+    assert main(["run", *given, "--name", "other"]) == 2
+    assert f"weights '{weights}' cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

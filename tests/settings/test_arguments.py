@@ -2,14 +2,16 @@ import pytest
 
 from cl_ac.approach import Approach
 from cl_ac.approaches.lwf import LwF
+from cl_ac.backbones.wrapped import TorchvisionModel
 from cl_ac.errors import ConfigurationError
+from cl_ac.network import Backbone
 from cl_ac.settings.arguments import checked_arguments
 from cl_ac.settings.plugins import classes, dotted
 
 
 @pytest.fixture(scope="module")
 def known():
-    return {"approach": classes("approach", Approach)}
+    return {"approach": classes("approach", Approach), "backbone": classes("backbone", Backbone)}
 
 
 def test_options_are_completed(known):
@@ -22,13 +24,16 @@ def test_options_are_completed(known):
     assert checked_arguments(["--approach", "mine.LwF", "--approach.strength=2"], known) == [
         "--approach", "mine.LwF", "--approach.strength", "2"
     ]  # fmt: skip
+    assert checked_arguments(["--backbone=torchvision:resnet18"], known) == [
+        "--backbone", dotted(TorchvisionModel), "--backbone.model", "resnet18"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
         ("--approach.strength 2 --approach LwF", "give --approach before --approach.strength"),
-        ("--approach.help", "--approach.help needs a class; known: ANCL"),
+        ("--approach.help", "--approach.help needs a class; known: A"),
         ("--exits.detach true --exits sdn", "'sdn' is a preset, which takes no --exits.detach"),
         ("--exits sdn --exits.pool=3", "'sdn' is a preset, which takes no --exits.pool"),
         (f"--seed {'[' * 5000}", "nested more than"),

@@ -10,6 +10,7 @@ from cl_ac.heads.prepared import PreparedPolytope
 from cl_ac.losses import cross_entropy
 from cl_ac.network import Exits
 from cl_ac.training import Fit, HeadWarmup, ParameterGroup, Trainer, Training
+from cl_ac.training.fitting import Fitting
 
 
 def rates(epochs: int, **settings) -> list[float]:
@@ -47,7 +48,7 @@ def test_constant_schedule():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"epochs": 0}, "training.epochs"),
+        ({"epochs": -1}, "training.epochs"),
         ({"lr": 0.0}, "training.lr"),
         ({"epochs": 10, "milestones": (12,)}, "training.milestones"),
         ({"epochs": 10, "milestones": (2.5,)}, "training.milestones"),
@@ -402,3 +403,25 @@ def test_batch_norm_freezes_after_the_first_task(toy_benchmark, toy_network):
 def test_impossible_warmup_is_refused():
     with pytest.raises(ConfigurationError, match=r"training\.head_warmup has epochs -1"):
         HeadWarmup(epochs=-1)
+
+
+def test_stages_learn_at_rates_of_their_own(toy_network, toy_benchmark):
+    network, data = toy_network("sdn"), TrainingSet(toy_benchmark()[0].train, toy_benchmark()[0])
+    network.backbone.lr_scale = {"first": 0.5}
+    learns = [ParameterGroup(network.backbone.parameters(), 0.1, weight_decay=0.0), *network.heads.parameters()]
+    fitting = Fitting(Fit(network, None, data, parameters=learns), Training(lr=2.0), torch.device("cpu"), None)
+    fitting.set_learning_rate(2.0)
+    groups = fitting.optimizer.param_groups
+    rates = {id(parameter): (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]}
+    first, second = (next(stage.parameters()) for stage in network.backbone.stages[:2])
+    head = next(p for p in network.heads.parameters() if p.numel())
+    assert [rates[id(each)][0] for each in (first, second, head)] == pytest.approx([0.1, 0.2, 2.0])
+    assert rates[id(first)][1] == 0.0
+
+
+def test_a_frozen_stage_is_in_no_group(toy_network, toy_benchmark):
+    network, data = toy_network(), TrainingSet(toy_benchmark()[0].train, toy_benchmark()[0])
+    network.backbone.freeze("all")
+    fitting = Fitting(Fit(network, None, data), Training(), torch.device("cpu"), None)
+    learning = {id(parameter) for parameter in fitting.parameters}
+    assert learning == {id(p) for p in network.heads.parameters() if p.numel()}

@@ -1,0 +1,32 @@
+"""Images as a network's published weights need them, where the user says nothing else."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from jsonargparse import Namespace
+
+from cl_ac.network import Backbone
+from cl_ac.settings.plugins import find
+
+# What only makes sense together.
+TOGETHER = ({"mean", "std"}, {"size", "keep"})
+
+
+def take_over_preprocessing(settings: Namespace, given: Namespace) -> None:
+    """Lets the benchmark's augmentation in `settings` do what the backbone needs.
+
+    Args:
+        given: the settings without defaults, which stay as they are.
+    """
+    augmentation = settings.get("benchmark.init_args.augmentation")
+    if settings.get("backbone.class_path") is None or augmentation is None:
+        return
+    options = settings.get("backbone.init_args") or Namespace()
+    said = given.get("benchmark.init_args.augmentation") or {}
+    names = set(said if isinstance(said, Mapping) else vars(said))
+    for together in TOGETHER:
+        names |= together if names & together else set()
+    cls = cast(type[Backbone], find(settings.backbone.class_path))
+    for name, value in cls.preprocessing(options.as_dict()).items():
+        if name not in names:
+            augmentation[name] = value
