@@ -32,7 +32,6 @@ class CLSER(Approach):
 
     family = "replay"
     memory_use = "required"
-    follows = ("plastic", "stable", "moves")
     moves: Tensor
 
     def __init__(

@@ -28,8 +28,6 @@ class RWalk(SI):
         damping: ε, keeps parameters that hardly moved from dominating; the authors'.
     """
 
-    follows = ("path", "fisher", "task_score", "squares", "start", "steps")
-
     def __init__(self, strength: float = 1.0, alpha: float = 0.9, interval: int = 50, damping: float = 1e-3):
         super().__init__(strength, damping)
         if not 0 <= alpha <= 1 or interval < 1:

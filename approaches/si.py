@@ -1,7 +1,5 @@
 """Synaptic intelligence: parameters whose changes have lowered the loss are held back."""
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,7 +30,6 @@ class SI(Approach):
     """
 
     family = "regularisation"
-    follows: ClassVar[tuple[str, ...]] = ("path",)
 
     def __init__(self, strength: float = 0.1, damping: float = 0.1):
         super().__init__()

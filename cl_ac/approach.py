@@ -44,9 +44,7 @@ class Approach(Growing):
     `memory` holds the exemplars; `memory_use` says whether the method can do without, and `exemplars_per_class` how
     many of each class it cannot do without if there is a memory. `most_classes` is how many classes a run may have at
     most, None for any number; an approach with it has it as its option `classes`. `trains_heads` says whether the
-    linear heads learn, which the best epoch is selected by; `follows` names modules and buffers that change with the
-    network while it trains, such as slow copies of it, and so are taken from the best epoch too. `family` is where it
-    stands in lists.
+    linear heads learn, which the best epoch is selected by. `family` is where it stands in lists.
     """
 
     family: ClassVar[Family] = "own"
@@ -54,7 +52,6 @@ class Approach(Growing):
     exemplars_per_class: ClassVar[int] = 1
     most_classes: int | None = None
     trains_heads: ClassVar[bool] = True
-    follows: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,9 +94,9 @@ class Approach(Growing):
         return network.parameters()
 
     def following(self) -> dict[str, Tensor]:
-        """What `follows` names, as it is now."""
+        """What goes with the network's weights where the best epoch is taken: all that is kept but the exemplars."""
         named = ((name, value) for name, value in self.state_dict().items() if isinstance(value, Tensor))
-        return {name: value for name, value in named if name.partition(".")[0] in self.follows}
+        return {name: value for name, value in named if not name.startswith("memory.")}
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         """The whole loss of one batch, forward passes included: one value per exit, [E]."""

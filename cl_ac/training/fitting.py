@@ -29,7 +29,8 @@ class Fit:
             requires a gradient.
         exit_weights: the weight of each exit's loss, in place of the network's own.
         fixed_statistics: keep the network in evaluation mode, so that batch norm and dropout do nothing new.
-        following: gives what changes with the network without learning, by name: the best epoch's is kept too.
+        following: gives what goes with the network's weights, by name, such as parameters of a method's own: the best
+            epoch's is kept too.
     """
 
     network: ExitNetwork
@@ -116,26 +117,17 @@ class Fitting:
         self.steps += 1
         return norm
 
-    @property
-    def _own(self) -> list[nn.Parameter]:
-        """What learns beside the network."""
-        inside = set(self.network.parameters())
-        return [parameter for parameter in self.parameters if parameter not in inside]
-
     def consider(self, accuracy: float) -> None:
         """Keeps the network and all that goes with it as it is, if the network never was as accurate before."""
         if self.best is None or accuracy > self.best["accuracy"]:
-            own = [parameter.detach().clone() for parameter in self._own]
-            beside = {"own": own, "following": _cloned(self.following())}
-            self.best = {"accuracy": accuracy, "network": _cloned(self.network.state_dict()), **beside}
+            state = {"network": self.network.state_dict(), "following": self.following()}
+            self.best = {"accuracy": accuracy, **{name: _cloned(values) for name, values in state.items()}}
 
     def take_best(self) -> None:
         """Gives the network, and what goes with it, back the best values that were kept, if any were."""
         if self.best is not None:
             self.network.load_state_dict(self.best["network"])
             with torch.no_grad():
-                for parameter, best in zip(self._own, self.best["own"], strict=True):
-                    parameter.copy_(best)
                 for name, value in self.following().items():
                     value.copy_(self.best["following"][name])
 

@@ -206,8 +206,9 @@ def test_what_learns_beside_the_network_is_of_the_best_epoch_too(toy_benchmark, 
         seen.append(own.detach().clone())
         return [0.1, 0.9, 0.2][len(seen) - 1]
 
-    data = TrainingSet(task.train, task)
-    trainer.fit(Fit(network, loss, data, parameters=[*network.parameters(), own]), validate=validate)
+    data, beside = TrainingSet(task.train, task), {"own": own.detach()}
+    fit = Fit(network, loss, data, parameters=[*network.parameters(), own], following=lambda: beside)
+    trainer.fit(fit, validate=validate)
     assert torch.equal(own, seen[1])
     assert not torch.equal(seen[1], seen[2])
 
