@@ -108,7 +108,7 @@ class Recognised(Tensor):
     def __init__(self, *_: Any):
         pass
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Recognised({self.pixels})"
 
     @property

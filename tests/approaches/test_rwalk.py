@@ -14,6 +14,8 @@ from cl_ac.losses import cross_entropy
 class OneWeight(nn.Module):
     """What `flatten` asks of a network, with a single weight."""
 
+    device = torch.device("cpu")
+
     def __init__(self, value: float = 0.0):
         super().__init__()
         self.backbone = nn.Linear(1, 1, bias=False)
