@@ -20,7 +20,7 @@ class HAT(TaskApproach):
     (eq. 3), so that gates end near 0 or 1. Weights between units that earlier tasks use are held (eq. 2), and a
     regulariser makes a task use few units beside those (eq. 5). Gradients of e are compensated for s (eq. 6).
 
-    At inference gates are 0 or 1, so that earlier tasks stay as they are bit for bit. The paper's networks have no
+    At inference gates are 0 or 1, so that the features of earlier tasks stay as they are bit for bit. The paper's networks have no
     batch norm; here it stays as the first task left it. All exits share the gates. Weight decay acts on heads only.
 
     Args:
