@@ -21,8 +21,9 @@ class EEIL(Approach):
     included. Exemplars are meant to be chosen by herding; they are chosen after both phases.
 
     In epoch e, counted from 1 over both phases, every gradient gets normal noise (Neelakantan et al., 2015) with the
-    standard deviation `noise / (1 + e)^0.55` divided by the batch size, as in the authors' code. (FACIL, where noise is
-    off by default, does not divide. The paper calls the quotient the variance.)
+    standard deviation `noise / (1 + e)^0.55` divided by the batch size, as in the authors' code, but before clipping.
+    (FACIL, where noise is off by default, does not divide by the batch size. In the paper `noise / (1 + e)^0.55` is the
+    variance.)
 
     Args:
         strength: weight of the distillation term.
@@ -30,8 +31,8 @@ class EEIL(Approach):
         balanced_epochs: epochs of the second phase; its rate falls to a tenth after each third of them.
         balanced_lr: its learning rate at the start, as a share of `training.lr`. FACIL takes 0.01, and 40 epochs.
         noise: of gradients (η); 0 for none.
-        published: FACIL's distillation: the binary cross-entropy of softmax outputs, which leaves out the newest task
-            that it should run over, in either phase, so that nothing at all is distilled while task 2 is learned.
+        published: FACIL's distillation: the binary cross-entropy of softmax outputs, which leaves out the newest of the
+            tasks that it should run over, in either phase, so that the first phase of task 2 distils nothing at all.
         teacher_bn: the statistics of the first phase's teacher's batch norm; `batch` is teacher adaptation.
     """
 

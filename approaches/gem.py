@@ -22,7 +22,7 @@ class GEM(AGEM):
     Args:
         replay: exemplars in each step; None takes the whole memory, as in the paper.
         among: what every image is classified among: `all` classes, or those of its own `task`, as in the paper.
-        margin: γ, the least v_k, added as in the authors' code.
+        margin: γ, the least that v_k may be in a step that is held back, as in the authors' code.
         ridge: what is added to the diagonal of the products of the g_k.
     """
 

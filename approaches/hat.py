@@ -20,8 +20,9 @@ class HAT(TaskApproach):
     (eq. 3), so that gates end near 0 or 1. Weights between units that earlier tasks use are held (eq. 2), and a
     regulariser makes a task use few units beside those (eq. 5). Gradients of e are compensated for s (eq. 6).
 
-    At inference gates are 0 or 1, so that earlier tasks stay as they are bit for bit. The paper's networks have no
-    batch norm; here it stays as the first task left it. All exits share the gates. Weight decay acts on heads only.
+    At inference gates are 0 or 1, so that the features of earlier tasks stay as they are bit for bit. The paper's
+    networks have no batch norm; here it stays as the first task left it. All exits share the gates, and the loss of
+    each has the regulariser. Weight decay acts on heads only.
 
     Args:
         strength: c of the regulariser.
@@ -58,7 +59,8 @@ class HAT(TaskApproach):
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         if not batch.task.is_first:
             network.backbone.eval()
-        done = batch.step / max(batch.steps - 1, 1)
+        # A single step has the gates of inference.
+        done = batch.step / (batch.steps - 1) if batch.steps > 1 else 1.0
         scale = 1 / self.largest_scale + (self.largest_scale - 1 / self.largest_scale) * done
         opened = torch.sigmoid(scale * compensated(self.embedding, scale, self.largest_scale))
         tensors = {**held(network, self.fixed), **gate_values(network, opened)}

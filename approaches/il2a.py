@@ -27,7 +27,7 @@ class IL2A(Approach):
     Args:
         prototypes: weight of the classification of prototypes.
         distillation: weight of the distillation of features.
-        temperature: τ, by which logits are divided in training.
+        temperature: τ, by which logits are divided, also at inference: confidences are those that were trained.
         ratio: how far prototypes are augmented.
         mixes: mixtures of each image.
         replay: prototypes in each step; None takes as many as new images.
@@ -104,6 +104,9 @@ class IL2A(Approach):
         rows = rows.unflatten(1, (len(self.prototypes), -1))  # [E, K, R, C]
         own = rows.gather(-1, self.prototypes.targets[:, None, None].expand(*rows.shape[:3], 1))
         return (rows - own).square().sum(2)
+
+    def correct(self, logits: Tensor) -> Tensor:
+        return logits / self.temperature
 
     def end_task(self, task, network, trainer) -> None:
         self.prototypes.add(task, network, trainer)

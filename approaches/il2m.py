@@ -20,7 +20,7 @@ class IL2M(Approach):
     in evaluation mode and without augmentation. While a task is learned, answers stay as they are.
 
     Args:
-        scores: `logits`, as in all published code, though factors turn the order of negative ones; or
+        scores: `logits`, as in all published code, though a factor above 1 makes a negative logit lower still; or
             `probabilities` of the softmax.
     """
 

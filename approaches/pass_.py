@@ -27,7 +27,7 @@ class PASS(Approach):
     Args:
         prototypes: weight of the classification of prototypes.
         distillation: weight of the distillation of features.
-        temperature: τ, by which logits are divided in training.
+        temperature: τ, by which logits are divided, also at inference: confidences are those that were trained.
         replay: prototypes in each step; None takes as many as new images.
         teacher_bn: statistics of the teacher's batch norm.
     """
@@ -84,6 +84,9 @@ class PASS(Approach):
         """Of upright classes, then of turned ones [E, B, 4 C], divided by τ."""
         turned = self.rotations([value.flatten(1) for value in features]).float()
         return torch.cat([network.answer(features), turned], -1) / self.temperature
+
+    def correct(self, logits: Tensor) -> Tensor:
+        return logits / self.temperature
 
     def end_task(self, task, network, trainer) -> None:
         self.prototypes.add(task, network, trainer)

@@ -24,7 +24,7 @@ class SSRE(Approach):
     Args:
         prototypes: weight of the classification of prototypes.
         distillation: weight of the distillation of features.
-        temperature: τ, by which logits are divided in training.
+        temperature: τ, by which logits are divided, also at inference: confidences are those that were trained.
         replay: prototypes in each step; None takes as many as new images.
     """
 
@@ -68,6 +68,9 @@ class SSRE(Approach):
         logits = network.answer(self.prototypes.at(chosen)) / self.temperature
         replayed = cross_entropy(logits, self.prototypes.targets[chosen])
         return loss + self.prototype_weight * replayed + self.distillation * kept
+
+    def correct(self, logits: Tensor) -> Tensor:
+        return logits / self.temperature
 
     def end_task(self, task, network, trainer) -> None:
         fold_adapters(network.backbone)

@@ -38,14 +38,15 @@ def test_what_earlier_tasks_use_is_open_for_nothing():
     assert share_opened(opened, torch.ones(4, dtype=torch.bool)).item() == 0
 
 
-def test_each_exit_pays_for_opened_units(gated, toy_benchmark, toy_trainer):
+@pytest.mark.parametrize(("step", "steps", "done"), [(1, 3, 0.5), (0, 2, 0.0), (1, 2, 1.0), (0, 1, 1.0)])
+def test_each_exit_pays_for_opened_units(gated, toy_benchmark, toy_trainer, step, steps, done):
     network, approach, task = gated(), HAT(strength=2.0), toy_benchmark()[0]
     network.grow(2, 0)
     approach.begin_task(task, network, toy_trainer)
-    batch = Batch(torch.zeros(4, 1, 6, 6), torch.tensor([0, 1, 0, 1]), task, step=1, steps=3)
+    batch = Batch(torch.zeros(4, 1, 6, 6), torch.tensor([0, 1, 0, 1]), task, step=step, steps=steps)
     free = HAT(strength=0.0)
     free.load_state_dict(approach.state_dict())
-    scale = 1 / 400 + (400 - 1 / 400) / 2
+    scale = 1 / 400 + (400 - 1 / 400) * done
     share = torch.sigmoid(scale * approach.embedding).mean()
     torch.testing.assert_close(approach.loss(network, batch) - free.loss(network, batch), (2 * share).expand(3))
 

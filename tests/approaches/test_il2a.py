@@ -101,3 +101,8 @@ def test_a_task_of_one_class_has_no_pairs(toy_network, toy_benchmark, toy_traine
     approach.begin_task(task, network, toy_trainer)
     batch = Batch(torch.randn(4, 1, 6, 6), torch.zeros(4, dtype=torch.int64), task)
     torch.testing.assert_close(approach.loss(network, batch), torch.zeros(3))
+
+
+def test_confidences_are_at_the_temperature_of_training(toy_network):
+    network, images = toy_network("sdn", (2, 2)).eval(), torch.randn(3, 1, 6, 6)
+    torch.testing.assert_close(IL2A(temperature=0.2).answer(network, images), network(images) / 0.2)

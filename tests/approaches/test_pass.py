@@ -86,3 +86,8 @@ def test_images_that_are_not_square_are_refused(toy_benchmark, toy_trainer):
     network = ExitNetwork(Backbone((1, 6, 4), {"flat": torch.nn.Flatten()}))
     with pytest.raises(ConfigurationError, match="6 × 4, not square"):
         PASS().begin_task(toy_benchmark()[0], network, toy_trainer)
+
+
+def test_confidences_are_at_the_temperature_of_training(toy_network):
+    network, images = toy_network("sdn", (2, 2)).eval(), torch.randn(3, 1, 6, 6)
+    torch.testing.assert_close(PASS(temperature=0.2).answer(network, images), network(images) / 0.2)

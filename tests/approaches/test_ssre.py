@@ -65,3 +65,8 @@ def test_after_the_first_task_only_centres_of_kernels_change(prepared, toy_bench
     assert changed[kernel][:, :, 1, 1].all()
     changed[kernel][:, :, 1, 1] = 0
     assert not changed[kernel].any()
+
+
+def test_confidences_are_at_the_temperature_of_training(toy_network):
+    network, images = toy_network("sdn", (2, 2)).eval(), torch.randn(3, 1, 6, 6)
+    torch.testing.assert_close(SSRE(temperature=0.2).answer(network, images), network(images) / 0.2)
