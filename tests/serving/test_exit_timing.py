@@ -105,9 +105,7 @@ def test_exits_that_are_slower_at_most_budgets_are_told(random_outputs):
 
 
 def test_what_cannot_exit_early_is_refused_before_anything_runs(digits_run):
-    directory = digits_run(
-        "--backbone", "SmallConvNet", "--approach", "HAT", "--exits", "sdn", "--training.epochs", "1"
-    )
+    directory = digits_run("--backbone", "SmallConvNet", "--approach", "HAT", "--exits", "sdn")
     phases = []
     with pytest.raises(ConfigurationError, match="HAT answers with a network for each task"):
         measure(directory, "cpu", progress=lambda phase, *_: phases.append(phase))
