@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cl_ac.approach import Approach
 from cl_ac.backbones.wrapped import TorchvisionModel
 from cl_ac.cli.main import main
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.serving.finished import finished
 from cl_ac.settings.configured import from_settings
 from cl_ac.settings.parser import parse, run_parser
+from cl_ac.settings.plugins import classes
 from cl_ac.studies.study import Study
 
 ROOT = Path(__file__).parent.parent
@@ -232,3 +234,10 @@ def test_every_benchmark_file_parses_for_every_approach_it_tunes(path):
         for exits in ([], ["--exits", "sdn"]):
             arguments = ["--config", str(path), "--approach", approach, *exits]
             assert parse(run_parser(), arguments)
+
+
+def test_the_page_of_methods_has_every_approach_with_the_exemplars_it_needs():
+    rows = re.findall(r"^\| (`.+?) \|.*\| (\w+) \|$", (ROOT / "docs" / "methods.md").read_text(), re.MULTILINE)
+    uses = {"none", "optional", "required"}
+    told = {name: use for names, use in rows if use in uses for name in names.split("`")[1::2]}
+    assert told == {name: cls.memory_use for name, cls in classes("approach", Approach).items()}

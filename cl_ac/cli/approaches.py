@@ -19,7 +19,7 @@ FAMILIES = get_args(Family)
 NEEDS = {
     "prepare": "modules in the backbone",
     "expand": "a network that grows",
-    "learns": "parameters of its own",
+    "learns": "parameters or rates of its own",
     "inference_network": "another network that answers",
     "inference_classifier": "another classifier",
     "build_classifier": "another classifier in training",

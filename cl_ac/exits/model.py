@@ -202,8 +202,8 @@ class EarlyExitModel(nn.Module):
         name = type(self.approach).__name__
         if isinstance(self.approach, TaskApproach):
             raise ConfigurationError(
-                f"{name} answers with a network for each task; an early-exit model takes one of them "
-                "(`approach.task_network`), without the approach"
+                f"{name} answers with a network for each task, and early exits run in one network alone (in Python: "
+                "that of `approach.task_network`, without the approach)"
             )
         if type(self.approach).answer is not Approach.answer:
             raise ConfigurationError(f"{name} answers with all exits at once (`answer`), which no early exit can do")

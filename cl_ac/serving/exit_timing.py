@@ -180,6 +180,7 @@ def measure(
     run = finished(directory, device)
     # The faster layout for convolutions, on CPUs as on GPUs, for the early exits and the plain network alike.
     network, approach = run.network.to(memory_format=torch.channels_last), run.objects.approach
+    EarlyExitModel(network, approach, Confidence())  # what cannot exit early is refused before anything runs
     trainer = run.trainer
     stored = directory.outputs(directory.records[-1].task)
     progress("held-out samples", 0, 1)

@@ -16,6 +16,7 @@ from cl_ac.network import Backbone, Exits
 from cl_ac.recording.loggers import LoggerName
 from cl_ac.settings.arguments import checked_arguments
 from cl_ac.settings.checking import Checker, plain
+from cl_ac.settings.describing import told_before_help
 from cl_ac.settings.messages import sentence
 from cl_ac.settings.plugins import classes
 from cl_ac.settings.preprocessing import take_over_preprocessing
@@ -116,7 +117,10 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     known = {kind: classes(kind, base) for kind, base in PLUGINS.items()}
     check = checker()
     try:
-        prepared = with_tuned_values(checked_arguments(arguments, known), check)
+        given = checked_arguments(arguments, known)
+        if description := told_before_help(given, PLUGINS):
+            print(description, end="\n\n")
+        prepared = with_tuned_values(given, check)
         settings = parser.parse_args(prepared)
         take_over_preprocessing(settings, parser.parse_args(prepared, defaults=False))
     except ArgumentError as error:

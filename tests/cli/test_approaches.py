@@ -42,7 +42,11 @@ def test_papers_and_needs_are_read_from_the_class():
     assert citation(APPROACHES["ER"]) == "Rolnick et al. 2019; Riemer et al. 2019"
     assert citation(APPROACHES["DyER"]) == "Yan, Xie & He 2021"
     assert needs(APPROACHES["LwF"]) == []
-    assert needs(APPROACHES["HAT"]) == ["modules in the backbone", "parameters of its own", "images of a known task"]
+    assert needs(APPROACHES["HAT"]) == [
+        "modules in the backbone",
+        "parameters or rates of its own",
+        "images of a known task",
+    ]
 
 
 @pytest.mark.parametrize("name", APPROACHES)

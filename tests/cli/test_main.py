@@ -100,6 +100,18 @@ def test_help_shows_the_options_of_a_class(capsys):
     assert "softmax temperature of teacher and student" in " ".join(printed.split())
 
 
+@pytest.mark.parametrize("arguments", [("--approach.help", "HAT"), ("--approach", "HAT", "--approach.help")])
+def test_help_of_a_class_explains_the_words_of_its_options(capsys, monkeypatch, arguments):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["run", *arguments])
+    description, _, options = capsys.readouterr().out.partition("usage:")
+    assert "s_max" in options
+    assert "s rises over each epoch from 1/s_max to s_max" in " ".join(description.split())
+    assert max(map(len, description.splitlines())) <= 80
+    assert "Args:" not in description
+
+
 def test_print_config_is_a_file_that_can_be_run(capsys, tmp_path):
     arguments = ["--approach", "LwF", "--approach.strength", "3", *DIGITS, "--training.epochs", "1"]
     with pytest.raises(SystemExit):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cl_ac.cli.main import main
+from cl_ac.errors import ConfigurationError
 from cl_ac.exits.cost import exit_costs
 from cl_ac.exits.curves import cost_accuracy
 from cl_ac.exits.rules import Confidence
@@ -101,3 +102,11 @@ def test_exits_that_are_slower_at_most_budgets_are_told(random_outputs):
     assert "take longer than the network without ACs at most budgets (batch 1)" in timing_table(measurement).caption
     quick = replace(measurement, timings={32: taken[32]})
     assert "take longer" not in timing_table(quick).caption
+
+
+def test_what_cannot_exit_early_is_refused_before_anything_runs(digits_run):
+    directory = digits_run("--backbone", "SmallConvNet", "--approach", "HAT", "--exits", "sdn")
+    phases = []
+    with pytest.raises(ConfigurationError, match="HAT answers with a network for each task"):
+        measure(directory, "cpu", progress=lambda phase, *_: phases.append(phase))
+    assert not phases
