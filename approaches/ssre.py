@@ -50,8 +50,9 @@ class SSRE(Approach):
     def learns(self, network: ExitNetwork):
         beside = adapters(network.backbone)
         added, is_first = {id(each) for each in beside}, len(network.sizes) == 1
-        for parameter in network.backbone.parameters():
-            parameter.requires_grad_((id(parameter) in added) != is_first)
+        for stage in network.backbone.stages[network.backbone.frozen_stages :]:
+            for parameter in stage.parameters():
+                parameter.requires_grad_((id(parameter) in added) != is_first)
         return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:

@@ -336,6 +336,15 @@ class ExitNetwork(nn.Module):
                 layer.training = False
         return self
 
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As of any module, but what does not learn in frozen stages never will."""
+        frozen = self.backbone.stages[: self.backbone.frozen_stages].parameters()
+        fixed = [parameter for parameter in frozen if not parameter.requires_grad]
+        super().requires_grad_(requires_grad)
+        for parameter in fixed:
+            parameter.requires_grad_(False)
+        return self
+
     def segment(self, index: int, hidden: Tensor) -> Tensor:
         """Runs the stages between exit `index - 1` and exit `index`."""
         for stage in self.backbone.stages[slice(*self.bounds[index])]:

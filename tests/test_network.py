@@ -198,7 +198,10 @@ def test_frozen_stages_learn_nothing_in_any_mode(toy_backbone, frozen, count):
         index >= count for index in range(2)
     ]
     assert [stage.training for stage in backbone.stages] == [index >= count for index in range(3)]
-    assert network.frozen_copy().backbone.frozen_stages == count
+    copy = network.frozen_copy()
+    assert copy.backbone.frozen_stages == count
+    copy.requires_grad_(True)
+    assert [p.requires_grad for p in copy.parameters()] == [p.requires_grad for p in network.parameters()]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class ParallelAdapter(nn.Module):
 
 
 def add_parallel_adapters(backbone: Backbone) -> None:
-    """Puts an adapter, zero at first, beside all convolutions but the first that are larger than 1 × 1.
+    """Puts an adapter, zero at first, beside all convolutions but the first that are larger than 1 × 1 and not frozen.
 
     Raises:
         ConfigurationError: if there is none.
@@ -37,12 +37,13 @@ def add_parallel_adapters(backbone: Backbone) -> None:
         for module in backbone.modules()
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and all(s % 2 for s in module.kernel_size)
     ]
-    if len(convolutions) < 2:
+    learning = [module for module in convolutions[1:] if module.weight.requires_grad]
+    if not learning:
         raise ConfigurationError(
             f"the backbone {type(backbone).__name__} has no convolutions behind the first that adapters could stand "
-            "beside; choose a convolutional one"
+            "beside; choose a convolutional one that is not wholly frozen"
         )
-    for convolution in convolutions[1:]:
+    for convolution in learning:
         parametrize.register_parametrization(convolution, "weight", ParallelAdapter(convolution.weight))
 
 
