@@ -67,5 +67,5 @@ def test_options_become_a_command_line_in_an_order_that_knows_each_class():
 
 
 def test_a_wrong_option_is_one_sentence():
-    with pytest.raises(ConfigurationError, match=r"did you mean 'LwF'"):
+    with pytest.raises(ConfigurationError, match=r"did you mean 'Lw[FM]'"):
         configured({**OPTIONS, "approach": "LfW"})
