@@ -230,8 +230,8 @@ def _one_image_refused(batch: Batch) -> Iterator[None]:
         if len(batch) > 1:
             what, more = "a single exemplar", "approach.replay to 2 or more"
         raise UserError(
-            f"batch normalisation cannot learn from {what} whose feature maps are 1 × 1; set {more}, or take a backbone "
-            "with larger maps"
+            f"batch normalisation cannot learn from {what} whose feature maps are 1 × 1; set {more}, or take a "
+            "backbone with larger maps"
         ) from error
 
 
