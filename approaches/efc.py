@@ -25,8 +25,8 @@ class EFC(Approach):
 
     Prototypes are Gaussian. After each task their means move by the mean drift of the task's images, weighed by
     `exp(−d / (2 · sigma²))`, d the distance to the prototype in the metric of E, scaled to [0, 1] over all of them.
-    The last term sees each class the same number of times: its new images are drawn anew (the authors take the batch
-    before). Batch norm stays as the first task left it.
+    On average the last term sees each class equally often; its new images are a draw of their own (the authors take
+    those of the batch before). Batch norm stays as the first task left it.
 
     Args:
         strength: weight of the moves that E measures.

@@ -75,7 +75,8 @@ class PASS(Approach):
             return loss
         kept = feature_distances(features, self.teacher(images, reduced)).norm(dim=1)
         chosen = self.prototypes.draw(self.replay or len(batch), batch)
-        radius = self.prototypes.variances[:, : batch.task.sizes[0]].mean(1).sqrt()
+        of_first = (self.prototypes.targets < batch.task.sizes[0]).float()
+        radius = ((self.prototypes.variances * of_first).sum(1) / of_first.sum()).sqrt()
         noisy = self.prototypes.spherical(chosen, radius, batch)
         replayed = cross_entropy(self.logits(network, noisy), self.prototypes.targets[chosen])
         return loss + self.prototype_weight * replayed + self.distillation * kept

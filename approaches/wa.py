@@ -21,8 +21,9 @@ class WA(Approach):
         temperature: softmax temperature of teacher and student.
         clip: whether rows are kept from going below 0 after every step, which makes their lengths comparable, as in the
             paper; several public versions leave it out.
-        lengthen: whether γ may be above 1, as in the paper's formula, where new rows are the shorter ones, as those of
-            shallow ACs can be: it then makes new classes more likely yet. False leaves such rows as they are.
+        lengthen: whether γ may be above 1, as the paper's formula allows. New rows that are shorter than old ones, as
+            those of shallow ACs can be, are then lengthened, which makes new classes more likely still; False leaves
+            such rows as they are.
         teacher_bn: statistics of the teacher's batch norm.
     """
 

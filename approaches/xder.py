@@ -26,8 +26,8 @@ class XDER(XDERCE):
     """Extended dark experience replay (Boschini et al., 2022): XDERCE, but classes to come are prepared by contrast.
 
     New images are classified among the new classes alone, and `preparation` times the supervised contrastive loss
-    (Khosla et al., 2020) of strongly augmented views, of new images and a third draw of exemplars, is added: over the
-    logits of as many classes to come as the task has new ones, and again over the next as many, mean over these
+    (Khosla et al., 2020) of strongly augmented views, of new images and a third draw of exemplars, is added. Classes to
+    come are split into groups of as many as the task has new ones; the loss is that of a group's logits, mean over the
     groups. The views' batches leave the statistics of batch norm alone. Views are mirrored only where the run's
     augmentation does so.
 

@@ -24,9 +24,9 @@ class XDERCE(Approach):
     come below those of each image's own task; the same of softmax outputs keeps new classes of new images above old
     ones, whose outputs count as constants.
 
-    Stored logits are rewritten: those of classes newer than an exemplar, by what the network says of it when it is
-    replayed, for the n-th time in a task with probability 1 / n, and at the end of each task; those of older classes
-    when it is stored. What is transplanted so is scaled down to stay below the logit of the exemplar's own class.
+    Stored logits are rewritten by what the network says of an exemplar later. Those of newer classes change when
+    it is replayed, the n-th time in a task with probability 1 / n, and at the end of each task; those of older classes
+    only when it is stored. What is transplanted so is scaled down to stay below the logit of the exemplar's own class.
     At the end of a task the network answers in evaluation mode and without augmentation. As in DER, new images and
     both draws pass the network one after the other. (The authors' code of this form also fills the memory while the
     first task is learned.)

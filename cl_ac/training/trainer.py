@@ -223,10 +223,15 @@ def _one_image_refused(batch: Batch) -> Iterator[None]:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
+        what, more = (
+            "a batch of 1 image",
+            f"training.batch_size to 2 or more, give task {batch.task.index + 1} more images",
+        )
+        if len(batch) > 1:
+            what, more = "a single exemplar", "approach.replay to 2 or more"
         raise UserError(
-            f"batch normalisation cannot learn from a batch of {len(batch)} image whose feature maps are 1 × 1; set "
-            f"training.batch_size to 2 or more, give task {batch.task.index + 1} more images, or take a backbone with "
-            "larger maps"
+            f"batch normalisation cannot learn from {what} whose feature maps are 1 × 1; set {more}, or take a "
+            "backbone with larger maps"
         ) from error
 
 

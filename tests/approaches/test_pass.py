@@ -55,6 +55,20 @@ def test_loss_by_definition(second_task):
         assert loss[index].item() == pytest.approx(total + 2 * replayed + 3 * squares**0.5, rel=1e-4)
 
 
+def test_the_radius_is_of_the_classes_that_the_first_task_has_images_of(second_task, monkeypatch):
+    approach, network, batch = second_task()
+    # Of class 0 there was no image; class 2 came later.
+    approach.prototypes.targets = torch.tensor([1, 2])
+    approach.prototypes.variances = torch.tensor([[4.0, 100.0], [9.0, 100.0], [16.0, 100.0]])
+    radii = []
+    spherical = approach.prototypes.spherical
+    monkeypatch.setattr(
+        approach.prototypes, "spherical", lambda *given: radii.append(given[1].tolist()) or spherical(*given)
+    )
+    approach.loss(network, batch)
+    assert radii == [[2.0, 3.0, 4.0]]
+
+
 def test_the_first_task_learns_four_classes_for_each(toy_network, toy_benchmark, toy_trainer):
     approach, network, task = PASS(), toy_network("sdn", (2,)).train(), toy_benchmark()[0]
     approach.begin_task(task, network, toy_trainer)

@@ -370,6 +370,9 @@ def test_a_batch_that_batch_norm_cannot_learn_from_is_a_sentence(toy_trainer, to
     one = TrainingSet(task.train.select(torch.arange(1)), task)
     with pytest.raises(UserError, match=r"batch of 1 image.*training\.batch_size"):
         toy_trainer.fit(Fit(network, plain_loss, one))
+    drawn = TrainingSet(task.train, task, task.train, replay=(1,))
+    with pytest.raises(UserError, match=r"single exemplar.*approach\.replay to 2"):
+        toy_trainer.fit(Fit(network, lambda network, batch: plain_loss(network, batch.replay[0]), drawn))
 
 
 @pytest.mark.parametrize(("spoilt", "named"), [(torch.inf, "the weights are"), (3e38, "the answers are")])
