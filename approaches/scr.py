@@ -56,7 +56,10 @@ class SCR(Approach):
         self.view: dict[str, Any] = {"crop": "resized", "scale": (crop, 1.0), "grayscale": grayscale}
         self.view |= {"jitter": tuple(jitter), "jittered": 0.8}
         # Refuses impossible values now, not when the run has begun.
-        Augmentation(**self.view)
+        try:
+            Augmentation(**self.view)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"in the second view of SCR {error}") from None
         self.between, self.projector = ExitLinears(), ExitLinears()
 
     def inference_classifier(self) -> Classifier:

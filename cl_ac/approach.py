@@ -125,8 +125,11 @@ class Approach(Growing):
         return network
 
     def answer(self, network: ExitNetwork, images: Tensor) -> Tensor:
-        """The logits [E, B, C] of images at inference: of the inference classifier, or corrected linear ones."""
-        network = self.inference_network(network)
+        """The logits [E, B, C] of images at inference: of the inference classifier, or corrected linear ones.
+
+        Args:
+            network: what `inference_network` gives, or a network made of that, such as a sparser one.
+        """
         if self.inference is None:
             return self.correct(network(images))
         return self.inference.logits(self.inference.features(network, images))

@@ -313,11 +313,12 @@ def after_epoch(journal: Journal, watcher: Watcher, task: Task, report: EpochRep
 def evaluate(trainer: Trainer, network: ExitNetwork, approach: Approach, benchmark: Benchmark, task: Task) -> Outputs:
     """Every exit's answers on the test data of all tasks so far."""
     samples, tasks = benchmark.seen(task)
-    logits = trainer.predict(network, samples, partial(approach.answer, network))
+    answering = approach.inference_network(network)
+    logits = trainer.predict(answering, samples, partial(approach.answer, answering))
     if logits.isnan().any():
         lr = trainer.training.lr
         raise UserError(f"the answers after task {task.index + 1} are no numbers; lower training.lr (now {lr:g})")
-    cost = exit_costs(approach.inference_network(network), approach.inference)
+    cost = exit_costs(answering, approach.inference)
     if isinstance(approach, TaskApproach):
         cost = cost.times(len(task.sizes))
     return Outputs(logits, samples.targets, tasks, task.sizes, cost)
@@ -332,7 +333,7 @@ def validation_accuracy(trainer: Trainer, network: ExitNetwork, approach: Approa
 
     def answer(images: Tensor) -> Tensor:
         linear = approach.inference is None
-        return approach.answer(network, images) if linear else approach.correct(answering(images))
+        return approach.answer(answering, images) if linear else approach.correct(answering(images))
 
     logits = trainer.predict(answering, task.validation, answer)
     return (logits[-1].argmax(-1) == task.validation.targets).double().mean().item()

@@ -87,6 +87,13 @@ def test_the_network_that_answers_may_be_another_than_the_one_that_learns(toy_ru
     torch.testing.assert_close(watched.accuracy[0, :3, :-1], accuracy)
 
 
+def test_a_network_made_of_the_one_that_answers_answers_itself(toy_network):
+    network, approach = toy_network("sdn", (2,)).eval(), SecondNetwork()
+    approach.end_task(None, network, None)
+    images, made_of_it = torch.randn(4, 1, 6, 6), toy_network("sdn", (2,), seed=1).eval()
+    assert torch.equal(approach.answer(made_of_it, images), made_of_it(images))
+
+
 def test_a_known_task_leaves_its_own_classes(toy_network):
     network = toy_network("sdn", (2, 3))
     images = torch.randn(4, 1, 6, 6)

@@ -153,9 +153,10 @@ def test_every_approach_learns_there_what_it_learns_here(toy_backbone, toy_bench
         approach.to(place)
         for task in tasks:
             toy_learn(approach, network, [task])
+            answering = approach.inference_network(network)
             if approach.inference is not None:
-                approach.inference.update(task, approach.inference_network(network), toy_trainer, approach.memory)
-        logits.append(toy_trainer.predict(network, tasks[-1].test, partial(approach.answer, network)))
+                approach.inference.update(task, answering, toy_trainer, approach.memory)
+        logits.append(toy_trainer.predict(answering, tasks[-1].test, partial(approach.answer, answering)))
     torch.testing.assert_close(logits[1], logits[0], rtol=1e-3, atol=1e-3)
 
 

@@ -139,6 +139,7 @@ def attach(
         raise ConfigurationError(f"'{directory.path}' already holds a run; give another --name or --out")
     began = time.perf_counter()
     run = finished(source, device)
+    check_final_head(run)
     seed, tasks = source.config["seed"], run.objects.benchmark.tasks
     network, approach = with_fresh_heads(run, exits, seed)
     if len(network) == 1:
@@ -158,6 +159,16 @@ def attach(
         checkpoint = Checkpoint(len(tasks), network=network.state_dict(), approach=approach.state_dict())
         checkpoint.save(directory.checkpoint_path)
     return record
+
+
+def check_final_head(run: Finished) -> None:
+    """Raises a `ConfigurationError` if the final exit's linear head, which is to answer, has not learned every task."""
+    approach = run.objects.approach
+    if not approach.trains_heads or approach.training_set(run.last_task) is None:
+        raise ConfigurationError(
+            f"{type(approach).__name__} left the linear heads untrained, and with attached ACs the final one answers; "
+            "no AC can be attached"
+        )
 
 
 def with_fresh_heads(run: Finished, exits: Exits | str, seed: int) -> tuple[ExitNetwork, Attached]:

@@ -233,7 +233,7 @@ class Watcher:
         """The class that each answer names [A, B]."""
         with self.autocast():
             if isinstance(self.approach, TaskApproach):
-                logits = self.approach.answer(self.network, images)
+                logits = self.approach.answer(self.answering, images)
             else:
                 logits = self.approach.correct(self.answering.classify(hidden))
         predictions = logits.argmax(-1)

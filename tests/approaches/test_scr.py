@@ -62,8 +62,8 @@ def test_means_of_exemplars_answer_and_remember(toy_run, toy_benchmark):
     [
         ({"temperature": 0.0}, "approach.temperature is 0"),
         ({"projection": 0}, "approach.projection 0"),
-        ({"crop": 0.0}, "scale is"),
-        ({"jitter": (0.0, 0.0, 0.0, 0.9)}, "jitter is"),
+        ({"crop": 0.0}, "in the second view of SCR augmentation.scale is"),
+        ({"jitter": (0.0, 0.0, 0.0, 0.9)}, "in the second view of SCR augmentation.jitter is"),
     ],
 )
 def test_impossible_options(options, words):

@@ -23,6 +23,7 @@ APPROACHES = {
     "LUCIR": ["--memory.size", "40"],
     "ICaRL": ["--memory.size", "40"],
 }
+UNTRAINED = {"SCR": ["--memory.size", "40", "--approach.replay", "16"], "FeTrIL": []}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def run_of(tmp_path_factory):
             given = ["--approach", approach, "--benchmark", "Digits", "--backbone", "SmallConvNet", "--name", "run"]
             given += ["--benchmark.tasks", "2", "--benchmark.samples_per_class", "20", "--training.epochs", "1"]
             given += ["--training.batch_size", "32", "--device", "cpu", "--out", str(out)]
-            assert main(["run", *given, *APPROACHES[approach]]) == 0
+            assert main(["run", *given, *{**APPROACHES, **UNTRAINED}[approach]]) == 0
             made[approach] = RunDirectory(out / "run")
         return made[approach]
 
@@ -123,3 +124,11 @@ def test_mistakes_are_one_sentence(run_of, tmp_path):
     with pytest.raises(ConfigurationError, match="did you mean 'all'"):
         Attachment("al")
     assert not target.path.exists(), "no half-made run is left behind"
+
+
+@pytest.mark.parametrize("approach", UNTRAINED)
+def test_a_final_head_that_never_learned_gets_no_company(run_of, tmp_path, approach):
+    target = RunDirectory(tmp_path / "attached")
+    with pytest.raises(ConfigurationError, match=f"^{approach} left the linear heads untrained"):
+        attach(run_of(approach), target, "sdn", device="cpu")
+    assert not target.path.exists()
