@@ -3,11 +3,11 @@
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
 from cl_ac.classifiers.prototypes import Prototypes, linear_logits, reduced
+from cl_ac.importance.features import feature_importance, nearness
 from cl_ac.losses import cross_entropy, elastic_distance, sample_mean
 from cl_ac.network import batch_norms
 from cl_ac.teacher import Teacher
@@ -116,26 +116,3 @@ class EFC(Approach):
             for drift, weight, (now, before) in zip(drifts, here, pairs, strict=True):
                 drift += torch.einsum("cb,b...->c...", weight, (now - before).float())
         self.prototypes.move(drifts)
-
-
-def feature_importance(logits: Tensor) -> Tensor:
-    """`M = mean (diag p − p pᵀ)` [E, C, C] of the probabilities p that logits [E, N, C] stand for."""
-    probabilities = logits.double().softmax(-1)
-    return (torch.diag_embed(probabilities.mean(1)) - probabilities.mT @ probabilities / logits.shape[1]).float()
-
-
-def nearness(logits: Tensor, centres: Tensor, importance: Tensor, sigma: float) -> Tensor:
-    """How much each sample tells of the drift of each prototype: [E, K, N], of sum 1 over the samples.
-
-    Args:
-        logits: of samples [E, N, C].
-        centres: logits of prototypes [E, K, C].
-        importance: M [E, C, C].
-        sigma: of the weights, in units of the largest distance less the smallest.
-    """
-    samples, centres, importance = logits.double(), centres.double(), importance.double()
-    own = [((value @ importance) * value).sum(-1) for value in (centres, samples)]
-    distances = own[0][:, :, None] + own[1][:, None] - 2 * centres @ importance @ samples.mT
-    flat = distances.flatten(1)
-    spread = (flat.amax(1) - flat.amin(1)).clamp(min=torch.finfo(flat.dtype).tiny)
-    return F.softmax(-distances / spread[:, None, None] / (2 * sigma**2), -1).float()

@@ -11,7 +11,7 @@ from cl_ac.data.copying import copied
 from cl_ac.data.samples import concatenate
 from cl_ac.errors import ConfigurationError
 from cl_ac.heads import ExitLinears, linear_map
-from cl_ac.losses import cross_entropy, global_distillation
+from cl_ac.losses import balanced_distillation, cross_entropy, effective_number_weights, global_distillation
 from cl_ac.teacher import Teacher
 from cl_ac.training import Fit, Trainer
 
@@ -135,28 +135,3 @@ def reduced_and_logits(network: ExitNetwork, images: Tensor) -> tuple[list[Tenso
     """What linear heads are linear in, of each exit, and the logits [E, B, C]."""
     reduced = network.reduce(network.hidden(images))
     return reduced, network.answer(reduced)
-
-
-def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
-    """Weights [C], of mean 1, of classes with `counts` samples: `(1 − β) / (1 − βⁿ)` (Cui et al., 2019).
-
-    Args:
-        counts: int64 [C]; a class without samples weighs as one with a single sample.
-        beta: from 0, where all weigh the same, to 1, where they weigh the inverse of their number.
-    """
-    weights = (1 - beta) / (1 - beta ** counts.clamp(min=1).float())
-    return weights / weights.mean()
-
-
-def balanced_distillation(logits: Tensor, teacher_logits: Tensor, weights: Tensor, temperature: float = 2.0) -> Tensor:
-    """As `global_distillation`, to soft targets that are multiplied by the weight of each class and normalised again
-    (Wang et al., 2022, FOSTER).
-
-    Args:
-        logits: [E, B, C] of the student.
-        teacher_logits: [E, B, C].
-        weights: [C].
-    Returns:
-        [E], mean over the batch.
-    """
-    return global_distillation(logits, teacher_logits + temperature * weights.log(), temperature)

@@ -77,6 +77,17 @@ def auxiliary_cross_entropy(outputs: Tensor, targets: Tensor, new: slice) -> Ten
     return cross_entropy(outputs, (targets - new.start + 1).clamp(min=0))
 
 
+def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
+    """Weights [C], of mean 1, of classes with `counts` samples: `(1 − β) / (1 − βⁿ)` (Cui et al., 2019).
+
+    Args:
+        counts: int64 [C]; a class without samples weighs as one with a single sample.
+        beta: from 0, where all weigh the same, to 1, where they weigh the inverse of their number.
+    """
+    weights = (1 - beta) / (1 - beta ** counts.clamp(min=1).float())
+    return weights / weights.mean()
+
+
 def separated_cross_entropy(logits: Tensor, targets: Tensor, split: int, old: slice, new: slice) -> Tensor:
     """Separated softmax (SS-IL, Ahn et al., 2021, eq. 3): new samples among new classes, replayed ones among old.
 

@@ -123,6 +123,20 @@ def binary_softmax_distillation(logits: Tensor, old_logits: Tensor, temperature:
     return sample_mean(-torch.lerp(others, student, teacher).mean(-1))
 
 
+def balanced_distillation(logits: Tensor, teacher_logits: Tensor, weights: Tensor, temperature: float = 2.0) -> Tensor:
+    """As `global_distillation`, to soft targets that are multiplied by the weight of each class and normalised again
+    (Wang et al., 2022, FOSTER).
+
+    Args:
+        logits: [E, B, C] of the student.
+        teacher_logits: [E, B, C].
+        weights: [C].
+    Returns:
+        [E], mean over the batch.
+    """
+    return global_distillation(logits, teacher_logits + temperature * weights.log(), temperature)
+
+
 def auxiliary_distillation(
     logits: Tensor, auxiliary_logits: Tensor, classes: slice, temperature: float = 2.0
 ) -> Tensor:

@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cl_ac.approaches.efc import EFC, feature_importance, nearness
+from cl_ac.approaches.efc import EFC
 from cl_ac.classifiers.prototypes import linear_logits, reduced
 from cl_ac.data.batches import Batch
 from cl_ac.data.seeding import generator
+from cl_ac.importance.features import feature_importance, nearness
 from cl_ac.losses import elastic_distance
 from cl_ac.network import batch_norms
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cl_ac.approaches.finetuning import FineTuning
-from cl_ac.approaches.foster import FOSTER, balanced_distillation, effective_number_weights
+from cl_ac.approaches.foster import FOSTER
 from cl_ac.data.batches import Batch
 from cl_ac.data.samples import concatenate
 from cl_ac.errors import ConfigurationError
@@ -120,20 +120,3 @@ def test_it_forgets_less_than_fine_tuning_at_the_same_cost(toy_run):
 def test_settings_out_of_range_are_refused(options, sentence):
     with pytest.raises(ConfigurationError, match=sentence):
         FOSTER(**options)
-
-
-def test_effective_numbers_weigh_classes_with_few_samples_more():
-    weights = effective_number_weights(torch.tensor([20, 500]), 0.96)
-    assert weights.tolist() == pytest.approx([1.2837, 0.7163], abs=1e-4)
-    assert effective_number_weights(torch.tensor([20, 500]), 0.0).tolist() == [1, 1]
-
-
-def test_balanced_distillation_weighs_soft_targets_and_normalises_them():
-    draw = torch.Generator().manual_seed(0)
-    logits, other = torch.randn(2, 3, 5, 4, generator=draw, dtype=torch.float64)
-    weights = torch.tensor([2.0, 1.0, 0.5, 1.5])
-    targets = (other / 3).softmax(-1) * weights
-    targets /= targets.sum(-1, keepdim=True)
-    expected = -(targets * (logits / 3).log_softmax(-1)).sum(-1).mean(-1)
-    found = balanced_distillation(logits, other, weights, 3.0)
-    torch.testing.assert_close(found, expected)

@@ -281,3 +281,20 @@ def test_supervised_contrast_compares_in_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         found = losses.supervised_contrast(outputs, targets, 0.1)
     assert torch.equal(found, wanted)
+
+
+def test_effective_numbers_weigh_classes_with_few_samples_more():
+    weights = losses.effective_number_weights(torch.tensor([20, 500]), 0.96)
+    assert weights.tolist() == pytest.approx([1.2837, 0.7163], abs=1e-4)
+    assert losses.effective_number_weights(torch.tensor([20, 500]), 0.0).tolist() == [1, 1]
+
+
+def test_balanced_distillation_weighs_soft_targets_and_normalises_them():
+    draw = torch.Generator().manual_seed(0)
+    logits, other = torch.randn(2, 3, 5, 4, generator=draw, dtype=torch.float64)
+    weights = torch.tensor([2.0, 1.0, 0.5, 1.5])
+    targets = (other / 3).softmax(-1) * weights
+    targets /= targets.sum(-1, keepdim=True)
+    expected = -(targets * (logits / 3).log_softmax(-1)).sum(-1).mean(-1)
+    found = losses.balanced_distillation(logits, other, weights, 3.0)
+    torch.testing.assert_close(found, expected)
