@@ -32,7 +32,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that does not exist, with the nearest one that does."""
     choices = sorted(known)
     lowered = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)
+    # Of names that are as near, the one with the same letters: exchanged ones are the commonest slip.
+    close.sort(key=lambda choice: sorted(choice) != sorted(name.lower()))
     hint = f"did you mean '{lowered[close[0]]}'? " if close else ""
     if not choices:
         return f"unknown {kind} '{name}'; there is none to choose from"
