@@ -16,6 +16,7 @@ from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.available import available_bytes
 from cl_ac.data.decoding import readable, square
 from cl_ac.data.samples import ImageFiles, Samples
+from cl_ac.data.seeding import generator
 from cl_ac.errors import DataError, told
 
 # The raster formats that Pillow reads without another program.
@@ -102,6 +103,19 @@ class ImageFileSet(Benchmark):
                 "lower benchmark.size or benchmark.samples_per_class"
             )
         return has_room and needed <= RESIDENT_BYTES if self.in_memory is None else self.in_memory
+
+
+def drawn_apart(samples: Samples, share: float) -> tuple[Samples, Samples]:
+    """A split of samples that have none: `share` of each class, at least one image, become test samples.
+
+    It depends on the number of images of each class alone.
+    """
+    is_test = torch.zeros(len(samples), dtype=torch.bool)
+    for target in samples.targets.unique().tolist():
+        members = (samples.targets == target).nonzero()[:, 0]
+        order = torch.randperm(len(members), generator=generator(0, "split of the data set", target))
+        is_test[members[order[: max(round(share * len(members)), 1)]]] = True
+    return samples.select(~is_test), samples.select(is_test)
 
 
 def lines(path: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
