@@ -136,6 +136,11 @@ def lines(path: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
             yield number, words
 
 
+def folders_in(place: Path) -> list[str]:
+    """The names of the folders in `place` in alphabetical order; those that start with a dot are left out."""
+    return sorted(each.name for each in place.iterdir() if each.is_dir() and not each.name.startswith("."))
+
+
 def in_folders(place: Path, names: Sequence[str]) -> Iterator[tuple[Path, int]]:
     """The image files in `place/<name>` for each of `names`, with the name's position as label.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
-from cl_ac.datasets.image_files import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPHS, ImageFileSet, in_folders
+from cl_ac.datasets.image_files import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPHS, ImageFileSet, folders_in, in_folders
 from cl_ac.errors import DataError
 
 
@@ -39,10 +39,7 @@ class ImageFolder(ImageFileSet):
         Raises:
             DataError: if folders are missing or differ between training and test images.
         """
-        train, test = (
-            {folder.name for folder in part.iterdir() if folder.is_dir() and not folder.name.startswith(".")}
-            for part in self._parts
-        )
+        train, test = (set(folders_in(part)) for part in self._parts)
         if not train:
             raise DataError(f"'{self._parts[0]}' holds no folders; it needs one for each class")
         if train != test:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
-from cl_ac.datasets.image_files import ImageFileSet, in_folders, lines
+from cl_ac.datasets.image_files import ImageFileSet, folders_in, in_folders, lines
 from cl_ac.errors import DataError
 
 
@@ -45,7 +45,7 @@ class TinyImageNet(ImageFileSet):
             DataError: if the data set is not there.
         """
         train = self._place / "train"
-        names = sorted(each.name for each in train.iterdir() if each.is_dir() and each.name[0] != ".")
+        names = folders_in(train)
         if not names:
             raise DataError(f"'{train}' holds no folders; it needs one for each class")
         return names

@@ -1,9 +1,10 @@
 """Small images that torchvision reads and downloads: CIFAR-10 and -100, MNIST and its like, SVHN."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
+from torch import Tensor
 
 from cl_ac.benchmark import Benchmark
 from cl_ac.data.augmentation import Augmentation
@@ -161,8 +162,8 @@ class EMNIST(TorchvisionSet):
     def read(self, train: bool) -> Samples:
         samples = super().read(train)
         # The files hold images transposed, and number letters from 1.
-        first = int(self.split == "letters")
-        return Samples(samples.images.transpose(2, 3).contiguous(), samples.targets - first)
+        upright = cast(Tensor, samples.images).transpose(2, 3).contiguous()
+        return Samples(upright, samples.targets - int(self.split == "letters"))
 
 
 class SVHN(TorchvisionSet):
