@@ -19,8 +19,8 @@ class UnsplitFolder(ImageFileSet):
 
     Args:
         root: folder that holds one folder for each class.
-        test_share: share of each class's images that are test images; which ones depends on the number of images alone,
-            so that it is the same for every seed and on every machine.
+        test_share: share of each class's images that are test images; which ones depends on their number alone, so that
+            they are the same for every seed and on every machine.
         test_list: a file that lists the test images instead, one a line as `class/name` (what stands before these, or
             behind a space, is ignored), for splits that others have published.
     """
