@@ -168,8 +168,10 @@ class Arrays(Benchmark):
 def _channels_first(images: Tensor) -> Tensor:
     """Any of the layouts as contiguous [N, channels, height, width]."""
     if images.ndim == 3:
-        return images[:, None]
-    return (images.permute(0, 3, 1, 2) if images.shape[3] in CHANNELS else images).contiguous()
+        images = images[:, None]
+    elif images.shape[3] in CHANNELS:
+        images = images.permute(0, 3, 1, 2)
+    return images.contiguous()
 
 
 def _sides(shape: tuple[int, int, int]) -> str:

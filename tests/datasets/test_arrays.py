@@ -24,13 +24,15 @@ def _written(path, **changed):
     return Arrays(str(path / "images.npz"), tasks=2)
 
 
-@pytest.mark.parametrize("layout", ["first", "last", "grey"])
+@pytest.mark.parametrize("layout", ["first", "last", "grey", "fortran"])
 def test_images_of_every_layout(tmp_path, layout):
     arrays = expected = _arrays(1 if layout == "grey" else 3)
     if layout == "last":
         arrays = {name: value.transpose(0, 2, 3, 1) if value.ndim == 4 else value for name, value in arrays.items()}
     if layout == "grey":
         arrays = {name: value[:, 0] if value.ndim == 4 else value for name, value in arrays.items()}
+    if layout == "fortran":
+        arrays = {name: numpy.asfortranarray(value) for name, value in arrays.items()}
     benchmark = _written(tmp_path, **arrays)
     assert benchmark.image_shape == expected["x_train"].shape[1:]
     assert benchmark.num_classes == 2
