@@ -1,67 +1,32 @@
 """Images in folders named after their classes."""
 
-import mimetypes
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
-from typing import cast
 
-import torch
-
-from cl_ac.benchmark import Benchmark
 from cl_ac.data.augmentation import Augmentation
-from cl_ac.data.available import available_bytes
-from cl_ac.data.decoding import readable, square
-from cl_ac.data.samples import ImageFiles, Samples
+from cl_ac.data.samples import Samples
+from cl_ac.datasets.image_files import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPHS, ImageFileSet, folders_in, in_folders
 from cl_ac.errors import DataError
 
-# The raster formats that Pillow reads without another program.
-EXTENSIONS = frozenset(
-    (
-        *(".apng", ".avif", ".avifs", ".bmp", ".bw", ".dds", ".dib", ".gif", ".ico", ".im", ".j2c", ".j2k", ".jfif"),
-        *(".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png"),
-        *(".pnm", ".ppm", ".psd", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".webp", ".xbm"),
-        ".xpm",
-    )
-)
-# What pictures end with, by Pillow's name of the format, and where it is looked for: in so many bytes.
-ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}
-TAIL = 64
-RESIDENT_BYTES = 4 * 2**30
-# What training takes beside the images, at the least.
-WORKING_BYTES = 2**29
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
-
-class ImageFolder(Benchmark):
+class ImageFolder(ImageFileSet):
     """Any tree `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`) of image files.
 
     Classes are numbered in the alphabetical order of their folders, which may be nested and linked; names that start
-    with a dot are left out. Images become upright RGB, on white where they are transparent, their shorter side is
-    resized to `size` and the central square is kept.
+    with a dot are left out.
 
     Args:
         root: folder that holds `train` and `test`.
-        size: side in pixels of the images kept; `augmentation.size` is the side of what the network sees.
-        in_memory: whether all images are decoded once and kept as one tensor; otherwise they are decoded each time
-            they are used. None decides by size: up to 4 GiB (3 · size² bytes per image) are kept if memory has room.
     """
 
     def __init__(
         self,
         root: str,
         size: int = 32,
-        in_memory: bool | None = None,
         augmentation: Augmentation = Augmentation(mean=IMAGENET_MEAN, std=IMAGENET_STD, crop="resized", flip=True),
-        **splitting,
+        **source,
     ):
-        super().__init__(augmentation=augmentation, **splitting)
-        self.root, self.size, self.in_memory = Path(root).expanduser(), size, in_memory
-        self.image_shape = (3, size, size)
+        super().__init__(root, size, augmentation=augmentation, **source)
 
     @property
     def num_classes(self) -> int:
@@ -74,10 +39,7 @@ class ImageFolder(Benchmark):
         Raises:
             DataError: if folders are missing or differ between training and test images.
         """
-        train, test = (
-            {folder.name for folder in part.iterdir() if folder.is_dir() and not folder.name.startswith(".")}
-            for part in self._parts
-        )
+        train, test = (set(folders_in(part)) for part in self._parts)
         if not train:
             raise DataError(f"'{self._parts[0]}' holds no folders; it needs one for each class")
         if train != test:
@@ -103,116 +65,8 @@ class ImageFolder(Benchmark):
         Raises:
             DataError: if a class has no images, or one that cannot be read by its name.
         """
-        return self._list(self._parts[0]), self._list(self._parts[1])
-
-    def load(self) -> tuple[Samples, Samples]:
-        train, test = self.keep(self.list_samples())
+        train, test = (self.listed(in_folders(part, self.class_names)) for part in self._parts)
         return train, test
-
-    def keep(self, parts: Sequence[Samples]) -> list[Samples]:
-        """The same samples, decoded into one tensor where memory has room for them.
-
-        Raises:
-            DataError: naming every file that is no readable image, or if memory has no room. Of images that are not
-                kept in memory only headers and ends are read here, which tells those that were cut short; a picture
-                that is damaged in between is named when it is first used.
-        """
-        files = ImageFiles([path for part in parts for path in cast(ImageFiles, part.images).paths], self.size)
-        if not self._fits(torch.Size(files.shape).numel()):
-            _for_each(files.paths, lambda index, path: _probe(path))
-            return list(parts)
-        images = torch.empty(files.shape, dtype=torch.uint8)
-        _for_each(files.paths, lambda index, path: images[index].copy_(square(path, self.size)))
-        ends = torch.tensor([0, *map(len, parts)]).cumsum(0).tolist()
-        return [
-            Samples(images[start:end], part.targets) for part, (start, end) in zip(parts, pairwise(ends), strict=True)
-        ]
-
-    def _fits(self, needed: int) -> bool:
-        """Whether images of `needed` bytes are kept in memory."""
-        free = available_bytes()
-        has_room = free is None or needed + WORKING_BYTES <= free
-        if self.in_memory and not has_room:
-            raise DataError(
-                f"benchmark.in_memory is true, but the images take {needed / 2**30:.2f} GiB and training "
-                f"{WORKING_BYTES / 2**30:g} more, and {free / 2**30:.2f} GiB of memory are free; set it to false, or "
-                "lower benchmark.size or benchmark.samples_per_class"
-            )
-        return has_room and needed <= RESIDENT_BYTES if self.in_memory is None else self.in_memory
-
-    def _list(self, part: Path) -> Samples:
-        """The image files of all classes with their labels."""
-        paths, counts = [], []
-        for name in self.class_names:
-            found = sorted(_pictures(part / name))
-            if not found:
-                raise DataError(f"'{part / name}' holds no images ({', '.join(sorted(EXTENSIONS))})")
-            paths += found
-            counts.append(len(found))
-        targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        return Samples(ImageFiles(paths, self.size), targets)
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    """The image files at any depth, through links too; what is hidden is left out, and so are files of other kinds.
-
-    Raises:
-        DataError: for an image of a kind that cannot be read.
-    """
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        # A link may lead back to a folder above it.
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in seen else []
-        if real in seen:
-            continue
-        seen.add(real)
-        for name in files:
-            path = Path(place, name)
-            if name.startswith("."):
-                continue
-            if path.suffix.lower() in EXTENSIONS:
-                yield path
-            elif (mimetypes.guess_type(name, strict=False)[0] or "").startswith("image/"):
-                raise DataError(f"'{path}' is an image of a kind that cannot be read; convert it or remove it")
-
-
-def _probe(path: Path) -> None:
-    """Reads the header and the last bytes: quick, and finds what is no image or was cut short, but no other damage.
-
-    Raises:
-        DataError: for what it finds.
-    """
-    with readable(path) as image:
-        end = ENDS.get(image.format or "")
-    if end is not None:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL))
-            is_whole = end in file.read()
-        if not is_whole:
-            square(path, 1)  # other data may follow the picture: decoding it tells
-
-
-def _for_each(paths: Sequence[Path], read: Callable[[int, Path], object], chunk: int = 256) -> None:
-    """Calls `read` with every index and path, on threads; raises one `DataError` for all of those that it raises."""
-    count = len(paths)
-
-    def read_chunk(start: int) -> list[str]:
-        errors = []
-        for index in range(start, min(start + chunk, count)):
-            try:
-                read(index, paths[index])
-            except DataError as error:
-                errors.append(str(error))
-        return errors
-
-    with ThreadPoolExecutor() as pool:
-        errors = [error for part in pool.map(read_chunk, range(0, count, chunk)) for error in part]
-    if len(errors) == 1:
-        raise DataError(errors[0])
-    if errors:
-        rest = f" … and {len(errors) - 10} more" if len(errors) > 10 else ""
-        raise DataError(f"{len(errors)} of {count} images cannot be read: " + "; ".join(errors[:10]) + rest)
 
 
 # fmt: off
@@ -247,9 +101,7 @@ class ImageNet100(ImageFolder):
         self,
         root: str,
         size: int = 256,
-        augmentation: Augmentation = Augmentation(
-            mean=IMAGENET_MEAN, std=IMAGENET_STD, crop="resized", flip=True, size=224
-        ),
+        augmentation: Augmentation = PHOTOGRAPHS,
         **source,
     ):
         super().__init__(root, size, augmentation=augmentation, **source)

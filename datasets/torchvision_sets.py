@@ -1,28 +1,24 @@
-"""Data sets that torchvision reads and downloads: CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST, SVHN."""
+"""Small images that torchvision reads and downloads: CIFAR-10 and -100, MNIST and its like, SVHN."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, cast
 
 import torch
+from torch import Tensor
 
 from cl_ac.benchmark import Benchmark
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
-from cl_ac.errors import DataError
+from cl_ac.datasets.torchvision_reader import TorchvisionReader
 
 
-class TorchvisionSet(Benchmark):
-    """A data set that one of torchvision's classes reads.
-
-    A subclass names that class as `reader`, and as `stored_as` what it looks for under `root`.
+class TorchvisionSet(TorchvisionReader, Benchmark):
+    """A data set that one of torchvision's classes reads into memory.
 
     Args:
         root: folder that holds the data set.
         download: whether to download the data set if it is not there.
     """
-
-    reader: ClassVar[str]
-    stored_as: ClassVar[str]
 
     def __init__(self, root: str = "~/data", download: bool = False, **splitting):
         super().__init__(**splitting)
@@ -42,22 +38,6 @@ class TorchvisionSet(Benchmark):
         channels, height, width = self.image_shape
         images = torch.as_tensor(source.data).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
         return Samples(images.contiguous(), torch.as_tensor(source.targets))
-
-    def open(self, **part: Any) -> Any:
-        """torchvision's own object for one part of the data set."""
-        import torchvision.datasets
-
-        try:
-            return getattr(torchvision.datasets, self.reader)(self.root, download=self.download, **part)
-        # torchvision has no exception of its own for files that are missing, damaged or cannot be fetched.
-        except (RuntimeError, OSError, ValueError, AssertionError) as error:
-            place = self.root / self.stored_as
-            if self.download:
-                raise DataError(f"cannot download {type(self).__name__} to '{place}': {error}") from error
-            raise DataError(
-                f"there is no intact {type(self).__name__} at '{place}'; get it with --benchmark.download true, "
-                "or say with --benchmark.root where it is"
-            ) from error
 
 
 class CIFAR10(TorchvisionSet):
@@ -134,6 +114,56 @@ class FashionMNIST(TorchvisionSet):
         **source,
     ):
         super().__init__(augmentation=augmentation, **source)
+
+
+class KMNIST(TorchvisionSet):
+    """Kuzushiji-MNIST (Clanuwat et al., 2018): 60,000 + 10,000 cursive Japanese characters of 28 × 28 pixels."""
+
+    reader, stored_as = "KMNIST", "KMNIST/raw"
+    num_classes = 10
+    image_shape = (1, 28, 28)
+
+    def __init__(
+        self,
+        augmentation: Augmentation = Augmentation(mean=(0.1918,), std=(0.3483,), crop="shift", padding=2),
+        **source,
+    ):
+        super().__init__(augmentation=augmentation, **source)
+
+
+class EMNIST(TorchvisionSet):
+    """EMNIST (Cohen et al., 2017): handwritten letters and digits of 28 × 28 pixels, turned upright.
+
+    Args:
+        split: which of its sets: `balanced` has 112,800 + 18,800 images of 47 classes, `letters` 26 classes,
+            `byclass` 62 and `bymerge` 47 of unequal sizes, `digits` and `mnist` 10.
+    """
+
+    reader, stored_as = "EMNIST", "EMNIST/raw"
+    image_shape = (1, 28, 28)
+    classes: ClassVar = {"balanced": 47, "byclass": 62, "bymerge": 47, "letters": 26, "digits": 10, "mnist": 10}
+
+    def __init__(
+        self,
+        split: Literal["balanced", "byclass", "bymerge", "letters", "digits", "mnist"] = "balanced",
+        augmentation: Augmentation = Augmentation(mean=(0.1751,), std=(0.3332,), crop="shift", padding=2),
+        **source,
+    ):
+        super().__init__(augmentation=augmentation, **source)
+        self.split = split
+
+    @property
+    def num_classes(self) -> int:
+        return self.classes[self.split]
+
+    def open(self, **part: Any) -> Any:
+        return super().open(split=self.split, **part)
+
+    def read(self, train: bool) -> Samples:
+        samples = super().read(train)
+        # The files hold images transposed, and number letters from 1.
+        upright = cast(Tensor, samples.images).transpose(2, 3).contiguous()
+        return Samples(upright, samples.targets - int(self.split == "letters"))
 
 
 class SVHN(TorchvisionSet):

@@ -42,7 +42,7 @@ def told_when_memory_runs_out(function: Callable[P, R]) -> Callable[P, R]:
             amount = f" ({wanted[1]} more were asked for)" if wanted else ""
             raise DataError(
                 f"memory ran out{amount}; lower training.batch_size or the size of the images, or set "
-                "benchmark.in_memory of an ImageFolder to false"
+                "benchmark.in_memory of image files to false"
             ) from error
 
     return wrapped

@@ -37,7 +37,7 @@ NAMES_CODE = {("WrappedModel", "model"): None, ("AvalancheBenchmark", "factory")
 
 
 def classes(kind: str, base: type) -> dict[str, type]:
-    """The subclasses of `base` that come with the framework, by name.
+    """The subclasses of `base` that come with the framework, by name; what they have in common is none of them.
 
     Args:
         kind: `approach`, `benchmark`, `backbone` or `classifier`.
@@ -49,7 +49,8 @@ def classes(kind: str, base: type) -> dict[str, type]:
     found: dict[str, type] = {}
     for module in map(importlib.import_module, names):
         for name, value in inspect.getmembers(module, inspect.isclass):
-            if issubclass(value, base) and value is not base and value.__module__ == module.__name__:
+            ours = issubclass(value, base) and value is not base and value.__module__ == module.__name__
+            if ours and not inspect.isabstract(value):
                 found[name] = value
     return found
 

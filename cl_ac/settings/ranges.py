@@ -128,8 +128,7 @@ RANGES: dict[str, Range] = {
     "expansion": Range(0, 64, above=True),
     "dropout": MOST,
     # benchmarks
-    "ImageFolder.size": Range(1, 4096),
-    "ImageNet100.size": Range(1, 4096),
+    "ImageFileSet.size": Range(1, 4096),
     "Augmentation.size": Range(1, 4096),
     "padding": Range(0, 4096),
     # training
@@ -143,6 +142,7 @@ RANGES: dict[str, Range] = {
 
 def range_of(owner: type, option: str) -> Range | None:
     """The range of an option of one of our classes; None where there is no more to say than its type does."""
-    return (
-        RANGES.get(f"{owner.__name__}.{option}", RANGES.get(option)) if owner.__module__.startswith("cl_ac") else None
-    )
+    if not owner.__module__.startswith("cl_ac"):
+        return None
+    owned = (RANGES.get(f"{each.__name__}.{option}") for each in owner.__mro__)
+    return next((allowed for allowed in owned if allowed), RANGES.get(option))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cl_ac.data.decoding import square
 from cl_ac.data.samples import ImageFiles
-from cl_ac.datasets import image_folder
+from cl_ac.datasets import image_files
 from cl_ac.datasets.image_folder import IMAGENET_100, ImageFolder, ImageNet100
 from cl_ac.errors import DataError
 
@@ -60,7 +60,7 @@ def test_what_exceeds_the_limit_is_streamed(tmp_path, monkeypatch):
     _write_tree(tmp_path)
     bytes_needed = 3 * (4 + 2) * 3 * 8 * 8
     for limit, resident in ((bytes_needed, True), (bytes_needed - 1, False)):
-        monkeypatch.setattr(image_folder, "RESIDENT_BYTES", limit)
+        monkeypatch.setattr(image_files, "RESIDENT_BYTES", limit)
         assert ImageFolder(str(tmp_path), size=8).load()[0].resident == resident
 
 
@@ -158,7 +158,7 @@ def test_caps_are_applied_before_anything_is_decoded(tmp_path, monkeypatch):
         for keep in (True, False)
     )
     decoded = []
-    monkeypatch.setattr(image_folder, "square", lambda path, size: decoded.append(path) or square(path, size))
+    monkeypatch.setattr(image_files, "square", lambda path, size: decoded.append(path) or square(path, size))
     for expected, task in zip(streamed, kept, strict=True):
         for part, count in (("train", 4 - 1), ("validation", 1), ("test", 2)):
             samples = getattr(task, part)
@@ -170,7 +170,7 @@ def test_caps_are_applied_before_anything_is_decoded(tmp_path, monkeypatch):
 @pytest.mark.parametrize("in_memory", [None, True])
 def test_images_beyond_memory_stream_or_are_refused_by_the_settings_name(tmp_path, monkeypatch, in_memory):
     _write_tree(tmp_path)
-    monkeypatch.setattr(image_folder, "available_bytes", lambda: image_folder.WORKING_BYTES)
+    monkeypatch.setattr(image_files, "available_bytes", lambda: image_files.WORKING_BYTES)
     benchmark = ImageFolder(str(tmp_path), size=8, in_memory=in_memory)
     if in_memory is None:
         assert not benchmark.load()[0].resident

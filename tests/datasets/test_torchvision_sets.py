@@ -13,7 +13,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from cl_ac.benchmark import Benchmark
-from cl_ac.datasets.torchvision_sets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
+from cl_ac.datasets.torchvision_sets import CIFAR10, CIFAR100, EMNIST, KMNIST, MNIST, SVHN, FashionMNIST
 from cl_ac.errors import ConfigurationError, DataError
 
 ROOT = Path(__file__).parents[2]
@@ -72,8 +72,8 @@ def test_cifar100(tmp_path, any_checksum):
     _assert_holds(CIFAR100(root=str(tmp_path)), *held, num_train=10)
 
 
-@pytest.mark.parametrize("kind", [MNIST, FashionMNIST])
-def test_mnist_and_fashion_mnist(tmp_path, kind):
+@pytest.mark.parametrize("kind", [MNIST, FashionMNIST, KMNIST])
+def test_mnist_and_its_like(tmp_path, kind):
     images = _pixels(14, 28, 28)
     targets = [index % 10 for index in range(14)]
     folder = tmp_path / kind.__name__ / "raw"
@@ -82,6 +82,21 @@ def test_mnist_and_fashion_mnist(tmp_path, kind):
         _write_idx(folder / f"{name}-images-idx3-ubyte", images[part])
         _write_idx(folder / f"{name}-labels-idx1-ubyte", numpy.array(targets[part], dtype=numpy.uint8))
     _assert_holds(kind(root=str(tmp_path)), images[:, None], targets, num_train=8)
+
+
+@pytest.mark.parametrize(("split", "first", "classes"), [("balanced", 0, 47), ("letters", 1, 26)])
+def test_emnist(tmp_path, split, first, classes):
+    images = _pixels(14, 28, 28)
+    targets = [index % 10 for index in range(14)]
+    folder = tmp_path / "EMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name, part in (("train", slice(8)), ("test", slice(8, None))):
+        _write_idx(folder / f"emnist-{split}-{name}-images-idx3-ubyte", images[part].transpose(0, 2, 1))
+        labels = numpy.array(targets[part], dtype=numpy.uint8) + first
+        _write_idx(folder / f"emnist-{split}-{name}-labels-idx1-ubyte", labels)
+    benchmark = EMNIST(root=str(tmp_path), split=split)
+    assert benchmark.num_classes == classes
+    _assert_holds(benchmark, images[:, None], targets, num_train=8)
 
 
 def test_svhn(tmp_path, any_checksum):
@@ -94,7 +109,7 @@ def test_svhn(tmp_path, any_checksum):
     _assert_holds(SVHN(root=str(tmp_path)), images, targets, num_train=8)
 
 
-@pytest.mark.parametrize("kind", [CIFAR10, CIFAR100, MNIST, FashionMNIST, SVHN])
+@pytest.mark.parametrize("kind", [CIFAR10, CIFAR100, MNIST, FashionMNIST, KMNIST, EMNIST, SVHN])
 def test_missing_data_say_where_and_how(tmp_path, kind):
     benchmark = kind(root=str(tmp_path))
     benchmark.check()
@@ -132,7 +147,7 @@ def test_published_order_of_cifar100_is_icarls():
 
 
 def test_digits_are_not_flipped():
-    assert not any(kind().augmentation.flip for kind in (MNIST, SVHN))
+    assert not any(kind().augmentation.flip for kind in (MNIST, KMNIST, EMNIST, SVHN))
     assert all(kind().augmentation.flip for kind in (CIFAR10, CIFAR100, FashionMNIST))
 
 
