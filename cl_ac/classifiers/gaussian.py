@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.classifiers.classifier import Classifier
-from cl_ac.errors import ConfigurationError
+from cl_ac.data.tasks import Task
+from cl_ac.errors import ConfigurationError, unknown
+from cl_ac.network import ExitNetwork
+from cl_ac.training import Trainer
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ class Gaussian(Classifier):
             same, but bayes-scaled confidences are far too low for thresholds of early exits.
         shrinkage: of streaming linear discriminant analysis (Hayes & Kanan, 2020, SLDA; there 1e-4): with ε it takes
             `P = [(1 − ε) S + ε I]⁻¹` in place of the ridge above. (In the authors' code each first sample of a class
-            also counts its distance from the origin in S.)
+            also counts its distance from the origin in S.) With `ledoit_wolf`, `P = [(1 − ε) S + ε tr(S) / D · I]⁻¹`
+            and ε estimated from the data (Ledoit & Wolf, 2004), for a full covariance only. It is that of all data at
+            once, in any order of tasks, and takes a second pass over each task's data.
         reading: how features are read and exits aggregated, see `Classifier`.
     """
 
@@ -75,11 +80,19 @@ class Gaussian(Classifier):
         self,
         covariance: Literal["full", "diagonal", "spherical"] = "full",
         scale: Literal["unit", "bayes"] = "unit",
-        shrinkage: float | None = None,
+        shrinkage: float | Literal["ledoit_wolf"] | None = None,
         **reading,
     ):
         super().__init__(**reading)
-        if shrinkage is not None and not 0 < shrinkage <= 1:
+        if isinstance(shrinkage, str):
+            if shrinkage != "ledoit_wolf":
+                raise ConfigurationError(unknown("classifier.shrinkage", shrinkage, ("ledoit_wolf",)))
+            if covariance != "full":
+                raise ConfigurationError(
+                    f"classifier.shrinkage is ledoit_wolf and classifier.covariance is {covariance}; "
+                    "it is estimated for a full covariance only"
+                )
+        elif shrinkage is not None and not 0 < shrinkage <= 1:
             raise ConfigurationError(f"classifier.shrinkage is {shrinkage}; it must be above 0 and at most 1")
         self.covariance, self.scale, self.shrinkage = covariance, scale, shrinkage
 
@@ -89,11 +102,25 @@ class Gaussian(Classifier):
             for index, part in enumerate(features):
                 new = Statistics.of(part.double(), targets, task.classes_seen, diagonal)
                 self._keep(index, self.statistics(index).merge(new) if hasattr(self, f"counts_{index}") else new)
+        if self.shrinkage == "ledoit_wolf":
+            self._add_fourth_powers(task, network, trainer)
         for index in range(len(network)):
-            kind = self.covariance == "spherical", self.scale == "bayes", self.shrinkage
-            weight, bias = discriminant(self.statistics(index), *kind)
+            weight, bias = discriminant(
+                self.statistics(index),
+                self.covariance == "spherical",
+                self.scale == "bayes",
+                None if self.shrinkage == "ledoit_wolf" else self.shrinkage,
+                getattr(self, f"fourth_powers_{index}", None),
+            )
             self.register_buffer(f"weight_{index}", weight.float())
             self.register_buffer(f"bias_{index}", bias.float())
+
+    def _add_fourth_powers(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
+        """Adds `Σ |x − μ_y|⁴` over the task's data, whose classes' means are known by now and stay as they are."""
+        for features, targets in self.passes(network, task.train.without_extras(), trainer):
+            for index, part in enumerate(features):
+                new = (part.double() - self.statistics(index).means[targets]).square().sum(1).square().sum()
+                self.register_buffer(f"fourth_powers_{index}", getattr(self, f"fourth_powers_{index}", 0) + new)
 
     def statistics(self, index: int) -> Statistics:
         """What is known at one exit."""
@@ -107,16 +134,44 @@ class Gaussian(Classifier):
         return features @ getattr(self, f"weight_{index}").T + getattr(self, f"bias_{index}")
 
 
+def ledoit_wolf(statistics: Statistics, fourth_powers: Tensor) -> Tensor:
+    """The ε for which `(1 − ε) S + ε tr(S) / D · I` is expected to be nearest to the true covariance (Ledoit & Wolf,
+    2004, lemma 3.2 on), S the pooled covariance with divisor N.
+
+    Never 0, so that a precision exists; at least 1e-10.
+
+    Args:
+        statistics: with a full scatter.
+        fourth_powers: sum over samples of `|x − μ_y|⁴`.
+    """
+    samples, features = statistics.counts.sum().clamp(min=1), statistics.means.shape[1]
+    covariance = statistics.scatter / samples
+    squared = covariance.square().sum()
+    apart = squared - covariance.trace().square() / features
+    error = (fourth_powers / samples - squared) / samples
+    # Without any variance both are 0, and rounding may leave either a little below.
+    return (error / apart.clamp(min=torch.finfo(apart.dtype).tiny)).clamp(1e-10, 1)
+
+
 def discriminant(
-    statistics: Statistics, spherical: bool = False, bayes: bool = False, shrinkage: float | None = None
+    statistics: Statistics,
+    spherical: bool = False,
+    bayes: bool = False,
+    shrinkage: float | None = None,
+    fourth_powers: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The linear discriminant of `Gaussian`: weight [C, D] and bias [C]."""
+    """The linear discriminant of `Gaussian`: weight [C, D] and bias [C]; with `fourth_powers`, that of Ledoit & Wolf's
+    shrinkage, see `ledoit_wolf`."""
     means, scatter = statistics.means, statistics.scatter
     features, freedom = means.shape[1], (statistics.counts.sum() - 1).clamp(min=1)
     diagonal = scatter if scatter.ndim == 1 else scatter.diagonal()
     # All features constant: then any precision does, but it must be finite.
-    ridge = (diagonal.sum() / freedom).clamp(min=torch.finfo(scatter.dtype).tiny ** 0.5)
-    if shrinkage is not None:
+    least = torch.finfo(scatter.dtype).tiny ** 0.5
+    ridge = (diagonal.sum() / freedom).clamp(min=least)
+    if fourth_powers is not None:
+        share = ledoit_wolf(statistics, fourth_powers)
+        ridge, scatter = (share * diagonal.mean()).clamp(min=least), (1 - share) * scatter
+    elif shrinkage is not None:
         ridge, scatter = shrinkage * freedom, (1 - shrinkage) * scatter
     if scatter.ndim == 1:
         weight = means / ((scatter.mean() if spherical else scatter) + ridge)
