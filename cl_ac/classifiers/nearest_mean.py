@@ -25,16 +25,24 @@ class NearestMean(Classifier):
             spread of the means, which is wider in deeper exits.
         newest: what the means of the task's own classes are taken over: all their `training` data, or, as in iCaRL's
             paper, their `exemplars`; a class without exemplars takes its training data.
+        normalise: whether features get unit length before their mean is taken. Without, long ones count more, as in
+            SimpleCIL (Zhou et al., 2023).
         reading: how features are read and exits aggregated, see `Classifier`.
     """
 
-    def __init__(self, temperature: float = 0.05, newest: Literal["training", "exemplars"] = "training", **reading):
+    def __init__(
+        self,
+        temperature: float = 0.05,
+        newest: Literal["training", "exemplars"] = "training",
+        normalise: bool = True,
+        **reading,
+    ):
         super().__init__(**reading)
         if temperature <= 0:
             raise ConfigurationError(f"classifier.temperature is {temperature}; it must be above 0")
         if newest not in ("training", "exemplars"):
             raise ConfigurationError(unknown("classifier.newest", newest, ("training", "exemplars")))
-        self.temperature, self.newest = temperature, newest
+        self.temperature, self.newest, self.normalise = temperature, newest, normalise
 
     def fit(self, task, network, trainer, memory) -> None:
         exemplars, train = memory.samples.without_extras(), task.train.without_extras()
@@ -52,7 +60,7 @@ class NearestMean(Classifier):
         sums: Sequence[Tensor] = ()
         for features, targets in passes:
             members = F.one_hot(targets, classes).float().T  # [C, B]
-            added = [members @ F.normalize(part) for part in features]
+            added = [members @ (F.normalize(part) if self.normalise else part) for part in features]
             sums = [total + part for total, part in zip(sums, added, strict=True)] if sums else added
         for index, total in enumerate(sums):
             means = F.normalize(total)
