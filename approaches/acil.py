@@ -13,13 +13,13 @@ class ACIL(Freezing):
 
     Args:
         width: random features of each exit, see the classifier.
-        ridge: of the regression.
+        ridge: of the regression; None chooses it after each task, see the classifier.
     """
 
     family = "prototypes"
     memory_use = "none"
 
-    def __init__(self, width: int = 2048, ridge: float = 0.1):
+    def __init__(self, width: int = 2048, ridge: float | None = 0.1):
         super().__init__(train_heads=False)
         self.width, self.ridge = width, ridge
 
@@ -36,7 +36,7 @@ class DSAL(ACIL):
         compensation: weight of the second stream (the authors': 0.6 for CIFAR-100, 1.5 for ImageNet).
     """
 
-    def __init__(self, width: int = 2048, ridge: float = 0.1, compensation: float = 0.6):
+    def __init__(self, width: int = 2048, ridge: float | None = 0.1, compensation: float = 0.6):
         super().__init__(width, ridge)
         self.compensation = compensation
 

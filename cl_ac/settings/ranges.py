@@ -111,6 +111,8 @@ RANGES: dict[str, Range] = {
     # Less is lost in the rounding of sums over images.
     "ACIL.ridge": Range(1e-9, 1e12),
     "DSAL.ridge": Range(1e-9, 1e12),
+    "RanPAC.ridge": Range(1e-9, 1e12),
+    "RanPAC.width": Range(1, 16_384),
     "compensation": WEIGHT,
     "tukey": POSITIVE,
     "diagonal": WEIGHT,

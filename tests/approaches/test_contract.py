@@ -26,6 +26,7 @@ SHORT = {
     "PODNet": {"balanced_epochs": 1},
     "PackNet": {"retrain_epochs": 1},
     "RWalk": {"interval": 2},
+    "RanPAC": {"width": 16},
     "XDER": {"classes": 7},
     "XDERCE": {"classes": 7},
     "XDERRPC": {"classes": 7},

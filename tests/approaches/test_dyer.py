@@ -8,7 +8,7 @@ import torch
 from cl_ac.approaches.dyer import DyER
 from cl_ac.approaches.finetuning import FineTuning
 from cl_ac.backbones.branching import branches_at, newest_features
-from cl_ac.classifiers.analytic import ACIL, DSAL
+from cl_ac.classifiers.analytic import ACIL, DSAL, RanPAC
 from cl_ac.classifiers.fecam import FeCAM
 from cl_ac.classifiers.fetril import FeTrIL
 from cl_ac.classifiers.gaussian import Gaussian
@@ -117,7 +117,7 @@ def test_nearest_means_read_all_branches(toy_run):
     assert directory.outputs(2).logits.isfinite().all()
 
 
-@pytest.mark.parametrize("classifier", [Gaussian, FeCAM, ACIL, DSAL, FeTrIL])
+@pytest.mark.parametrize("classifier", [Gaussian, FeCAM, ACIL, DSAL, RanPAC, FeTrIL])
 def test_statistics_that_added_features_would_outgrow_are_refused_before_training(toy_benchmark, classifier):
     settings = toy_benchmark(), Training(), Memory(size=12)
     check(FineTuning(), *settings, classifier=classifier())

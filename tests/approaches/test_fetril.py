@@ -1,4 +1,4 @@
-"""FeTrIL, FeCAM, ACIL and DS-AL as methods: the first task trains the network, their classifiers learn the others."""
+"""Methods on a frozen backbone: the first task trains the network, classifiers of the same names learn the others."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from cl_ac.approaches.acil import ACIL, DSAL
 from cl_ac.approaches.fecam import FeCAM
 from cl_ac.approaches.fetril import FeTrIL
 from cl_ac.approaches.freezing import Freezing
+from cl_ac.approaches.ranpac import RanPAC
 from cl_ac.recording.checkpoint import Checkpoint
 
 METHODS = {
@@ -14,6 +15,7 @@ METHODS = {
     FeCAM: {"tukey": 0.7, "off_diagonal": 0.5},
     ACIL: {"width": 16, "ridge": 0.5},
     DSAL: {"width": 16, "compensation": 0.3},
+    RanPAC: {"width": 32, "ridge": None},
 }
 
 

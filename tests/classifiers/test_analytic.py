@@ -1,10 +1,12 @@
 """Analytic classifiers task by task against numpy's regression on all data at once."""
 
+from dataclasses import replace
+
 import numpy
 import pytest
 import torch
 
-from cl_ac.classifiers.analytic import ACIL, DSAL, regression
+from cl_ac.classifiers.analytic import ACIL, DSAL, RIDGES, RanPAC, best_ridge, regression
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.memory import Memory
 from cl_ac.network import NO_EXITS
@@ -37,9 +39,10 @@ def ridge(x: numpy.ndarray, y: numpy.ndarray, penalty: float) -> numpy.ndarray:
     return numpy.linalg.lstsq(*stacked, rcond=None)[0]
 
 
-def test_task_by_task_equals_the_regression_on_all_data(toy_benchmark, toy_trainer, network):
+@pytest.mark.parametrize("kind", [ACIL, RanPAC])
+def test_task_by_task_equals_the_regression_on_all_data(toy_benchmark, toy_trainer, network, kind):
     tasks = toy_benchmark().tasks
-    classifier = learned(ACIL(width=20, ridge=0.1), tasks, network, toy_trainer)
+    classifier = learned(kind(width=20, ridge=0.1), tasks, network, toy_trainer)
     labels = numpy.eye(6)[numpy.concatenate([task.train.targets.numpy() for task in tasks])]
     for index in range(3):
         x = numpy.maximum(numpy.concatenate(inputs(classifier, tasks, network, toy_trainer, index)), 0)
@@ -73,6 +76,67 @@ def test_the_final_exit_has_the_same_random_features_with_any_number_of_exits(to
     several, alone = (learned(ACIL(8), [task], toy_network(exits).eval(), toy_trainer) for exits in ("sdn", NO_EXITS))
     assert torch.equal(several.projection_2, alone.projection_0)
     assert not torch.equal(several.projection_0, several.projection_1)
+
+
+def test_random_features_of_ranpac_are_normal(toy_trainer):
+    drawn = RanPAC(width=400).projection(50, toy_trainer.generator("test"))
+    assert drawn.mean().item() == pytest.approx(0, abs=0.02)
+    assert drawn.std().item() == pytest.approx(1, abs=0.02)
+    assert drawn.abs().max() > 3
+
+
+@pytest.mark.parametrize("noise", [0.1, 3.0, 1000.0])
+def test_the_best_ridge_is_that_of_regressions_tried_one_by_one(noise):
+    draw = numpy.random.default_rng(0)
+    x, held_out = draw.normal(size=(30, 20)), draw.normal(size=(12, 20))
+    slope = draw.normal(size=(20, 3))
+    y, wanted = (rows @ slope + noise * draw.normal(size=(len(rows), 3)) for rows in (x, held_out))
+    ridges = [1e-4, 1e-2, 1.0, 1e2, 1e4]
+    errors = [((held_out @ ridge(x, y, each) - wanted) ** 2).mean() for each in ridges]
+    sums = (torch.from_numpy(value) for value in (x.T @ x, x.T @ y, held_out.T @ held_out, held_out.T @ wanted))
+    assert best_ridge(*sums, ridges) == ridges[numpy.argmin(errors)]
+
+
+def test_a_chosen_ridge_serves_the_regression_on_all_data(toy_benchmark, toy_trainer, network):
+    tasks = toy_benchmark().tasks
+    classifier = learned(RanPAC(width=20), tasks, network, toy_trainer)
+    assert not [name for name in classifier.state_dict() if name.startswith(("learned_", "held_out_"))]
+    labels = numpy.eye(6)[numpy.concatenate([task.train.targets.numpy() for task in tasks])]
+    order = torch.randperm(len(tasks[2].train), generator=toy_trainer.generator("held out", 2)).numpy()
+    cut = 4 * len(order) // 5
+    for index in range(3):
+        parts = [numpy.maximum(part, 0) for part in inputs(classifier, tasks, network, toy_trainer, index)]
+        # The ridge is that of the last task's images alone.
+        x, y = parts[2][order], labels[-len(order) :][order]
+        errors = [((x[cut:] @ ridge(x[:cut], y[:cut], each) - y[cut:]) ** 2).mean() for each in RIDGES]
+        chosen = getattr(classifier, f"ridge_{index}").item()
+        assert chosen == RIDGES[numpy.argmin(errors)]
+        expected = ridge(numpy.concatenate(parts), labels, chosen)
+        found = regression(*classifier.sums("", index), chosen).numpy()
+        numpy.testing.assert_allclose(found, expected, atol=1e-7, rtol=1e-7)
+        assert torch.equal(getattr(classifier, f"weight_{index}"), torch.from_numpy(found).float())
+
+
+def test_with_a_fixed_ridge_the_order_of_tasks_does_not_matter(toy_benchmark, toy_trainer, network):
+    tasks = toy_benchmark().tasks
+    forwards = learned(RanPAC(width=20, ridge=1.0), tasks, network, toy_trainer)
+    moved = []
+    for position, number in enumerate((2, 0, 1)):
+        # The classes of a task are numbered by its place in the order.
+        train = tasks[number].train
+        train = replace(train, targets=train.targets - 2 * number + 2 * position)
+        moved.append(replace(tasks[position], train=train))
+    other = learned(RanPAC(width=20, ridge=1.0), moved, network, toy_trainer)
+    for index in range(3):
+        expected = getattr(forwards, f"weight_{index}")[:, [4, 5, 0, 1, 2, 3]]
+        torch.testing.assert_close(getattr(other, f"weight_{index}"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_to_hold_out_is_one_sentence(toy_benchmark, toy_trainer, network):
+    task = toy_benchmark()[0]
+    task = replace(task, train=task.train.select(torch.tensor([0])))
+    with pytest.raises(UserError, match=r"^classifier.ridge is null, .* task 0 has 1 training images; give a number"):
+        learned(RanPAC(width=8), [task], network, toy_trainer)
 
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"ridge": 0.0}, {"temperature": 0.0}])
