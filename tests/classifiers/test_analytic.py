@@ -6,6 +6,7 @@ import numpy
 import pytest
 import torch
 
+from cl_ac.classifiers import analytic
 from cl_ac.classifiers.analytic import ACIL, DSAL, RIDGES, RanPAC, best_ridge, regression
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.memory import Memory
@@ -115,6 +116,15 @@ def test_a_chosen_ridge_serves_the_regression_on_all_data(toy_benchmark, toy_tra
         found = regression(*classifier.sums("", index), chosen).numpy()
         numpy.testing.assert_allclose(found, expected, atol=1e-7, rtol=1e-7)
         assert torch.equal(getattr(classifier, f"weight_{index}"), torch.from_numpy(found).float())
+
+
+def test_ridges_that_rounding_would_lose_are_not_tried(toy_benchmark, toy_trainer, network, monkeypatch):
+    monkeypatch.setattr(RanPAC, "projection", lambda self, features, generator: torch.full((features, 40), 1e5))
+    monkeypatch.setattr(analytic, "best_ridge", lambda *given: min(given[-1]))
+    classifier = learned(RanPAC(width=40), toy_benchmark().tasks, network, toy_trainer)
+    for index in range(3):
+        rounding = torch.finfo(torch.float64).eps * classifier.sums("", index)[0].trace()
+        assert rounding <= getattr(classifier, f"ridge_{index}") < 10 * rounding
 
 
 def test_with_a_fixed_ridge_the_order_of_tasks_does_not_matter(toy_benchmark, toy_trainer, network):
