@@ -19,7 +19,8 @@ class PackNet(TaskApproach):
 
     A task trains the weights that are free. Of each layer's, the smallest are then set to 0 and are free again, while
     the others are trained on for some epochs and belong to the task. The network of a task has its own weights and
-    those of the tasks before it. Biases and batch norm, statistics included, belong to the first task. All exits share
+    those of the tasks before it. Biases and batch norm belong to the first task, its statistics being those from before
+    pruning. All exits share
     the weights; classifier rows belong to their tasks anyway. Weight decay acts on heads only.
 
     Args:
@@ -72,6 +73,8 @@ class PackNet(TaskApproach):
                 trainer.with_training(**settings, schedule="constant", select="last"),
                 stage="retrain",
                 parameters=learning_without_decay(network),
+                # Units without weights would leave a variance of 0 to the tasks that take them over.
+                fixed_statistics=True,
             )
             trainer.fit(retraining)
 

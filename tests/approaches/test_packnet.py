@@ -70,6 +70,13 @@ def test_old_tasks_answer_as_ever_bit_for_bit(learned, toy_learn, toy_benchmark,
     assert not torch.allclose(network(images)[..., :2], logits)
 
 
+def test_batch_statistics_are_those_from_before_pruning(learned):
+    whole, retrained = (learned(1, retrain_epochs=epochs)[0].backbone for epochs in (0, 2))
+    for name, value in whole.named_buffers():
+        assert torch.equal(value, retrained.get_buffer(name)), name
+    assert not all(torch.equal(value, retrained.get_parameter(name)) for name, value in whole.named_parameters())
+
+
 def test_later_tasks_learn_with_what_is_free(learned, toy_learn, toy_benchmark):
     network, approach = learned(1)
     before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
