@@ -20,8 +20,7 @@ class PackNet(TaskApproach):
     A task trains the weights that are free. Of each layer's, the smallest are then set to 0 and are free again, while
     the others are trained on for some epochs and belong to the task. The network of a task has its own weights and
     those of the tasks before it. Biases and batch norm belong to the first task, its statistics being those from before
-    pruning. All exits share
-    the weights; classifier rows belong to their tasks anyway. Weight decay acts on heads only.
+    pruning. All exits share the weights; classifier rows belong to their tasks anyway. Weight decay acts on heads only.
 
     Args:
         prune: share of a task's weights of each layer that it gives up.
