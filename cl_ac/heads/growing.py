@@ -75,17 +75,12 @@ class GrowingClassifier(Growing):
         return [self.new_weight]
 
 
-class GrowingLinear(GrowingClassifier):
-    """A linear classifier with a bias."""
+class BiasedClassifier(GrowingClassifier):
+    """A linear classifier with a bias, of which a subclass says where new rows come from."""
 
     def __init__(self, in_features: int):
         super().__init__(in_features)
         self.old_bias, self.new_bias = (nn.Parameter(torch.empty(0)) for _ in range(2))
-
-    def grow(self, num_classes: int, generator: torch.Generator) -> None:
-        super().grow(num_classes, generator)
-        self.old_bias = nn.Parameter(self.bias.detach())
-        self.new_bias = nn.Parameter(self.initial(num_classes, generator=generator))
 
     @property
     def bias(self) -> Tensor:
@@ -103,6 +98,15 @@ class GrowingLinear(GrowingClassifier):
     def forward(self, features: Tensor) -> Tensor:
         old = F.linear(features, self.old_weight, self.old_bias)
         return torch.cat([old, F.linear(features, self.new_weight, self.new_bias)], -1)
+
+
+class GrowingLinear(BiasedClassifier):
+    """A linear classifier with a bias, whose new rows are drawn."""
+
+    def grow(self, num_classes: int, generator: torch.Generator) -> None:
+        super().grow(num_classes, generator)
+        self.old_bias = nn.Parameter(self.bias.detach())
+        self.new_bias = nn.Parameter(self.initial(num_classes, generator=generator))
 
 
 class GrowingCosine(GrowingClassifier):

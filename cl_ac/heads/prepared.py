@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_ac.heads.growing import GrowingClassifier
+from cl_ac.heads.growing import BiasedClassifier, GrowingClassifier
 
 
-class PreparedLinear(GrowingClassifier):
+class PreparedLinear(BiasedClassifier):
     """A linear classifier whose rows of classes to come learn too; a new class takes the next of them over.
 
     Args:
@@ -23,7 +23,7 @@ class PreparedLinear(GrowingClassifier):
     def __init__(self, in_features: int, classes: int):
         super().__init__(in_features)
         self.classes = classes
-        self.old_bias, self.new_bias, self.future_bias = (nn.Parameter(torch.empty(0)) for _ in range(3))
+        self.future_bias = nn.Parameter(torch.empty(0))
         self.future_weight = nn.Parameter(torch.empty(0, in_features))
 
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
@@ -34,22 +34,6 @@ class PreparedLinear(GrowingClassifier):
         self.old_weight, self.old_bias = nn.Parameter(old_weight), nn.Parameter(old_bias)
         self.new_weight, self.new_bias = (nn.Parameter(rows[:num_classes].clone()) for rows in future)
         self.future_weight, self.future_bias = (nn.Parameter(rows[num_classes:].clone()) for rows in future)
-
-    @property
-    def bias(self) -> Tensor:
-        """[C]."""
-        return torch.cat([self.old_bias, self.new_bias])
-
-    @property
-    def old_rows(self) -> list[nn.Parameter]:
-        return [self.old_weight, self.old_bias]
-
-    @property
-    def new_rows(self) -> list[nn.Parameter]:
-        return [self.new_weight, self.new_bias]
-
-    def forward(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.weight, self.bias)
 
     def future(self, features: Tensor) -> Tensor:
         """Logits of the classes still to come [..., classes − C]."""

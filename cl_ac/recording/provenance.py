@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ def provenance() -> dict[str, Any]:
     """What a number needs beside its settings to be understood later."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": command(sys.argv),
         "cl_ac": cl_ac.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
@@ -29,6 +30,21 @@ def provenance() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """The command line without folders of this machine: paths below the current folder, or the last name of others."""
+    program, *rest = arguments
+    name = "cl-ac" if Path(program).parent.name == "cl_ac" else Path(program).name
+    return [name, *map(_shortened, rest)]
+
+
+def _shortened(argument: str) -> str:
+    option, equals, value = argument.rpartition("=")
+    if not os.path.isabs(value):
+        return argument
+    path, here = Path(value), Path.cwd()
+    return f"{option}{equals}{path.relative_to(here) if path.is_relative_to(here) else path.name}"
 
 
 def cpu_name() -> str:
