@@ -1,11 +1,10 @@
 """EEIL: distillation of each old task on its own, and a second, balanced phase on exemplars of all classes."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
 from cl_ac.errors import ConfigurationError
+from cl_ac.importance.noise import with_gradient_noise
 from cl_ac.losses import binary_softmax_distillation, cross_entropy, global_distillation
 from cl_ac.memory import Memory
 from cl_ac.teacher import Teacher, TeacherStatistics
@@ -80,23 +79,9 @@ class EEIL(Approach):
         return loss
 
     def with_noise(self, loss: Tensor, network: ExitNetwork, batch: Batch, epochs_before: int = 0) -> Tensor:
-        """`loss` [E], whose value stays and whose gradient gets noise, once for all exits.
-
-        The backbone and each head, counted from the final one, have a stream of their own: the final exit meets the
-        same noise with any number of ACs.
-        """
-        if not self.noise:
-            return loss
-        total = loss.new_zeros(())
-        for index, module in enumerate((network.backbone, *reversed(network.heads))):
-            stream = torch.Generator(loss.device).manual_seed(batch.stream(index).initial_seed())
-            for parameter in module.parameters():
-                if parameter.requires_grad:
-                    drawn = torch.randn(parameter.shape, generator=stream, device=loss.device)
-                    total = total + (parameter * drawn).sum()
+        """`loss` [E] with the noise of its phase and epoch."""
         epoch = epochs_before + batch.epoch + 1
-        total = self.noise / (1 + epoch) ** 0.55 / len(batch) * total
-        return loss + F.pad((total - total.detach())[None], (len(loss) - 1, 0))
+        return with_gradient_noise(loss, network, batch, self.noise / (1 + epoch) ** 0.55 / len(batch))
 
     def choose_exemplars(self, task, network, trainer) -> None:
         if not task.is_first and self.balanced_epochs:
