@@ -11,7 +11,7 @@ from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
 from cl_ac.errors import ConfigurationError
 from cl_ac.heads import GrowingClassifier
 from cl_ac.heads.prepared import PreparedLinear
-from cl_ac.losses import cross_entropy, future_constraint, past_constraint
+from cl_ac.losses import cross_entropy, future_constraint, past_constraint, transplanted
 
 
 class XDERCE(Approach):
@@ -118,33 +118,18 @@ class XDERCE(Approach):
         # Drawn on the device, once for all exits.
         chosen = once & (torch.rand(len(index), device=index.device) * self.replays[index] < 1)
         known, start = self.stored[index].transpose(0, 1), task.old_classes.stop
-        change = self.transplanted(logits[..., start:], known, targets) - known[..., start:]
+        change = transplanted(logits[..., start:], known, targets, self.share) - known[..., start:]
         change = torch.where(chosen[:, None], change, 0.0)
         self.stored[..., start:].index_add_(0, index, change.transpose(0, 1))
-
-    def transplanted(self, block: Tensor, known: Tensor, targets: Tensor) -> Tensor:
-        """The logits of some classes [E, B, K], such that none is above `share` of that of the image's own class.
-
-        Where the image's own logit is negative, they are shifted by as much (published code multiplies here too, which
-        turns their order and may leave one above).
-
-        Args:
-            known: logits [E, B, classes] that hold the image's own.
-        """
-        own = known.gather(-1, targets.expand(len(known), -1)[..., None])
-        highest = block.amax(-1, keepdim=True)
-        bound = own - (1 - self.share) * own.abs()
-        lowered = torch.where(own > 0, block * (bound / highest), block - (highest - bound))
-        return torch.where(highest > own, lowered, block)
 
     def choose_exemplars(self, task, network, trainer) -> None:
         read, train, old = partial(self.every_logit, network), task.train, task.old_classes
         new = trainer.predict(network, train, read)
         if not task.is_first:
-            new[..., old] = self.transplanted(new[..., old], new, train.targets.cpu())
+            new[..., old] = transplanted(new[..., old], new, train.targets.cpu(), self.share)
             known, exemplars = self.stored.transpose(0, 1).cpu(), self.memory.samples
             newer = trainer.predict(network, exemplars, read)[..., old.stop :]
-            known[..., old.stop :] = self.transplanted(newer, known, exemplars.targets.cpu())
+            known[..., old.stop :] = transplanted(newer, known, exemplars.targets.cpu(), self.share)
             new = torch.cat([known, new], 1)
         numbered = {**train.extras, "index": torch.arange(len(self.memory), new.shape[1])}
         super().choose_exemplars(replace(task, train=replace(train, extras=numbered)), network, trainer)

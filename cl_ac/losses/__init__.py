@@ -33,6 +33,7 @@ from cl_ac.losses.distillation import (
     spatial_distillation,
     squared_error,
     taskwise_distillation,
+    transplanted,
 )
 
 __all__ = [
@@ -66,4 +67,5 @@ __all__ = [
     "supervised_contrast",
     "taskwise_cross_entropy_per_sample",
     "taskwise_distillation",
+    "transplanted",
 ]

@@ -67,6 +67,26 @@ def function_distance(logits: Tensor, stored: Tensor) -> Tensor:
     return sample_mean(torch.linalg.vector_norm(logits.softmax(-1) - stored.softmax(-1), dim=-1))
 
 
+def transplanted(block: Tensor, known: Tensor, targets: Tensor, share: float) -> Tensor:
+    """The logits of some classes, such that none is above `share` of that of the image's own class (X-DER).
+
+    Where the image's own logit is negative, they are shifted by as much (published code multiplies here too, which
+    turns their order and may leave one above).
+
+    Args:
+        block: [E, B, K].
+        known: logits [E, B, classes] that hold the image's own.
+        targets: int64 [B].
+    Returns:
+        [E, B, K].
+    """
+    own = known.gather(-1, targets.expand(len(known), -1)[..., None])
+    highest = block.amax(-1, keepdim=True)
+    bound = own - (1 - share) * own.abs()
+    lowered = torch.where(own > 0, block * (bound / highest), block - (highest - bound))
+    return torch.where(highest > own, lowered, block)
+
+
 def taskwise_distillation(logits: Tensor, old_logits: Tensor, tasks: list[slice], temperature: float = 2.0) -> Tensor:
     """Kullback–Leibler divergence to the teacher inside each old task, summed over tasks (Ahn et al., 2021, eq. 4).
 
