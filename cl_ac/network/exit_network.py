@@ -236,6 +236,16 @@ class ExitNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.hidden(images))
 
+    def frozen_state(self) -> dict[str, Tensor]:
+        """What of the state belongs to frozen stages and does not learn, by its names in the whole state."""
+        learning = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        starts = tuple(f"backbone.stages.{stage}." for stage in range(self.backbone.frozen_stages))
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if isinstance(value, Tensor) and name.startswith(starts) and name not in learning
+        }
+
     def frozen_copy(self) -> Self:
         """A deep copy in evaluation mode that learns nothing: a teacher."""
         return copied(self).eval().requires_grad_(False)

@@ -1,6 +1,5 @@
 """Saving and loading the state of a run: whole files or nothing, tensors and plain values only."""
 
-import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import torch
 
 from cl_ac.errors import ResumeError
-from cl_ac.recording.files import save_state, write_atomically
+from cl_ac.recording.files import damage_of_zip, save_state, write_atomically
+from cl_ac.recording.frozen import FrozenWeights
 
 VERSION = 1
 # What `EpochReport.state` holds.
@@ -27,6 +27,7 @@ class Checkpoint:
         network: state of the network.
         approach: state of the approach.
         run: digest of the settings of the run that it belongs to; empty in files that do not say.
+        frozen: weights that are left out of the file, since `frozen_path` holds them; none in files that are whole.
     """
 
     task: int = 0
@@ -36,21 +37,28 @@ class Checkpoint:
     network: dict[str, Any] = field(default_factory=dict)
     approach: dict[str, Any] = field(default_factory=dict)
     run: str = ""
+    frozen: FrozenWeights = FrozenWeights()
 
     def save(self, path: Path) -> None:
-        """Replaces the file at `path` in one step.
+        """Replaces the file at `path` in one step; the frozen weights must have been saved at `frozen_path` of it.
 
         Raises:
             StorageError: if the disk refuses it; the earlier checkpoint is whole.
         """
-        write_atomically(path, lambda file: save_state({"version": VERSION, **vars(self)}, file))
+        content = {"version": VERSION, **vars(self)}
+        del content["frozen"]
+        if self.frozen.tensors:
+            content, places = self.frozen.leave_out(content)
+            content["frozen"] = {"digest": self.frozen.digest, "places": places}
+        write_atomically(path, lambda file: save_state(content, file))
 
     @staticmethod
     def load(path: Path) -> "Checkpoint":
         """Reads what `save` wrote; runs no code from the file.
 
         Raises:
-            ResumeError: if the file is damaged, to the last bit, or of another version.
+            ResumeError: if the file, or that of the frozen weights that it needs, is damaged, to the last bit, or of
+                another version.
         """
         way_out = "the finished tasks in metrics.jsonl and outputs/ do not need it; remove it to start the run again"
         if damage := damage_of_zip(path):
@@ -63,22 +71,23 @@ class Checkpoint:
             raise ResumeError(told) from error
         if version != VERSION:
             raise ResumeError(f"'{path}' has version {version}; this program reads version {VERSION}")
+        incomplete = ResumeError(f"'{path}' is no readable checkpoint: it is not complete; {way_out}")
+        if (left_out := content.pop("frozen", None)) is not None:
+            if not isinstance(left_out, dict) or set(left_out) != {"digest", "places"}:
+                raise incomplete
+            frozen = FrozenWeights.load(frozen_path(path), left_out["digest"])
+            try:
+                content = {**frozen.put_back(content, left_out["places"]), "frozen": frozen}
+            except (KeyError, TypeError, AttributeError) as error:
+                raise incomplete from error
         if not _is_state(content):
-            raise ResumeError(f"'{path}' is no readable checkpoint: it is not complete; {way_out}")
+            raise incomplete
         return Checkpoint(**content)
 
 
-def damage_of_zip(path: Path) -> str | None:
-    """What is wrong with a file that `torch.save` wrote, by the checksums in it; None if nothing is.
-
-    PyTorch reads past these checksums: it takes a flipped bit for another weight.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            changed = archive.testzip()
-    except Exception:
-        return "it is cut short, or something else was written over it"
-    return None if changed is None else f"the checksum of its part '{changed}' is wrong, so the file has changed"
+def frozen_path(checkpoint: Path) -> Path:
+    """Where the frozen weights of the checkpoint at that path are."""
+    return checkpoint.with_name("frozen.pt")
 
 
 def _is_state(content: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,19 @@ def save_state(content: object, path: Path) -> None:
     """What `torch.save` does, through a file of Python's, whose errors say why the disk refuses."""
     with path.open("wb") as file:
         torch.save(content, file)
+
+
+def damage_of_zip(path: Path) -> str | None:
+    """What is wrong with a file that `torch.save` wrote, by the checksums in it; None if nothing is.
+
+    PyTorch reads past these checksums: it takes a flipped bit for another weight.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()
+    except Exception:
+        return "it is cut short, or something else was written over it"
+    return None if changed is None else f"the checksum of its part '{changed}' is wrong, so the file has changed"
 
 
 def _refused(path: Path, reason: str, number: int | None) -> str:

@@ -9,7 +9,8 @@ from torch import nn
 from cl_ac.data.tasks import Task
 from cl_ac.evaluation import Outputs
 from cl_ac.network import ExitNetwork
-from cl_ac.recording.checkpoint import Checkpoint
+from cl_ac.recording.checkpoint import Checkpoint, frozen_path
+from cl_ac.recording.frozen import FrozenWeights
 from cl_ac.recording.loggers import LoggerName
 from cl_ac.recording.progress import RunProgress
 from cl_ac.recording.records import Record
@@ -46,7 +47,7 @@ class Journal:
         keep_checkpoints: bool = False,
         keep_outputs: int = 1,
     ):
-        self.directory, self.checkpoint = directory, checkpoint
+        self.directory, self.checkpoint, self.frozen = directory, checkpoint, checkpoint.frozen
         self.network, self.approach = network, approach
         self.keep_checkpoints, self.keep_outputs = keep_checkpoints, keep_outputs
         fit = checkpoint.fit or {"epoch": 0, "steps": 0}
@@ -89,14 +90,18 @@ class Journal:
         self.events.task(task, self.directory, self.step)
         self.began = time.perf_counter()
         self._save(task.index + 1, self.step, None)
-        if self.keep_checkpoints:
-            self.directory.keep_checkpoint(task.index)
         self.progress.task(record, self.tasks)
 
     def _save(self, task: int, steps: int, fit: dict | None) -> None:
         seconds = time.perf_counter() - self.began
         state = self.network.state_dict(), self.approach.state_dict()
-        run = self.checkpoint.run
-        Checkpoint(task, fit, steps, seconds, *state, run).save(self.directory.checkpoint_path)
+        path, run = self.directory.checkpoint_path, self.checkpoint.run
+        if not self.frozen.tensors:
+            self.frozen = FrozenWeights.of(self.network.frozen_state())
+            self.frozen.save(frozen_path(path))
+        checkpoint = Checkpoint(task, fit, steps, seconds, *state, run, self.frozen)
+        checkpoint.save(path)
         if fit is None:
             self.checkpoint = Checkpoint(task, fit, steps, run=run)
+            if self.keep_checkpoints:
+                self.directory.keep_checkpoint(checkpoint)

@@ -8,17 +8,17 @@ outputs/           every exit's logits on the test data, one file for each finis
 watch/             accuracy on all tasks seen while a task is learned, one file for each task, if `watch.every` is set
 drift/             how far features and classifiers moved, one file for each finished task, if `watch.drift` is set
 checkpoint.pt      the state after the last finished epoch
+frozen.pt          the weights of frozen stages, which the checkpoint leaves out, if there are any
 checkpoints/       the state after each task, if `keep_checkpoints` is set
 lock               held by the process at work here
 events.out.*       TensorBoard
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.class_names import by_bare_name
 from cl_ac.recording.files import UNFINISHED, reading, remove, writable_folder, write_atomically
 from cl_ac.recording.fingerprint import TaskData, differences, other_pixels
+from cl_ac.recording.frozen import FrozenWeights
 from cl_ac.recording.lock import exclusive
 from cl_ac.recording.provenance import provenance
 from cl_ac.recording.records import Record, RecordFile
@@ -323,10 +324,10 @@ class RunDirectory:
             return self.outputs(task) is not None
         return False
 
-    def keep_checkpoint(self, task: int) -> None:
-        """Keeps the present checkpoint, which follows `task`, beside later ones."""
-        path = self.path / "checkpoints" / f"task_{task}.pt"
-        write_atomically(path, partial(shutil.copyfile, self.checkpoint_path))
+    def keep_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Keeps a checkpoint that follows a task beside later ones, with all weights in it."""
+        whole = replace(checkpoint, frozen=FrozenWeights())
+        whole.save(self.path / "checkpoints" / f"task_{checkpoint.task - 1}.pt")
 
     def keep_watched(self, watched: Watched) -> None:
         """Keeps the watched points of a task so far."""
