@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cl_ac.recording.settings import FREE_SETTINGS, flatten
+from cl_ac.recording.same_run import FREE_SETTINGS
+from cl_ac.recording.stored_settings import flatten
 
 Value = str | int | float | bool
 

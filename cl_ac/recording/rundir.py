@@ -29,15 +29,15 @@ from cl_ac.errors import ConfigurationError, DamagedRun, ResumeError, UserError
 from cl_ac.evaluation import Outputs, cube
 from cl_ac.recording import fingerprint
 from cl_ac.recording.checkpoint import Checkpoint
-from cl_ac.recording.class_names import by_bare_name
 from cl_ac.recording.files import UNFINISHED, reading, remove, writable_folder, write_atomically
 from cl_ac.recording.fingerprint import TaskData, differences, other_pixels
 from cl_ac.recording.frozen import FrozenWeights
 from cl_ac.recording.lock import exclusive
 from cl_ac.recording.provenance import provenance
 from cl_ac.recording.records import Record, RecordFile
-from cl_ac.recording.settings import FREE_SETTINGS, SPLITTING, epochs_until, flatten, settings_digest
+from cl_ac.recording.same_run import changed_settings, may_change, settings_digest
 from cl_ac.recording.space import is_kept
+from cl_ac.recording.stored_settings import by_bare_name
 from cl_ac.watching.drift import Drift, Grams
 from cl_ac.watching.stability import Watched
 
@@ -48,10 +48,11 @@ class RunDirectory:
     Args:
         path: of the folder.
         trusted: whether its settings may name classes and functions from outside the package: they will be called.
+        usual: the default of each option, by dotted name, for those that are newer than the run.
     """
 
-    def __init__(self, path: Path, trusted: bool = False):
-        self.path, self.trusted = Path(path), trusted
+    def __init__(self, path: Path, trusted: bool = False, usual: Mapping[str, Any] | None = None):
+        self.path, self.trusted, self.usual = Path(path), trusted, usual or {}
         self.config_path, self.data_path = self.path / "config.yaml", self.path / "data.json"
         self.checkpoint_path, self.metrics_path = self.path / "checkpoint.pt", self.path / "metrics.jsonl"
         self.record_file = RecordFile(self.metrics_path)
@@ -164,22 +165,15 @@ class RunDirectory:
         learned: int,
         tell: Callable[[str], None],
     ) -> None:
-        flat_before, flat_now = flatten(before), flatten(now)
-        changed = {
-            key: f"{key} was {flat_before.get(key)} and is {flat_now.get(key)}"
-            for key in sorted({*flat_before, *flat_now})
-            if flat_before.get(key) != flat_now.get(key) and key not in FREE_SETTINGS
-        }
+        changed = changed_settings(before, now, self.usual)
         known = fingerprint.load(self.data_path) if self.data_path.exists() else []
-        may_change = {*SPLITTING}
-        if epochs_until(flat_before, learned) == epochs_until(flat_now, learned):
-            may_change.add("training.epochs")
-        if changed and set(changed) <= may_change and known[:learned] and len(data) >= learned:
+        if changed and changed.keys() <= may_change(before, now, learned) and known[:learned] and len(data) >= learned:
             # Other tasks may follow, but those that were learned must be what they were.
             known, data = known[:learned], data[:learned]
             changed = {} if not differences(known, data) else changed
         if changed:
-            raise ResumeError(f"'{self.path}' holds a run with other settings: {'; '.join(changed.values())}")
+            told = "; ".join(f"{name} was {had} and is {has}" for name, (had, has) in changed.items())
+            raise ResumeError(f"'{self.path}' holds a run with other settings: {told}")
         self.check_data(data, tell, known)
 
     def check_data(

@@ -146,7 +146,10 @@ def attach(
         raise ConfigurationError("exits names no stage; give a preset or exits.at")
     augmentation = replace(run.objects.benchmark.augmentation, crop="none", flip=False)
     settings = replace(attachment.training, workers=run.objects.training.workers)
-    trainer = Trainer(settings, augmentation, run.device, seed)
+    # Stages that the run had frozen run once on each image here too, whatever `cache` allows.
+    frozen = run.network.backbone.frozen_stages
+    recall = run.objects.training.frozen_outputs.recall(run.device) if frozen else None
+    trainer = Trainer(settings, augmentation, run.device, seed, recall)
     samples = training_samples(run, tasks, attachment.data)
     config = new_settings(source, directory, network.exits, attachment)
     with directory.locked():

@@ -44,7 +44,11 @@ class Finished:
 
     @property
     def trainer(self) -> Trainer:
-        """What the run was trained with."""
+        """What the run was trained with.
+
+        It keeps nothing of what frozen stages give: who measures a finished network counts what its layers do, times
+        them, or puts others in their place.
+        """
         benchmark = self.objects.benchmark
         return Trainer(self.objects.training, benchmark.augmentation, self.device, benchmark.seed)
 

@@ -10,9 +10,10 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from cl_ac.errors import ConfigurationError
-from cl_ac.recording.class_names import by_bare_name
 from cl_ac.recording.loggers import LoggerName
 from cl_ac.recording.rundir import RunDirectory
+from cl_ac.recording.stored_settings import by_bare_name
+from cl_ac.settings.defaults import usual_settings
 from cl_ac.settings.naming import run_name
 from cl_ac.settings.objects import Objects, build
 from cl_ac.settings.parser import parse, run_parser
@@ -64,21 +65,21 @@ def configured(options: Mapping[str, Any]) -> Configured:
 def from_settings(parser: ArgumentParser, settings: Namespace) -> Configured:
     """The run that `settings`, as `parser` gave them, describe."""
     settings.pop("config", None)
-    plain = by_bare_name(yaml.safe_load(parser.dump(settings, skip_unset=False)))
+    stored = by_bare_name(yaml.safe_load(parser.dump(settings, skip_unset=False)))
     path = folder(settings.out, settings.name or "")
     objects = build(parser, settings)
     if not settings.name:
-        path = path / run_name(plain, len(objects.benchmark))
+        path = path / run_name(stored, len(objects.benchmark))
     return Configured(
         **vars(objects),
-        directory=RunDirectory(path),
+        directory=RunDirectory(path, usual=usual_settings(stored)),
         device=settings.device,
         seed=settings.seed,
         resume=settings.resume,
         loggers=settings.loggers,
         keep_checkpoints=settings.keep_checkpoints,
         keep_outputs=settings.keep_outputs,
-        config=plain,
+        config=stored,
     )
 
 

@@ -1,16 +1,15 @@
 """Names for runs: what was chosen, readably, and a short digest of all else that differs from the defaults."""
 
 import hashlib
-import inspect
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from cl_ac.recording.settings import FREE_SETTINGS, flatten
-from cl_ac.settings.parser import PLUGINS, run_parser
-from cl_ac.settings.plugins import resolve
+from cl_ac.recording.same_run import FREE_SETTINGS
+from cl_ac.recording.stored_settings import flatten
+from cl_ac.settings.defaults import usual_settings
+from cl_ac.settings.parser import PLUGINS
 
 # Said by other parts of the name, or about where the data are.
 LEFT_OUT = {*FREE_SETTINGS, "seed", "exits", "benchmark.tasks", "benchmark.root", "benchmark.download"}
@@ -49,31 +48,12 @@ def class_name(part: Mapping[str, Any]) -> str:
 
 def changes(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that differ from their defaults, by dotted name, those of `LEFT_OUT` aside."""
-    usual = flatten({name: value for name, value in run_parser().get_defaults().as_dict().items() if value is not None})
-    given: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name in PLUGINS and value is not None:
-            given |= flatten(value.get("init_args") or {}, f"{name}.")
-            usual |= flatten(defaults(resolve(name, PLUGINS[name], value["class_path"], trusted=True)), f"{name}.")
-        else:
-            given |= flatten({name: value})
-    differ = {name: value for name, value in given.items() if plain(value) != plain(usual.get(name))}
+    # Of exits, all that is given is told: the stages at which ACs hang have no default.
+    usual = {name: value for name, value in usual_settings(settings).items() if not name.startswith("exits.")}
+    classes = {f"{kind}.{what}" for kind in PLUGINS for what in ("class_path", "init_args")}
+    differ = {
+        name.replace(".init_args", "", 1) if name.partition(".")[0] in PLUGINS else name: value
+        for name, value in flatten(settings).items()
+        if name not in classes and value != usual.get(name)
+    }
     return {name: value for name, value in differ.items() if name not in LEFT_OUT}
-
-
-def defaults(cls: type) -> dict[str, Any]:
-    """The default values of the options of `cls`, those of its base classes included."""
-    found: dict[str, Any] = {}
-    for each in cls.__mro__[:-1]:
-        for parameter in inspect.signature(each.__init__).parameters.values():
-            if parameter.default is not parameter.empty:
-                value = parameter.default
-                found.setdefault(
-                    parameter.name, asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-                )
-    return found
-
-
-def plain(value: Any) -> Any:
-    """`value` as a file would hold it."""
-    return list(value) if isinstance(value, tuple) else value

@@ -21,7 +21,7 @@ from cl_ac.exits.curves import accuracy_at_budgets, area, average_curve, cost_at
 from cl_ac.exits.quality import calibration_errors, eefp
 from cl_ac.recording.provenance import provenance
 from cl_ac.recording.rundir import RunDirectory
-from cl_ac.recording.settings import flatten
+from cl_ac.recording.stored_settings import flatten
 from cl_ac.recording.summary import percent
 from cl_ac.report.exits import RULES
 

@@ -9,7 +9,6 @@ from cl_ac.evaluation import ExitCosts, Outputs
 from cl_ac.recording.fingerprint import TaskData
 from cl_ac.recording.records import Record
 from cl_ac.recording.rundir import RunDirectory
-from cl_ac.recording.settings import flatten
 from cl_ac.recording.soundness import runs_in
 
 SETTINGS = {"seed": 1, "training": {"epochs": 2, "workers": 4}, "device": "cpu"}
@@ -54,6 +53,19 @@ def test_resume_allows_another_device_but_no_other_seed(tmp_path):
         directory.open({**SETTINGS, "seed": 2}, resume=True)
     with pytest.raises(ConfigurationError, match="already holds a run"):
         directory.open(SETTINGS, resume=False)
+
+
+def test_an_option_that_is_newer_than_the_run_must_have_its_default(tmp_path):
+    directory = RunDirectory(tmp_path / "run", usual={"training.fixed_views": 0})
+    checkpoint = directory.open(SETTINGS, resume=False)
+    replace(checkpoint, task=1, network={"weight": torch.ones(1)}).save(directory.checkpoint_path)
+    directory.finish(record(0), outputs(1))
+    with pytest.raises(ResumeError, match=r"training\.fixed_views was 0 and is 4"):
+        directory.open({**SETTINGS, "training": {**SETTINGS["training"], "fixed_views": 4}}, resume=True)
+    assert directory.open({**SETTINGS, "training": {**SETTINGS["training"], "fixed_views": 0}}, resume=True).task == 1
+    assert RunDirectory(directory.path).config["training"]["fixed_views"] == 0
+    with pytest.raises(ResumeError, match=r"training\.unheard was None and is 1"):
+        directory.open({**SETTINGS, "training": {**SETTINGS["training"], "unheard": 1}}, resume=True)
 
 
 def test_a_run_goes_on_with_more_tasks_and_their_epochs_if_those_of_learned_ones_stay(tmp_path):
@@ -122,10 +134,6 @@ def test_settings_of_an_attempt_without_results_block_nothing(tmp_path):
     directory.open(SETTINGS, resume=False)
     directory.open({**SETTINGS, "seed": 2}, resume=False)
     assert directory.config["seed"] == 2
-
-
-def test_flatten():
-    assert flatten(SETTINGS) == {"seed": 1, "training.epochs": 2, "training.workers": 4, "device": "cpu"}
 
 
 def test_runs_are_found_in_a_folder_of_runs(tmp_path):

@@ -5,15 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 from cl_ac.cli.main import main
 from cl_ac.errors import ConfigurationError
-from cl_ac.network import Exits
+from cl_ac.network import ExitNetwork, Exits
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import summarise
 from cl_ac.report.exits import analyse
+from cl_ac.run import assemble, run
 from cl_ac.serving.attach import Attachment, attach, bytes_of_one, fit, reduced, with_fresh_heads
 from cl_ac.serving.finished import finished
+from cl_ac.settings.configured import configured
 from cl_ac.training import Trainer
 
 CASCADE = Exits(["block0", "block1"], [1.0, 1.0], cascade=True)
@@ -88,6 +91,31 @@ def test_nothing_but_acs_learns_and_caching_changes_nothing(run_of):
         networks.append(network)
     images = torch.randn(5, *run.objects.backbone.image_shape)
     torch.testing.assert_close(networks[0](images), networks[1](images), rtol=1e-4, atol=1e-5)
+
+
+def test_stages_that_the_run_had_frozen_run_once_on_each_image(tmp_path, monkeypatch):
+    given = {"approach": "FineTuning", "benchmark": "Digits", "benchmark.tasks": 2, "benchmark.samples_per_class": 4}
+    given |= {"backbone": "SmallConvNet", "backbone.frozen": "all", "training.epochs": 1, "loggers": [], "device": "cpu"}
+    given |= {"benchmark.augmentation.crop": "none", "benchmark.augmentation.padding": 0, "out": str(tmp_path)}
+    experiment = configured({**given, "training.schedule": "constant"})
+    run(**vars(experiment), console=Console(quiet=True))
+    passed: list[int] = []
+
+    def counted(*arguments, **options) -> ExitNetwork:
+        network = assemble(*arguments, **options)
+        network.backbone.stages[0].register_forward_hook(lambda module, inputs, output: passed.append(len(output)))
+        return network
+
+    monkeypatch.setattr("cl_ac.serving.attach.assemble", counted)
+    records = [
+        attach(experiment.directory, RunDirectory(tmp_path / name), "sdn", Attachment(epochs=5, cache=cache), "cpu")
+        for name, cache in (("kept", 2.0), ("not_kept", 0.0))
+    ]
+    tasks = finished(experiment.directory, "cpu").objects.benchmark.tasks
+    distinct = sum(len(task.train) + len(task.test) for task in tasks)
+    # What shapes and costs are measured with comes on top.
+    assert 2 * distinct <= sum(passed) <= 2 * distinct + 20
+    assert records[0].exits == records[1].exits
 
 
 def test_size_of_the_cache(run_of):

@@ -1,13 +1,17 @@
 import json
 import threading
 import time
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
 import torch
+import yaml
 
 from cl_ac.cli.main import main
+from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.rundir import RunDirectory
+from cl_ac.recording.same_run import settings_digest
 from cl_ac.serving.finished import finished
 from cl_ac.studies import local
 from cl_ac.studies.local import gpus_of_workers, is_complete
@@ -34,6 +38,23 @@ def test_grid_runs_every_combination_and_averages_seeds(tmp_path, capsys):
     finals = [sum(record["most_confident"]) / 5 for record in records]
     assert content["rows"][0]["accuracy"] == pytest.approx(sum(finals) / 2)
     assert content["rows"][0]["accuracy_std"] == pytest.approx(abs(finals[0] - finals[1]) / 2**0.5)
+
+
+def test_finished_runs_of_a_version_without_some_options_are_kept(tmp_path, capsys):
+    (tmp_path / "settings.yaml").write_text(CONFIG)
+    (tmp_path / "study.yaml").write_text(
+        f"config: {tmp_path}/settings.yaml\nset: {{device: cpu, benchmark.tasks: 2}}\ngrid: {{seed: [0]}}\n"
+    )
+    command = ["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs")]
+    assert main(command) == 0
+    run = RunDirectory(tmp_path / "runs" / "seed=0")
+    old = yaml.safe_load(run.config_path.read_text())
+    del old["sparsify"], old["training"]["fixed_views"]
+    run.config_path.write_text(yaml.safe_dump(old))
+    replace(Checkpoint.load(run.checkpoint_path), run=settings_digest(old)).save(run.checkpoint_path)
+    lines = run.metrics_path.read_text()
+    assert main(command) == 0
+    assert run.metrics_path.read_text() == lines
 
 
 def test_runs_that_hold_samples_out_show_the_accuracy_on_them(tmp_path, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-from cl_ac.recording.class_names import by_bare_name
+from cl_ac.recording.stored_settings import by_bare_name, flatten
 
 
 def test_our_classes_go_by_their_bare_names_and_others_keep_their_paths():
@@ -14,3 +14,8 @@ def test_our_classes_go_by_their_bare_names_and_others_keep_their_paths():
         "more": [{"class_path": "Y"}],
         "seed": 0,
     }
+
+
+def test_flatten():
+    settings = {"seed": 1, "training": {"epochs": 2, "more": {"lr": 0.1}}, "memory": {}}
+    assert flatten(settings) == {"seed": 1, "training.epochs": 2, "training.more.lr": 0.1, "memory": {}}
