@@ -101,3 +101,21 @@ def test_one_row_reads_its_matrix_once_and_two_rows_copy_it():
     assert machine.product_seconds(0.0, weights=50.0, matrix=50.0, rows=1) == 50
     assert machine.product_seconds(0.0, weights=50.0, matrix=50.0, rows=2) == 100
     assert machine.product_seconds(0.0, weights=200.0, matrix=200.0, rows=7) == 600
+
+
+# Dense over sparse milliseconds of one token, float32, one thread of an AMD EPYC, November 2026.
+MEASURED = {
+    (128, 24, 0.5): 0.95,
+    (128, 24, 0.25): 1.57,
+    (128, 24, 0.1): 2.72,
+    (24, 128, 0.5): 1.36,
+    (24, 128, 0.25): 2.25,
+    (24, 128, 0.1): 3.65,
+}
+
+
+@pytest.mark.parametrize(("experts", "neurons", "share"), MEASURED)
+def test_one_token_on_a_cpu_is_sparse_where_that_was_faster(experts: int, neurons: int, share: float):
+    work = Workload(tokens=1, width=768, experts=experts, neurons=neurons, matrices=2, itemsize=4)
+    cost = predicted_cost(work, Usage(share, share, share), CPU, single_launch=False, token_major=False)
+    assert cost.pays is (MEASURED[experts, neurons, share] > 1)
