@@ -8,6 +8,7 @@ from torch.func import functional_call
 
 from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
 from cl_ac.errors import ConfigurationError
+from cl_ac.importance.gradients import gradients
 from cl_ac.losses import cross_entropy, cross_entropy_per_sample
 
 
@@ -58,11 +59,11 @@ class MIR(Approach):
     def interference(self, network: ExitNetwork, loss: Tensor, candidates: Batch) -> Tensor:
         """By how much the loss of each candidate rises at the final exit in a step down the gradient of `loss`: [B]."""
         named = {name: p for name, p in network.named_parameters() if p.requires_grad and p.numel()}
-        gradients = torch.autograd.grad(loss, list(named.values()), retain_graph=True, materialize_grads=True)
+        slopes = gradients(loss, list(named.values()))
         with torch.no_grad():
             moved = {
                 name: parameter - self.virtual_lr * gradient
-                for (name, parameter), gradient in zip(named.items(), gradients, strict=True)
+                for (name, parameter), gradient in zip(named.items(), slopes, strict=True)
             }
             was_training = network.training
             network.eval()

@@ -114,7 +114,7 @@ def run(
                     network.grow(task.num_classes, seed)
                     approach.begin_task(task, network, trainer)
                     watcher.grown(task)
-                    trainer.warm_up_heads(network, approach.training_set(task))
+                    trainer.warm_up_heads(network, approach.training_set(task), approach.correct)
                 else:
                     watcher.resume(task, directory.watched(task.index), unfinished["steps"])
                 network.train_old_rows(approach.trains_old_rows)

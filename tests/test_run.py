@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cl_ac.approaches.finetuning import FineTuning
+from cl_ac.approaches.pass_ import PASS
 from cl_ac.approaches.xder_ce import XDERCE
 from cl_ac.classifiers.nearest_mean import NearestMean
 from cl_ac.cli.main import main
@@ -19,7 +20,7 @@ from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.evaluation import exit_accuracy
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.rundir import RunDirectory
-from cl_ac.training import Training
+from cl_ac.training import Trainer, Training
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-c", "import sys; from cl_ac.cli.main import main; sys.exit(main())", "run"]
@@ -193,3 +194,11 @@ def test_without_epochs_a_classifier_learns_and_nothing_else(toy_run, toy_backbo
 def test_heads_that_would_never_learn_are_refused(toy_run):
     with pytest.raises(ConfigurationError, match=r"training.epochs is 0.* such as --classifier NearestMean"):
         toy_run(FineTuning(), "run", training=Training(epochs=0))
+
+
+def test_new_rows_are_warmed_up_with_the_temperature_that_they_answer_with(toy_run, monkeypatch):
+    given = []
+    monkeypatch.setattr(Trainer, "warm_up_heads", lambda self, network, data, correct: given.append(correct))
+    toy_run(PASS(temperature=0.1), training=Training(epochs=1, batch_size=8, schedule="constant"))
+    assert all(torch.equal(correct(torch.ones(1)), torch.ones(1) / 0.1) for correct in given)
+    assert len(given) == 3

@@ -4,7 +4,7 @@ Backbone parameters are one vector θ [P], in the order of the stages; heads are
 E exits, B batch, C classes seen.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from cl_ac.network import ExitNetwork
 # Floats of one chunk's per-sample gradients: 256 MiB in float32. It must not depend on the number of exits, so that the
 # final exit's sums are the same with and without ACs.
 CHUNK = 2**26
+# Scales that PyTorch's loss scaler finds for means over a batch are larger.
+FLOAT16_SCALE = 2.0**12
 
 
 def protected(network: ExitNetwork) -> dict[str, nn.Parameter]:
@@ -81,8 +83,21 @@ def per_sample_gradients(
     parameters = {f"network.{name}": parameter.detach() for name, parameter in protected(network).items()}
     if not parameters:
         return torch.empty(len(images), 0, device=images.device)
-    gradients = vmap(grad(value), in_dims=(None, 0, 0))(parameters, images, targets)
-    return torch.cat([gradient.flatten(1) for gradient in gradients.values()], 1)
+    found = vmap(grad(value), in_dims=(None, 0, 0))(parameters, images, targets)
+    return torch.cat([gradient.flatten(1) for gradient in found.values()], 1)
+
+
+def gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """The gradient of `loss` [] with respect to each of `parameters`, for use inside the loss of a step.
+
+    In float16 small gradients would become 0 on their way. The training loop scales the losses that it is given, and
+    here the loss is scaled meanwhile; what becomes infinite by that is 0, as the loop leaves such steps out.
+    """
+    device = loss.device.type
+    halved = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    scale = FLOAT16_SCALE if halved else 1
+    parts = torch.autograd.grad(loss * scale, list(parameters), retain_graph=True, materialize_grads=True)
+    return [(part / scale).nan_to_num(0, 0, 0) for part in parts] if halved else list(parts)
 
 
 def batch_gradients(network: ExitNetwork, losses: Tensor) -> Tensor:
@@ -92,8 +107,8 @@ def batch_gradients(network: ExitNetwork, losses: Tensor) -> Tensor:
         return torch.empty(len(losses), 0, device=losses.device)
     rows = []
     for index, loss in enumerate(losses):
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=index + 1 < len(losses), materialize_grads=True)
-        rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        found = torch.autograd.grad(loss, parameters, retain_graph=index + 1 < len(losses), materialize_grads=True)
+        rows.append(torch.cat([gradient.flatten() for gradient in found]))
     return torch.stack(rows)
 
 

@@ -4,8 +4,9 @@ Shapes: E exits, K references, P parameters that an exit depends on.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from cl_ac.importance.gradients import gradients, joined
 from cl_ac.network import ExitNetwork
 
 # Of several multipliers; those of twenty tasks whose gradients are much alike are then right to a thousandth.
@@ -34,19 +35,13 @@ def constrained(
         # Without the other exits' heads, in which there is no gradient, sums are the same however many there are.
         dependent = [*network.backbone.parameters(), *head.parameters()]
         parameters = [parameter for parameter in dependent if parameter.requires_grad and parameter.numel()]
-        gradient = _gradient(loss, parameters)
-        rows = torch.stack([_gradient(other, parameters) for other in others])  # [K, P]
+        gradient, *of_others = (joined(gradients(each, parameters), loss.device) for each in (loss, *others))
+        rows = torch.stack(of_others)  # [K, P]
         with torch.autocast(rows.device.type, enabled=False):
             against.append(rows @ gradient)
             among.append(rows @ rows.T)
     turned = (multipliers(torch.stack(among), torch.stack(against), margin, ridge).T * references).sum(0)
     return losses + turned - turned.detach()
-
-
-def _gradient(loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
-    """[P]."""
-    parts = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-    return torch.cat([part.flatten() for part in parts])
 
 
 def multipliers(among: Tensor, against: Tensor, margin: float = 0.0, ridge: float = 0.0) -> Tensor:

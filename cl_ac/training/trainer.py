@@ -145,11 +145,14 @@ class Trainer:
         few = torch.arange(min(len(fit.data.samples), training.batch_size))
         return bool(self.predict(fit.network, fit.data.samples.select(few).without_extras()).isfinite().all())
 
-    def warm_up_heads(self, network: ExitNetwork, data: TrainingSet | None) -> None:
+    def warm_up_heads(
+        self, network: ExitNetwork, data: TrainingSet | None, correct: Callable[[Tensor], Tensor] = lambda logits: logits
+    ) -> None:
         """Trains what is new in the heads, as `training.head_warmup` says; nothing at the first task.
 
         Args:
             data: what the task is then trained on; images of old classes are left out. Without, nothing is warmed up.
+            correct: what becomes of logits [E, B, C] before they answer, such as a temperature.
         """
         warmup = self.training.head_warmup
         # A head whose places for classes are fixed has no new rows.
@@ -160,7 +163,7 @@ class Trainer:
         def loss(network: ExitNetwork, batch: Batch) -> Tensor:
             with torch.no_grad():
                 hidden = network.hidden(batch.images)
-            return cross_entropy(network.classify(hidden), batch.targets, task.classes)
+            return cross_entropy(correct(network.classify(hidden)), batch.targets, task.classes)
 
         settings = {"epochs": warmup.epochs, "lr": warmup.lr, "weight_decay": warmup.weight_decay}
         self.fit(

@@ -429,3 +429,14 @@ def test_a_frozen_stage_is_in_no_group(toy_network, toy_benchmark):
     fitting = Fitting(Fit(network, None, data), Training(), torch.device("cpu"), None)
     learning = {id(parameter) for parameter in fitting.parameters}
     assert learning == {id(p) for p in network.heads.parameters() if p.numel()}
+
+
+def test_head_warmup_learns_what_will_answer(toy_benchmark, toy_network, monkeypatch):
+    task = toy_benchmark()[1]
+    trainer = Trainer(Training(epochs=1, head_warmup=HeadWarmup(1)), toy_benchmark.augmentation, torch.device("cpu"))
+    fits, network = [], toy_network("sdn", (2, 2)).eval()
+    monkeypatch.setattr(trainer, "fit", fits.append)
+    trainer.warm_up_heads(network, TrainingSet(task.train, task), lambda logits: logits / 0.1)
+    batch = next(trainer.loader(task.train).shuffled(8, 8, torch.Generator(), task))
+    expected = cross_entropy(network(batch.images) / 0.1, batch.targets, task.classes)
+    torch.testing.assert_close(fits[0].loss(network, batch), expected)
