@@ -48,10 +48,11 @@ class RunDirectory:
     Args:
         path: of the folder.
         trusted: whether its settings may name classes and functions from outside the package: they will be called.
+        keeps_state: whether checkpoints are kept in it, as in all but those of processes that follow another.
     """
 
-    def __init__(self, path: Path, trusted: bool = False):
-        self.path, self.trusted = Path(path), trusted
+    def __init__(self, path: Path, trusted: bool = False, keeps_state: bool = True):
+        self.path, self.trusted, self.keeps_state = Path(path), trusted, keeps_state
         self.config_path, self.data_path = self.path / "config.yaml", self.path / "data.json"
         self.checkpoint_path, self.metrics_path = self.path / "checkpoint.pt", self.path / "metrics.jsonl"
         self.record_file = RecordFile(self.metrics_path)
