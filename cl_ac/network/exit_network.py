@@ -251,7 +251,7 @@ class ExitNetwork(nn.Module):
         }
 
     def _shared(self, read: Callable[[Tensor], Read], images: Tensor) -> Read:
-        """What `read` makes of images, shared out among the processes of the run; what is known is looked up by each."""
+        """What `read` makes of images, shared out among the processes of the run; each looks up what is known."""
         return read(images) if isinstance(images, Recognised) else shared(self, read, images)
 
     def frozen_copy(self) -> Self:

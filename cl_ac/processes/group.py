@@ -53,10 +53,10 @@ class Group:
             dist.barrier()
 
     def take_from_first(self, tensors: Sequence[Tensor]) -> None:
-        """Gives tensors the values that the first process has, where sums on accelerators may differ in the last bit."""
+        """Gives tensors the values that they have in the first process."""
         if self.size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, 0)
+                dist.broadcast(tensor.detach(), 0)
 
 
 ALONE = Group()

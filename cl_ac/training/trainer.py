@@ -100,6 +100,9 @@ class Trainer:
             network.train(not fit.fixed_statistics)
             with global_stream(self.seed, f"{fit.stage} modules", task, epoch):
                 losses, norm = self._steps(fit, fitting, batches(epoch, epochs), training, weights, on_step)
+            if self.device.type != "cpu":
+                # Sums on an accelerator may come out in another order, and so in another last bit, on each.
+                self.group.take_from_first([*network.parameters(), *network.buffers(), *fit.following().values()])
             finite = {"the loss is": bool(losses.isfinite().all()), "the weights are": _finite(fitting.parameters)}
             if epoch + 1 == epochs:
                 # The last step may spoil answers after all losses were numbers: one more batch tells.

@@ -46,6 +46,9 @@ def found(group: Group, synchronised: bool) -> dict[str, Tensor]:
 if __name__ == "__main__":
     with together() as group:
         kept = {"alone": found(ALONE, True), "together": found(group, True), "apart": found(group, False)}
+        own = torch.full((3,), float(group.rank))
+        group.take_from_first([own])
+        kept["first"] = {"own": own}
         torch.save(
             {name: {key: value.detach() for key, value in each.items()} for name, each in kept.items()},
             f"{sys.argv[1]}.{group.rank}",

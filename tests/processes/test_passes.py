@@ -38,3 +38,7 @@ def test_batch_norm_may_keep_to_each_part(found):
 def test_all_processes_hold_the_same_bits(found):
     for name, value in found[0]["together"].items():
         assert torch.equal(value, found[1]["together"][name]), name
+
+
+def test_all_may_take_what_the_first_has(found):
+    assert all(torch.equal(each["first"]["own"], torch.zeros(3)) for each in found)
