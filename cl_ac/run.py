@@ -20,8 +20,10 @@ from cl_ac.evaluation import Outputs
 from cl_ac.exits.cost import exit_costs
 from cl_ac.memory import Memory
 from cl_ac.network import NO_EXITS, Backbone, ExitNetwork, Exits
+from cl_ac.processes.group import current, local_rank
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.fingerprint import fingerprint
+from cl_ac.recording.following import opened
 from cl_ac.recording.journal import Journal
 from cl_ac.recording.loggers import LoggerName, check_loggers
 from cl_ac.recording.records import Record
@@ -78,7 +80,12 @@ def run(
     memory = Memory() if memory is None else memory
     check(approach, benchmark, training, memory, watch, classifier)
     check_loggers(loggers)
-    benchmark.seed = seed
+    benchmark.seed, group = seed, current()
+    if sparsify.enabled and group.size > 1:
+        raise ConfigurationError(
+            f"sparsify.loss is '{sparsify.loss}', which looks at what happens inside a pass; take one device, not "
+            f"{group.size}"
+        )
     place = choose_device(device)
     sparsify.prepare(backbone)
     approach.prepare(backbone)
@@ -92,11 +99,13 @@ def run(
     tasks = benchmark.tasks
     check_data(tasks, training)
     watcher = Watcher(watch, network, approach, trainer, tasks)
+    if not group.is_first:
+        console, loggers = Console(quiet=True), ()
     console = Console(stderr=True) if console is None else console
     tell = partial(console.print, highlight=False, soft_wrap=True)
     tell_need(outputs_bytes(tasks, len(network), keep_outputs), directory.path, tell)
-    with directory.locked():
-        checkpoint = directory.open({"seed": seed} if config is None else config, resume, fingerprint(benchmark), tell)
+    config = {"seed": seed} if config is None else config
+    with opened(directory, group, config, resume, fingerprint(benchmark), tell) as (directory, checkpoint):
         restore(checkpoint, network, approach, directory.checkpoint_path)
         approach.to(place)
         if checkpoint.task and checkpoint.fit is None and not directory.has_outputs(checkpoint.task - 1):
@@ -246,11 +255,15 @@ def check_data(tasks: Sequence[Task], training: Training) -> None:
 def choose_device(name: str) -> torch.device:
     """The device called `name`; a GPU that is named by its number becomes the current one.
 
+    Of several processes on a machine, each takes a GPU of its own.
+
     Raises:
         ConfigurationError: if there is none of that name here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and current().size > 1:
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
         # Read back, since `meta` has tensors but no numbers.

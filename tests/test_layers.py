@@ -29,7 +29,7 @@ FLOORS = (
     ("training", "backbones", "datasets"),
     ("network",),
     ("heads", "benchmark", "evaluation"),
-    ("data",),
+    ("data", "processes"),
     ("errors", "losses", "kernels"),
     ("__init__",),
 )

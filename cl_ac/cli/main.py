@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except UserError as error:
-        print(f"cl-ac: {printable(str(error))}", file=sys.stderr)
+        # Of the processes of one run, which all find the same, one says it.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"cl-ac: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"cl-ac: interrupted{GO_ON.get(name, '')}", file=sys.stderr)

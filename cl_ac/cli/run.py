@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from cl_ac import __version__
 from cl_ac.cli.show import show
+from cl_ac.processes.group import together
+from cl_ac.processes.launch import check, launch
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.tables import summary_table
 from cl_ac.run import run
@@ -14,14 +16,21 @@ from cl_ac.settings.parser import parse, run_parser
 
 
 def command(arguments: Sequence[str]) -> None:
-    """`cl-ac run`: parses, builds what the settings describe, and runs it."""
+    """`cl-ac run`: parses, builds what the settings describe, and runs it, on its own or with other processes."""
     parser = run_parser()
-    configured = from_settings(parser, parse(parser, arguments))
-    if configured.resume:
-        say_other_version(configured.directory)
-    run(**vars(configured))
-    show(summary_table([configured.directory]))
-    print(f"results and TensorBoard events: {configured.directory.path}")
+    settings = parse(parser, arguments)
+    with together() as group:
+        if settings.devices > 1 and group.size == 1:
+            check(settings.devices, settings.device)
+            launch(settings.devices, ["run", *arguments])
+            return
+        configured = from_settings(parser, settings)
+        if configured.resume and group.is_first:
+            say_other_version(configured.directory)
+        run(**vars(configured))
+    if group.is_first:
+        show(summary_table([configured.directory]))
+        print(f"results and TensorBoard events: {configured.directory.path}")
 
 
 def say_other_version(directory: RunDirectory) -> None:

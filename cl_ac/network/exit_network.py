@@ -20,6 +20,7 @@ from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.heads import Cascade, GrowingClassifier, GrowingLinear, Head, build_head
 from cl_ac.network.backbone import Backbone
 from cl_ac.network.exits import NO_EXITS, Exits
+from cl_ac.processes.passes import Read, shared
 
 
 class ExitNetwork(nn.Module):
@@ -186,6 +187,9 @@ class ExitNetwork(nn.Module):
 
         What frozen stages make of images that come again is computed once.
         """
+        return self._shared(self._hidden, images)
+
+    def _hidden(self, images: Tensor) -> list[Tensor]:
         fixed = self.backbone.stages[: self.backbone.frozen_stages]
         if not (isinstance(images, Recognised) and images.unchanged and len(fixed)):
             return self.at_exits(self.stage_outputs(images))
@@ -213,7 +217,7 @@ class ExitNetwork(nn.Module):
 
         It is what the exit's classifier reads; the mean of both poolings where each task mixes them in its own way.
         """
-        return self.read(self.hidden(images))
+        return self._shared(lambda part: self.read(self.hidden(part)), images)
 
     def reduce(self, hidden: Sequence[Tensor]) -> list[Tensor]:
         """What each exit's head makes of what `hidden` gave and what `answer` needs: E tensors [B, ...].
@@ -234,7 +238,7 @@ class ExitNetwork(nn.Module):
         return self.answer(self.reduce(hidden))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classify(self.hidden(images))
+        return self._shared(lambda part: self.classify(self.hidden(part)), images)
 
     def frozen_state(self) -> dict[str, Tensor]:
         """What of the state belongs to frozen stages and does not learn, by its names in the whole state."""
@@ -245,6 +249,10 @@ class ExitNetwork(nn.Module):
             for name, value in self.state_dict().items()
             if isinstance(value, Tensor) and name.startswith(starts) and name not in learning
         }
+
+    def _shared(self, read: Callable[[Tensor], Read], images: Tensor) -> Read:
+        """What `read` makes of images, shared out among the processes of the run; each looks up what is known."""
+        return read(images) if isinstance(images, Recognised) else shared(self, read, images)
 
     def frozen_copy(self) -> Self:
         """A deep copy in evaluation mode that learns nothing: a teacher."""

@@ -93,15 +93,16 @@ class Journal:
         self.progress.task(record, self.tasks)
 
     def _save(self, task: int, steps: int, fit: dict | None) -> None:
-        seconds = time.perf_counter() - self.began
-        state = self.network.state_dict(), self.approach.state_dict()
-        path, run = self.directory.checkpoint_path, self.checkpoint.run
-        if not self.frozen.tensors:
-            self.frozen = FrozenWeights.of(self.network.frozen_state())
-            self.frozen.save(frozen_path(path))
-        checkpoint = Checkpoint(task, fit, steps, seconds, *state, run, self.frozen)
-        checkpoint.save(path)
+        run, seconds = self.checkpoint.run, time.perf_counter() - self.began
+        if self.directory.keeps_state:
+            state = self.network.state_dict(), self.approach.state_dict()
+            path = self.directory.checkpoint_path
+            if not self.frozen.tensors:
+                self.frozen = FrozenWeights.of(self.network.frozen_state())
+                self.frozen.save(frozen_path(path))
+            checkpoint = Checkpoint(task, fit, steps, seconds, *state, run, self.frozen)
+            checkpoint.save(path)
+            if fit is None and self.keep_checkpoints:
+                self.directory.keep_checkpoint(checkpoint)
         if fit is None:
             self.checkpoint = Checkpoint(task, fit, steps, run=run)
-            if self.keep_checkpoints:
-                self.directory.keep_checkpoint(checkpoint)

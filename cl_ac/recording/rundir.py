@@ -49,10 +49,13 @@ class RunDirectory:
         path: of the folder.
         trusted: whether its settings may name classes and functions from outside the package: they will be called.
         usual: the default of each option, by dotted name, for those that are newer than the run.
+        keeps_state: whether checkpoints are kept in it, as in all but those of processes that follow another.
     """
 
-    def __init__(self, path: Path, trusted: bool = False, usual: Mapping[str, Any] | None = None):
-        self.path, self.trusted, self.usual = Path(path), trusted, usual or {}
+    def __init__(
+        self, path: Path, trusted: bool = False, usual: Mapping[str, Any] | None = None, keeps_state: bool = True
+    ):
+        self.path, self.trusted, self.usual, self.keeps_state = Path(path), trusted, usual or {}, keeps_state
         self.config_path, self.data_path = self.path / "config.yaml", self.path / "data.json"
         self.checkpoint_path, self.metrics_path = self.path / "checkpoint.pt", self.path / "metrics.jsonl"
         self.record_file = RecordFile(self.metrics_path)

@@ -9,7 +9,7 @@ from cl_ac.recording.stored_settings import flatten
 
 # A run may go on with other values of these: they decide where and how fast it runs, not what it computes.
 FREE_SETTINGS = (
-    *("resume", "out", "name", "device", "loggers", "training.workers", "keep_checkpoints", "keep_outputs"),
+    *("resume", "out", "name", "device", "devices", "loggers", "training.workers", "keep_checkpoints", "keep_outputs"),
     *(f"training.frozen_outputs.{name}" for name in ("keep", "memory", "folder")),
 )
 # These say which tasks follow: a run may go on with others of them if the tasks that it has learned stay the same.

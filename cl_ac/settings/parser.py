@@ -72,6 +72,9 @@ def run_parser() -> ArgumentParser:
     parser.add_class_arguments(Watch, "watch")
     parser.add_class_arguments(Sparsify, "sparsify")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if any")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="how many of them share the passes of the network; batches stay as large"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of every random stream")
     parser.add_argument("--out", type=str, default="runs", help="the folder in which the run's folder is made")
     parser.add_argument(

@@ -35,6 +35,7 @@ ANY_INT, ANY_FLOAT = Range(-(2**31), 2**31 - 1), Range(-1e30, 1e30)
 RANGES: dict[str, Range] = {
     "seed": Range(0, 2**63 - 1),
     "keep_outputs": MANY,
+    "devices": Range(1, 1024),
     # approaches
     "strength": WEIGHT,
     "auxiliary_strength": WEIGHT,

@@ -103,6 +103,8 @@ class Training:
         clip: largest norm of the gradient; 0 does not clip.
         head_warmup: training of the newest classifier rows alone, before each task but the first.
         freeze_batch_norm: keep the network's batch norm in evaluation mode after the first task.
+        synchronise_batch_norm: where several devices share a run, normalise with the statistics of the whole batch, as
+            one device does, and not of each one's part.
         select: keep the `last` epoch's weights, or the `best` on the validation samples (final exit's accuracy).
         precision: of the forward and backward pass; below float32 through autocast.
         channels_last: whether images and convolutions use the channels-last memory format, which is usually faster.
@@ -126,6 +128,7 @@ class Training:
     clip: float = 100.0
     head_warmup: HeadWarmup = HeadWarmup()
     freeze_batch_norm: bool = False
+    synchronise_batch_norm: bool = True
     select: Literal["last", "best"] = "last"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True

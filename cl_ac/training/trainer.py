@@ -19,6 +19,8 @@ from cl_ac.data.seeding import generator, global_stream
 from cl_ac.errors import UserError
 from cl_ac.losses import cross_entropy
 from cl_ac.network import ExitNetwork
+from cl_ac.processes.group import ALONE, current
+from cl_ac.processes.passes import sharing
 from cl_ac.training.fitting import EpochReport, Fit, Fitting
 from cl_ac.training.settings import Training
 
@@ -44,6 +46,7 @@ class Trainer:
     ):
         self.training, self.augmentation, self.device, self.seed = training, augmentation, device, seed
         self.recall = recall
+        self.group = current()
 
     def generator(self, purpose: str, *indices: int) -> torch.Generator:
         """A CPU generator for the random stream `purpose`, keyed by the run's seed."""
@@ -97,6 +100,9 @@ class Trainer:
             network.train(not fit.fixed_statistics)
             with global_stream(self.seed, f"{fit.stage} modules", task, epoch):
                 losses, norm = self._steps(fit, fitting, batches(epoch, epochs), training, weights, on_step)
+            if self.device.type != "cpu":
+                # Sums on an accelerator may come out in another order, and so in another last bit, on each.
+                self.group.take_from_first([*network.parameters(), *network.buffers(), *fit.following().values()])
             finite = {"the loss is": bool(losses.isfinite().all()), "the weights are": _finite(fitting.parameters)}
             if epoch + 1 == epochs:
                 # The last step may spoil answers after all losses were numbers: one more batch tells.
@@ -130,7 +136,8 @@ class Trainer:
         exit_weights = torch.tensor(weights, device=self.device)
         total, count, norms = torch.zeros(len(fit.network), device=self.device), 0, []
         for batch in batches:
-            with self.autocast(training), _one_image_refused(batch):
+            passes = sharing(self.group, training.synchronise_batch_norm)
+            with self.autocast(training), _one_image_refused(batch), passes:
                 losses = fit.loss(fit.network, batch)
             norms.append(fitting.step((losses * exit_weights).sum()))
             total += losses.detach()
@@ -197,8 +204,9 @@ class Trainer:
         """
         was_training = network.training
         network.eval()
-        batches, stacked = [], False
-        for images in self.loader(samples).in_order(max(self.training.batch_size, 256)):
+        batches, stacked, group = [], False, self.group if len(samples) >= self.group.size else ALONE
+        own = samples if group.size == 1 else samples.select(torch.arange(len(samples))[group.part(len(samples))])
+        for images in self.loader(own).in_order(max(self.training.batch_size, 256)):
             with self.autocast():
                 output = (network if read is None else read)(images)
             stacked = isinstance(output, Tensor)
@@ -206,6 +214,8 @@ class Trainer:
             batches.append(output.float().cpu() if stacked else [part.float().cpu() for part in output])
         network.train(was_training)
         joined = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+        if group.size > 1:
+            joined = [group.gathered(part, len(samples)) for part in joined]
         return torch.stack(joined) if stacked else joined
 
     def features(self, network: ExitNetwork, samples: Samples) -> list[Tensor]:

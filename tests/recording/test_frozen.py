@@ -121,7 +121,9 @@ def test_a_run_goes_on_to_the_same_bits(whole, tmp_path, monkeypatch):
     assert main([*RUN, "--out", str(tmp_path), "--resume"]) == 0
     assert torch.equal(RunDirectory(tmp_path / "run").outputs(1).logits, RunDirectory(whole).outputs(1).logits)
     expected, resumed = (Checkpoint.load(run / "checkpoint.pt") for run in (whole, tmp_path / "run"))
-    assert all(torch.equal(value, resumed.network[name]) for name, value in expected.network.items() if "_extra" not in name)
+    assert all(
+        torch.equal(value, resumed.network[name]) for name, value in expected.network.items() if "_extra" not in name
+    )
 
 
 def test_a_kept_checkpoint_is_whole_in_itself(whole, tmp_path):

@@ -1,0 +1,81 @@
+"""Two processes learn what one learns, with every approach."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cl_ac.cli.main import main
+from cl_ac.recording.checkpoint import Checkpoint
+from cl_ac.recording.rundir import RunDirectory
+
+# A norm has every direction as its gradient at 0, where these distil from a network that did not move yet: there the
+# last bit decides.
+UNSTEADY = {"IL2A": 0.05, "PASS": 0.05, "SSRE": 0.05, "FeTrIL": 1e-2}
+
+
+def states(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    checkpoint = Checkpoint.load(folder / name / "checkpoint.pt")
+    both = {**checkpoint.network, **{f"approach.{key}": value for key, value in checkpoint.approach.items()}}
+    return {name: value for name, value in both.items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.mark.parametrize("exits", ["none", "sdn"])
+def test_every_approach_learns_with_two_processes_what_it_learns_with_one(in_processes, tmp_path, exits):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for count, folder in enumerate(folders, 1):
+        folder.mkdir()
+        in_processes(count, "toy_runs.py", folder, exits)
+    first, second = (json.loads((folders[1] / f"process_{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second, "the processes do not hold the same"
+    assert len(first) > 40
+    for name in first:
+        one, two = (states(folder, name) for folder in folders)
+        assert one.keys() == two.keys()
+        for key, value in one.items():
+            tolerance = UNSTEADY.get(name, 1e-4) * max(float(value.double().abs().max()) if value.numel() else 0, 1e-3)
+            torch.testing.assert_close(two[key], value, rtol=0, atol=tolerance, msg=f"{name} {key}")
+
+
+COMMAND = [
+    *("run", "--config", str(Path(__file__).parents[2] / "scripts" / "benchmarks" / "digits_5x2.yaml")),
+    *("--approach", "LwF", "--exits", "sdn", "--device", "cpu", "--benchmark.tasks", "2", "--name", "run"),
+    *("--loggers", "[]", "--benchmark.samples_per_class", "20"),
+]
+
+
+def test_a_killed_process_ends_the_run_in_one_sentence_and_another_number_goes_on(tmp_path):
+    command = [*COMMAND, "--out", str(tmp_path), "--training.epochs", "10"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(
+        [sys.executable, "-m", "cl_ac", *command, "--devices", "2"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(started.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    told = started.communicate(timeout=60)[1]
+    assert started.returncode == 2
+    assert "Traceback" not in told
+    assert "--resume" in told
+    done = Checkpoint.load(checkpoint)
+    assert done.task == 0
+    assert main([*command, "--resume"]) == 0
+    assert len(RunDirectory(tmp_path / "run").records) == 2
+
+
+def test_a_mistake_is_told_once(tmp_path):
+    command = [*COMMAND, "--out", str(tmp_path), "--memory.size", "-1", "--devices", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "cl_ac", *command], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("cl-ac:") == 1
+    assert not (tmp_path / "run").exists()
