@@ -86,7 +86,11 @@ DASHBOARD = {
         "accuracy on each task, final exit": [r"watch/accuracy/task_\d+/final$", _BEGUN],
         "accuracy on the first task, each exit": [rf"watch/accuracy/task_0/{_HEADS}", _BEGUN],
         "earlier tasks, each exit": [rf"watch/accuracy/earlier_tasks/{_HEADS}", _BEGUN],
-        "earlier tasks, linear against nearest mean": [r"watch/accuracy/earlier_tasks/(nearest_mean/)?final$", _BEGUN],
+        "earlier tasks, linear against nearest mean": [
+            r"watch/accuracy/earlier_tasks/nearest_mean/final$",
+            r"watch/accuracy/earlier_tasks/final$",
+            _BEGUN,
+        ],
         "recency bias": [r"watch/recency_bias/", _BEGUN],
     },
     BY_TASK: {
@@ -104,7 +108,7 @@ DASHBOARD = {
 
 
 def dashboard(tags: set[str]) -> Layout:
-    """The charts for which there are data, one for each question, as regular expressions of tags.
+    """The charts for whose first pattern there are data, one for each question, as regular expressions of tags.
 
     Of more than `MOST_CURVES` tags a chart shows some, evenly spaced, with the first and the last.
     """
@@ -112,7 +116,7 @@ def dashboard(tags: set[str]) -> Layout:
     for category, charts in DASHBOARD.items():
         for title, patterns in charts.items():
             found = [pattern for pattern in patterns if any(re.match(pattern, tag) for tag in tags)]
-            if not found or found == [_BEGUN]:
+            if patterns[0] not in found:
                 continue
             curves = _in_order(tag for tag in tags if re.match("|".join(found), tag) and not re.match(_BEGUN, tag))
             if len(curves) > MOST_CURVES:

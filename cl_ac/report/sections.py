@@ -50,8 +50,8 @@ def sections(comparison: Comparison) -> Iterator[Section]:
         "Class-incremental accuracy in per cent after the last task, mean over tasks; runs with ACs answer with their "
         "most confident exit. Mean ± sample deviation over seeds. Weighted: each class counts the same, not each "
         "task, as in the published average incremental accuracy. Cost at equal accuracy: the smallest mean cost, "
-        "relative to the network without ACs, at which the confidence rule is as accurate over all samples as the "
-        "same approach without ACs.",
+        "in per cent of that of the network without ACs, at which the confidence rule is as accurate over all samples "
+        "as the same approach without ACs.",
         [summary(comparison)],
     )
     if comparison.differences:
@@ -123,13 +123,14 @@ def summary(comparison: Comparison) -> ResultTable:
     columns = ["run", "seeds", "tasks", "accuracy", "weighted", "incremental", "forgetting", "known task"]
     columns.append("incremental, weighted")
     names = ["accuracy", "accuracy_weighted", "incremental", "forgetting", "task_incremental", "incremental_weighted"]
-    has_acs = any(group.has_acs for group in comparison.groups)
+    # Without a pair of runs with and without ACs there is nothing to be equal to.
+    compared = any(comparison.without_acs(group) is not None for group in comparison.groups)
     rows: list[list[Cell]] = []
     for group in comparison.groups:
         shares = [Spread(tuple(getattr(each, name) for each in group.summaries)) for name in names]
-        cost = [_cost_at_equal_accuracy(comparison, group)] if has_acs else []
+        cost = [_cost_at_equal_accuracy(comparison, group)] if compared else []
         rows.append([group.label, len(group.runs), group.tasks, *shares, *cost])
-    cost_column = ["cost at equal accuracy"] if has_acs else []
+    cost_column = ["cost at equal accuracy"] if compared else []
     return ResultTable("summary", "accuracy after the last task, %", [*columns, *cost_column], rows)
 
 

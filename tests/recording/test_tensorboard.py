@@ -139,6 +139,10 @@ def test_figures_are_drawn_for_those_who_show_them_alone(toy_run, monkeypatch):
 def test_charts_without_data_are_left_out():
     assert dashboard(set()) == {}
     assert dashboard({"watch/tasks_begun"}) == {}
+    # Without nearest means there is nothing to compare linear heads with.
+    earlier, compared = "watch/accuracy/earlier_tasks", "earlier tasks, linear against nearest mean"
+    assert compared not in dashboard({f"{earlier}/final", "watch/tasks_begun"})[WHILE_LEARNED]
+    assert len(dashboard({f"{earlier}/final", f"{earlier}/nearest_mean/final"})[WHILE_LEARNED][compared][1]) == 2
     charts = dashboard({"train/loss/final", "accuracy/task_1/final"})
     assert charts == {
         "After each task": {"accuracy on each task, final exit": ["Multiline", [r"accuracy/task_\d+/final$"]]},

@@ -47,6 +47,12 @@ def test_watched_runs_show_the_stability_gap(make_comparison):
     assert [line.get_label() for line in last.figures["gaps-1"].axes[0].lines] == ["LwF", "LwF + sdn"]
 
 
+def test_costs_are_compared_only_where_a_run_without_acs_is_there(make_comparison, stored_run, tmp_path):
+    assert "cost at equal accuracy" in summary(make_comparison("LwF")).columns
+    (alone,), _ = compare([stored_run(tmp_path / "run", {"seed": 0, "exits": "sdn"}, exits=3)])
+    assert "cost at equal accuracy" not in summary(alone).columns
+
+
 def test_one_run_of_one_task_can_be_shown(stored_run, tmp_path):
     (comparison,), _ = compare([stored_run(tmp_path / "run", {"seed": 0}, exits=1, tasks=1, watch=True)])
     found = list(sections(comparison))
