@@ -42,7 +42,7 @@ class _Tracer(fx.Tracer):
         return whole or super().is_leaf_module(module, name)
 
 
-def cut(model: nn.Module, stages: Sequence[str] | None) -> dict[str, nn.Module]:
+def cut(model: nn.Module, stages: Sequence[str] | None) -> dict[str, fx.GraphModule]:
     """Cuts a classification model into stages that are called one after the other.
 
     The linear layer at its end is dropped: the last stage, `penultimate`, gives what that layer would read. Activations
@@ -74,7 +74,8 @@ def cut(model: nn.Module, stages: Sequence[str] | None) -> dict[str, nn.Module]:
 
 def _part(root: nn.Module, nodes: list[fx.Node], start: int, end: int) -> fx.GraphModule:
     """The nodes from `start` to before `end` as a module, from the tensor that enters to the one that leaves."""
-    part, copies, inside = fx.Graph(), {}, nodes[start:end]
+    part, inside = fx.Graph(), nodes[start:end]
+    copies: dict[fx.Node, fx.Node] = {}
     entering = [source for node in inside for source in node.all_input_nodes if source not in inside]
     for source in entering:
         if not _is_batch_size(source):
@@ -95,11 +96,12 @@ def _part(root: nn.Module, nodes: list[fx.Node], start: int, end: int) -> fx.Gra
 def _is_batch_size(node: fx.Node) -> bool:
     """Whether a node is the number of images, as `x.size(0)`, `x.shape[0]` or the first of an unpacked shape."""
     if node.target == "size":
-        return node.args[1:] == (0,) or node.kwargs.get("dim") == 0
+        return node.args[1:] == (0,) or bool(node.kwargs.get("dim") == 0)
     if node.target is not operator.getitem or node.args[1] != 0:
         return False
     shape = node.args[0]
-    return (shape.target == "size" and len(shape.args) == 1) or (shape.target is getattr and shape.args[1] == "shape")
+    named = shape.target is getattr and bool(shape.args[1] == "shape")
+    return named or (shape.target == "size" and len(shape.args) == 1)
 
 
 def cut_points(graph: fx.Graph) -> dict[str, int]:
@@ -215,14 +217,14 @@ def _drop_classifier(model: nn.Module, graph: fx.Graph, name: str) -> None:
 
 
 def _is(model: nn.Module, node: fx.Node, kind: type) -> bool:
-    return isinstance(model.get_submodule(node.target), kind)
+    return isinstance(model.get_submodule(str(node.target)), kind)
 
 
 def _make_out_of_place(model: nn.Module, graph: fx.Graph) -> None:
     """Activations and functions with `inplace=` get a tensor of their own; tracing does so for `+=`."""
     for module in model.modules():
         if getattr(module, "inplace", False) is True:
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
     for node in graph.nodes:
         if node.kwargs.get("inplace") is True:
             node.kwargs = {**node.kwargs, "inplace": False}

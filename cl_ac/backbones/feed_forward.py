@@ -106,8 +106,8 @@ def plain(module: nn.Module) -> Sequence[FeedForward]:
     """Linear, activation, Linear: torchvision's `MLPBlock`, timm's `Mlp`, Hugging Face's `GPT2MLP`, our own ViT's."""
     names = PLAIN if not isinstance(module, nn.Sequential) else [_sequential_names(module)]
     for first, activation, second in names:
-        up, down, act = (child(module, name) for name in (first, second, activation))
-        if (up := linear_weights(up)) and (down := linear_weights(down)) and act is not None and _fits(up, down):
+        up, down = (linear_weights(child(module, name)) for name in (first, second))
+        if up and down and child(module, activation) is not None and _fits(up, down):
             return [_described(module, activation, up, down)]
     return []
 
@@ -115,9 +115,10 @@ def plain(module: nn.Module) -> Sequence[FeedForward]:
 def gated(module: nn.Module) -> Sequence[FeedForward]:
     """A GLU of three Linears: Hugging Face's `LlamaMLP` and `GemmaMLP`, timm's `SwiGLU`."""
     for first, activation, second, third in GATED:
-        gate, up, down, act = (child(module, name) for name in (first, second, third, activation))
-        gate, up, down = linear_weights(gate), linear_weights(up), linear_weights(down)
-        if gate and up and down and act is not None and _fits(up, down) and gate[0].shape == up[0].shape:
+        gate, up, down = (linear_weights(child(module, name)) for name in (first, second, third))
+        if not (gate and up and down) or child(module, activation) is None:
+            continue
+        if _fits(up, down) and gate[0].shape == up[0].shape:
             return [_described(module, activation, up, down, gate)]
     return []
 
@@ -125,8 +126,8 @@ def gated(module: nn.Module) -> Sequence[FeedForward]:
 def packed(module: nn.Module) -> Sequence[FeedForward]:
     """A GLU whose gate and up weights are the halves of one Linear, in either order: timm's `GluMlp`, `Phi3MLP`."""
     for first, activation, second in PACKED:
-        both, down, act = (child(module, name) for name in (first, second, activation))
-        if (both := linear_weights(both)) and (down := linear_weights(down)) and act is not None:
+        both, down = (linear_weights(child(module, name)) for name in (first, second))
+        if both and down and child(module, activation) is not None:
             weight, bias = both
             biases = (None, None) if bias is None else bias.chunk(2)
             one, other = zip(weight.chunk(2), biases, strict=True)
@@ -266,20 +267,18 @@ def _described(module: nn.Module, activation: str, up, down, gate=(None, None)) 
 def _sequential_names(module: nn.Sequential) -> tuple[str, str, str]:
     """Where layers, activation and second layer stand in a Sequential, dropouts left out; "-" if it is no FFN."""
     kept = [name for name, child in module.named_children() if not isinstance(child, nn.Dropout)]
-    return tuple(kept) if len(kept) == 3 else ("-", "-", "-")
+    return (kept[0], kept[1], kept[2]) if len(kept) == 3 else ("-", "-", "-")
 
 
 def _inside(name: str, path: str) -> bool:
     return not path or name == path or name.startswith(f"{path}.")
 
 
-def child(module: nn.Module, path: str) -> nn.Module | None:
-    """The submodule at `path`; None if there is none."""
+def _child(module: nn.Module, path: str) -> nn.Module | None:
+    found: nn.Module | None = module
     for name in path.split("."):
-        module = module._modules.get(name)
-        if module is None:
-            return None
-    return module
+        found = None if found is None else found._modules.get(name)
+    return found
 
 
 def linear_weights(module: nn.Module | None) -> tuple[Tensor, Tensor | None] | None:

@@ -8,7 +8,20 @@ from torch import nn
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import Backbone, Exits
 
-CHANNELS = [64, 64, "pool", 128, 128, "pool", *[256] * 4, "pool", *[512] * 4, "pool", *[512] * 4, "pool"]
+CHANNELS: list[int | str] = [
+    64,
+    64,
+    "pool",
+    128,
+    128,
+    "pool",
+    *[256] * 4,
+    "pool",
+    *[512] * 4,
+    "pool",
+    *[512] * 4,
+    "pool",
+]
 
 
 class VGG19(Backbone):
@@ -52,9 +65,9 @@ class VGG19(Backbone):
         stages: dict[str, nn.Module] = {}
         index = -1
         for channels, following in zip(CHANNELS, [*CHANNELS[1:], None], strict=True):
-            if channels == "pool":
+            if isinstance(channels, str):
                 continue
-            layers = [
+            layers: list[nn.Module] = [
                 nn.Conv2d(in_channels, channels, 3, padding=1),
                 nn.BatchNorm2d(channels),
                 nn.ReLU(inplace=True),
@@ -71,7 +84,7 @@ class VGG19(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0, 0.01)
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -39,7 +39,7 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
         if (type(convolution), type(norm)) not in PAIRS or uses > 1 or norm.running_mean is None:
             continue
         layers[source.target] = fused = fuse_conv_bn_eval(convolution, norm)
-        traced.set_submodule(source.target, fused)
+        traced.set_submodule(str(source.target), fused)
         node.replace_all_uses_with(source)
         traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
@@ -126,38 +126,39 @@ def _pack(module: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d, layers:
     rectified = _is_rectified(chain[-1], layers)
     if rectified:
         chain += chain[-1].users
-    options = [list(each) for each in (convolution.padding, convolution.stride, convolution.dilation)]
+    options: list[Any] = [list(each) for each in (convolution.padding, convolution.stride, convolution.dilation)]
     options.append(convolution.groups)
     weight = convolution.weight.contiguous()
-    weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *options, list(_shape(source)))
+    weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *options, [*_shape(source)])
     call = torch.ops.mkldnn._convolution_pointwise
     with module.graph.inserting_before(chain[-1]):
-        weight = _constant(module, f"{node.name}_weight", weight)
-        bias = _constant(module, f"{node.name}_bias", convolution.bias)
+        weights = [
+            None if value is None else _constant(module, f"{node.name}_{name}", value)
+            for name, value in (("weight", weight), ("bias", convolution.bias))
+        ]
+        then: tuple[Any, ...]
         if added is None:
             then = "relu" if rectified else "none", [], ""
-            replacement = module.graph.call_function(call.default, (source, weight, bias, *options, *then))
+            replacement = module.graph.call_function(call.default, (source, *weights, *options, *then))
         else:
             then = "add", None, "relu" if rectified else None, [], ""
-            replacement = module.graph.call_function(call.binary, (source, added, weight, bias, *options, *then))
+            replacement = module.graph.call_function(call.binary, (source, added, *weights, *options, *then))
     replacement.meta = chain[-1].meta
     chain[-1].replace_all_uses_with(replacement)
     for replaced in reversed(chain):
         module.graph.erase_node(replaced)
 
 
-def _constant(module: fx.GraphModule, name: str, value: Tensor | None) -> fx.Node | None:
+def _constant(module: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
     """Stores a tensor in a module where its graph can read it."""
-    if value is None:
-        return None
     # A plain attribute: packed weights can be no buffers.
     object.__setattr__(module, name, value.detach())
     return module.graph.create_node("get_attr", name)
 
 
-def _shape(node: fx.Node) -> torch.Size | None:
-    """Of what a node of a graph gave when shapes were propagated, if that is one tensor."""
-    return getattr(node.meta.get("tensor_meta"), "shape", None)
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    """Of what a node of a graph gave when shapes were propagated; () if that is not one tensor."""
+    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
 
 
 def _summand(node: fx.Node) -> fx.Node | None:
@@ -179,5 +180,5 @@ def _is_rectified(node: fx.Node, layers: Mapping[str, nn.Module]) -> bool:
         return False
     (user,) = node.users
     if user.op == "call_module":
-        return type(layers.get(user.target)) is nn.ReLU
+        return type(layers.get(str(user.target))) is nn.ReLU
     return user.op == "call_function" and user.target in (F.relu, torch.relu)

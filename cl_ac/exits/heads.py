@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_ac.data.layouts import read
-from cl_ac.heads import GrowingClassifier, GrowingLinear, PooledHead
+from cl_ac.heads import GrowingClassifier, GrowingLinear, Head, PooledHead
 
 # Up to as many images, a product is as fast as the matrix can be read.
 FEW_IMAGES = 4
@@ -26,6 +26,10 @@ class InferencePooledHead(nn.Module):
     weights once. Few images are pooled by those layers, in fewer operations, and the poolings are mixed before the
     product, once for each block of classes of one mix. Where all tasks share one mix, as after one task, all are.
     """
+
+    mix: Tensor
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, head: PooledHead):
         super().__init__()
@@ -72,13 +76,14 @@ def inference_classifier(classifier: GrowingClassifier) -> nn.Module:
 
 @inference_classifier.register
 def _(classifier: GrowingLinear) -> nn.Module:
-    linear = nn.Linear(*reversed(classifier.weight.shape), device="meta")
+    classes, features = classifier.weight.shape
+    linear = nn.Linear(features, classes, device="meta")
     linear.weight, linear.bias = (nn.Parameter(value.detach(), False) for value in (classifier.weight, classifier.bias))
     return linear.eval()
 
 
 @singledispatch
-def inference_head(head: nn.Module) -> nn.Module:
+def inference_head(head: Head) -> nn.Module:
     """The same function of a stage's output (and of the previous AC's logits) with the weights of this moment."""
     fixed = copy.deepcopy(head).eval().requires_grad_(False)
     fixed.classifier = inference_classifier(head.classifier)

@@ -153,7 +153,10 @@ class Trainer:
         return bool(self.predict(fit.network, fit.data.samples.select(few).without_extras()).isfinite().all())
 
     def warm_up_heads(
-        self, network: ExitNetwork, data: TrainingSet | None, correct: Callable[[Tensor], Tensor] = lambda logits: logits
+        self,
+        network: ExitNetwork,
+        data: TrainingSet | None,
+        correct: Callable[[Tensor], Tensor] = lambda logits: logits,
     ) -> None:
         """Trains what is new in the heads, as `training.head_warmup` says; nothing at the first task.
 

@@ -95,7 +95,13 @@ def test_nothing_but_acs_learns_and_caching_changes_nothing(run_of):
 
 def test_stages_that_the_run_had_frozen_run_once_on_each_image(tmp_path, monkeypatch):
     given = {"approach": "FineTuning", "benchmark": "Digits", "benchmark.tasks": 2, "benchmark.samples_per_class": 4}
-    given |= {"backbone": "SmallConvNet", "backbone.frozen": "all", "training.epochs": 1, "loggers": [], "device": "cpu"}
+    given |= {
+        "backbone": "SmallConvNet",
+        "backbone.frozen": "all",
+        "training.epochs": 1,
+        "loggers": [],
+        "device": "cpu",
+    }
     given |= {"benchmark.augmentation.crop": "none", "benchmark.augmentation.padding": 0, "out": str(tmp_path)}
     experiment = configured({**given, "training.schedule": "constant"})
     run(**vars(experiment), console=Console(quiet=True))
