@@ -274,7 +274,8 @@ def _inside(name: str, path: str) -> bool:
     return not path or name == path or name.startswith(f"{path}.")
 
 
-def _child(module: nn.Module, path: str) -> nn.Module | None:
+def child(module: nn.Module, path: str) -> nn.Module | None:
+    """The submodule at `path`; None if there is none."""
     found: nn.Module | None = module
     for name in path.split("."):
         found = None if found is None else found._modules.get(name)

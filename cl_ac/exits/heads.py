@@ -6,13 +6,14 @@ Shapes: B batch, C classes, D features.
 import copy
 import math
 from functools import reduce, singledispatch
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_ac.data.layouts import read
-from cl_ac.heads import GrowingClassifier, GrowingLinear, Head, PooledHead
+from cl_ac.heads import GrowingClassifier, GrowingLinear, PooledHead
 
 # Up to as many images, a product is as fast as the matrix can be read.
 FEW_IMAGES = 4
@@ -83,10 +84,10 @@ def _(classifier: GrowingLinear) -> nn.Module:
 
 
 @singledispatch
-def inference_head(head: Head) -> nn.Module:
+def inference_head(head: nn.Module) -> nn.Module:
     """The same function of a stage's output (and of the previous AC's logits) with the weights of this moment."""
     fixed = copy.deepcopy(head).eval().requires_grad_(False)
-    fixed.classifier = inference_classifier(head.classifier)
+    fixed.classifier = inference_classifier(cast(GrowingClassifier, head.classifier))
     return fixed
 
 
