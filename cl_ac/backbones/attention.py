@@ -79,7 +79,7 @@ class SelfAttention:
         place = KINDS.index(kind)
         if len(self.layers) == 3:
             layer = self.module.get_submodule(self.layers[place])
-            return layer, "weight", slice(0, layer.weight.shape[0])
+            return layer, "weight", slice(0, len(layer.get_parameter("weight")))
         own = isinstance(self.module, nn.MultiheadAttention)
         layer = self.module if own else self.module.get_submodule(self.layers[0])
         name = "in_proj_weight" if own else "weight"
@@ -94,7 +94,7 @@ def find_attentions(model: nn.Module) -> dict[str, SelfAttention]:
     and DINOv2. What the names of its parts say is believed only if it computes what the module does, on random tokens:
     attention with masks, relative positions or windows is left out.
     """
-    found = {}
+    found: dict[str, SelfAttention] = {}
     for name, module in model.named_modules():
         described = next(filter(None, map(_checked, _candidates(module))), None)
         if described is not None and not any(name.startswith(f"{outer}.") for outer in found if outer):
