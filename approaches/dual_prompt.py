@@ -34,8 +34,8 @@ class DualPrompts(TaskPrompts):
         width: int,
         by_batch: bool,
     ):
-        super().__init__(keys=(width,), experts=(len(expert_blocks), 2, expert_length, width))
-        self.general = nn.Parameter(torch.zeros(len(general_blocks), 2, general_length, width))
+        super().__init__(keys=(width,), experts=(len(expert_blocks), 2 * expert_length, width))
+        self.general = nn.Parameter(torch.zeros(len(general_blocks), 2 * general_length, width))
         self.general_blocks, self.expert_blocks = list(general_blocks), list(expert_blocks)
         self.by_batch = by_batch
 
@@ -50,14 +50,18 @@ class DualPrompts(TaskPrompts):
 
     def told(self, block: int, query: Tensor, tokens: Tensor) -> Tensor | None:  # type: ignore[override]
         if block in self.general_blocks:
-            return self.general[self.general_blocks.index(block)].expand(len(tokens), -1, -1, -1)
-        if block not in self.expert_blocks:
+            told = self.general[self.general_blocks.index(block)].expand(len(tokens), -1, -1)
+        elif block in self.expert_blocks:
+            place = self.expert_blocks.index(block)
+            if self.lesson is not None:
+                told = self.new_experts[:, place].expand(len(tokens), -1, -1)
+            elif len(experts := self.all("experts")):
+                told = experts[self.choose(query), place]
+            else:
+                return None
+        else:
             return None
-        place = self.expert_blocks.index(block)
-        if self.lesson is not None:
-            return self.new_experts[:, place].expand(len(tokens), -1, -1, -1)
-        experts = self.all("experts")
-        return experts[self.choose(query), place] if len(experts) else None
+        return told.unflatten(1, (2, -1))  # keys, values
 
 
 class DualPrompt(Approach):

@@ -59,8 +59,9 @@ class L2P(Approach):
 
     `CE(z, y) − pull · mean_x Σ_i cos(q(x), k_i)` over the prompts that an image chooses: those with the keys k_i
     nearest to its query q(x), the features that the network gives without prompts. The cross-entropy runs over the
-    classes of the task. Every exit reads the mean of the prompts' outputs at its depth, normalised; the authors normalise before
-    they take the mean. What pulls the keys is one term for all exits and counts once, with the final one.
+    classes of the task. Every exit reads the mean of the prompts' outputs at its depth, normalised; the authors
+    normalise before they take the mean. What pulls the keys is one term for all exits and counts once, with the final
+    one.
 
     Args:
         pool: prompts in the pool.

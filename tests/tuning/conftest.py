@@ -40,6 +40,7 @@ def timm(**options) -> Backbone:
 
 def torchvision() -> Backbone:
     sizes = {"image_size": 8, "patch_size": 4, "num_layers": 3, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    sizes["num_classes"] = 3
     return WrappedModel((3, 8, 8), "torchvision.models.VisionTransformer", options=sizes)
 
 
