@@ -12,8 +12,8 @@ from torch import Tensor
 from cl_ac.approach import Approach, TaskApproach
 from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers.classifier import Classifier
-from cl_ac.data.batches import Batch
 from cl_ac.data.available import told_when_memory_runs_out
+from cl_ac.data.batches import Batch
 from cl_ac.data.tasks import Task
 from cl_ac.efficiency.sparsify import Sparsify, sparsified
 from cl_ac.errors import ConfigurationError, ResumeError, UserError
@@ -275,8 +275,7 @@ def check_data(tasks: Sequence[Task], training: Training) -> None:
         needed = {"training": task.train, "test": task.test}
         if training.select == "best":
             needed["held-out"] = task.validation
-        if not task.num_classes and task.domain is None:
-            # What is not new is tested with the task that brought it first.
+        if not task.is_tested:
             needed = {"training": task.train}
         for what, samples in needed.items():
             if not len(samples):
