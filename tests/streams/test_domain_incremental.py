@@ -69,5 +69,5 @@ def test_a_quarter_turn_moves_pixels_and_nothing_else():
 
 @pytest.mark.parametrize("largest", [0.0, -5.0, 361.0])
 def test_impossible_angles_are_refused(largest):
-    with pytest.raises(ConfigurationError, match="stream.largest is .* above 0 and at most 360"):
+    with pytest.raises(ConfigurationError, match=r"stream\.largest is .* above 0 and at most 360"):
         RotatedImages(largest)
