@@ -1,6 +1,6 @@
 """A run: the tasks of a benchmark feed an approach, which trains a network with exits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from cl_ac.approach import Approach, TaskApproach
 from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers.classifier import Classifier
 from cl_ac.data.available import told_when_memory_runs_out
+from cl_ac.data.batches import Batch
 from cl_ac.data.tasks import Task
 from cl_ac.efficiency.sparsify import Sparsify, sparsified
 from cl_ac.errors import ConfigurationError, ResumeError, UserError
@@ -26,10 +27,11 @@ from cl_ac.recording.fingerprint import fingerprint
 from cl_ac.recording.following import opened
 from cl_ac.recording.journal import Journal
 from cl_ac.recording.loggers import LoggerName, check_loggers
-from cl_ac.recording.records import Record
+from cl_ac.recording.records import Record, of_stream
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.space import outputs_bytes, tell_need
 from cl_ac.training import EpochReport, Fit, Trainer, Training
+from cl_ac.watching.ahead import Outlook
 from cl_ac.watching.drift import measure
 from cl_ac.watching.watch import Watch, Watcher
 
@@ -97,10 +99,11 @@ def run(
 
     # Read first: data that are missing or damaged must leave no half-begun run behind.
     tasks = benchmark.tasks
-    check_data(tasks, training)
+    check_data(tasks, training, watch)
     watcher = Watcher(watch, network, approach, trainer, tasks)
     if not group.is_first:
         console, loggers = Console(quiet=True), ()
+    outlook = Outlook(network, tasks, seed)
     console = Console(stderr=True) if console is None else console
     tell = partial(console.print, highlight=False, soft_wrap=True)
     tell_need(outputs_bytes(tasks, len(network), keep_outputs), directory.path, tell)
@@ -113,21 +116,25 @@ def run(
         if checkpoint.task == len(tasks):
             return directory.records
         epochs = [training.epochs_of(task) for task in range(len(tasks))]
+        announced = benchmark.stream.boundaries
         kept = directory, checkpoint, network, approach, epochs, console, loggers, keep_checkpoints, keep_outputs
         with Journal(*kept) as journal:
             for task in tasks[checkpoint.task :]:
+                told = task if announced else task.unannounced
                 unfinished = checkpoint.fit if task.index == checkpoint.task else None
                 if unfinished is None:
                     watcher.begin(task, journal.checkpoint.steps)
-                    approach.expand(task, network, trainer)
+                    if announced or task.is_first:
+                        approach.expand(told, network, trainer)
                     network.grow(task.num_classes, seed)
-                    approach.begin_task(task, network, trainer)
+                    if announced or task.is_first:
+                        approach.begin_task(told, network, trainer)
                     watcher.grown(task)
-                    trainer.warm_up_heads(network, approach.training_set(task), approach.correct)
+                    trainer.warm_up_heads(network, approach.training_set(told), approach.correct)
                 else:
                     watcher.resume(task, directory.watched(task.index), unfinished["steps"])
-                network.train_old_rows(approach.trains_old_rows)
-                data, done = approach.training_set(task), unfinished["steps"] if unfinished else 0
+                network.train_old_rows(approach.trains_old_rows or task.repeats or not announced)
+                data, done = approach.training_set(told), unfinished["steps"] if unfinished else 0
                 if data is None or not epochs[task.index]:
                     journal.untrained(watcher.seen_so_far())
                 else:
@@ -139,15 +146,18 @@ def run(
                         on_step=partial(after_step, approach, watcher),
                         on_epoch=partial(after_epoch, journal, watcher, task),
                     )
-                approach.choose_exemplars(task, network, trainer)
-                approach.end_task(task, network, trainer)
+                if announced:
+                    approach.choose_exemplars(told, network, trainer)
+                    approach.end_task(told, network, trainer)
                 answering = approach.inference_network(network)
                 if approach.inference is not None:
-                    approach.inference.update(task, answering, trainer, memory)
+                    approach.inference.update(told, answering, trainer, memory)
                 if watch.drift:
                     earlier = directory.grams(task.index - 1)
                     directory.keep_drift(task.index, *measure(task, answering, trainer, earlier))
-                journal.task(task, evaluate(trainer, network, approach, benchmark, task))
+                outputs = evaluate(trainer, network, approach, benchmark, task)
+                ahead = outlook.after(task, trainer, answering, partial(approach.answer, answering))
+                journal.task(task, outputs, of_stream(task, outputs, benchmark.stream.disjoint, ahead))
     return directory.records
 
 
@@ -188,16 +198,16 @@ def check(
     if approach.memory_use == "none" and memory.enabled:
         problems.append(f"the approach {name} uses no exemplars: leave memory.size and memory.per_class at 0")
     needed = approach.exemplars_per_class
-    if memory.size and memory.size < needed * sum(benchmark.sizes):
-        classes = sum(benchmark.sizes)
+    classes = benchmark.classes_to_come
+    if memory.size and memory.size < needed * classes:
         problems.append(
             f"memory.size is {memory.size}, but {name} needs at least {needed} for each of {classes} classes"
         )
     if memory.per_class and memory.per_class < needed:
         problems.append(f"memory.per_class is {memory.per_class}, but {name} needs at least {needed}")
-    if approach.most_classes is not None and approach.most_classes < sum(benchmark.sizes):
+    if approach.most_classes is not None and approach.most_classes < classes:
         problems.append(
-            f"approach.classes is {approach.most_classes}, but the benchmark has {sum(benchmark.sizes)}: set it to the "
+            f"approach.classes is {approach.most_classes}, but the benchmark has {classes}: set it to the "
             "number of classes of the whole run"
         )
     if classifier is not None and classifier.needs_equal_features and type(approach).expand is not Approach.expand:
@@ -205,6 +215,7 @@ def check(
             f"the classifier {type(classifier).__name__} keeps statistics of the features of earlier tasks, but {name} "
             "adds features with each task: take NearestMean, or the linear heads (classifier absent)"
         )
+    problems += challenges(approach, benchmark, memory, classifier)
     if isinstance(training.epochs, list) and len(training.epochs) != len(benchmark):
         problems.append(f"training.epochs lists {len(training.epochs)} tasks, but the benchmark has {len(benchmark)}")
     if training.select == "best" and benchmark.validation in (0, "test"):
@@ -223,6 +234,39 @@ def check(
         raise ConfigurationError("; ".join(problems))
 
 
+def challenges(
+    approach: Approach, benchmark: Benchmark, memory: Memory, classifier: Classifier | None
+) -> Iterator[str]:
+    """What the stream and the memory bring that the approach, or what answers, does not cope with, in words."""
+    stream, name, copes = benchmark.stream, type(approach).__name__, approach.copes_with
+    kind, others = type(stream).__name__, "`cl-ac approaches --copes_with '{}'` lists those that do"
+    if not stream.disjoint and "repeated classes" not in copes:
+        yield (
+            f"the stream {kind} brings classes again, and {name} cannot learn from classes that it knows; "
+            + others.format("repeated classes")
+        )
+    if not stream.disjoint and classifier is not None and not classifier.takes_repeated_classes:
+        yield (
+            f"the stream {kind} brings classes again, but the classifier {type(classifier).__name__} takes each from "
+            "one task alone: take NearestMean, or the linear heads (classifier absent)"
+        )
+    if memory.live and "live memory" not in copes:
+        yield (
+            f"memory.selection is 'live', and {name} does not draw from a memory that changes while a task is learned; "
+            + others.format("live memory")
+        )
+    if not stream.boundaries and "no boundaries" not in copes:
+        yield (
+            f"stream.boundaries is false, and {name} cannot do without knowing where a task ends; "
+            + others.format("no boundaries")
+        )
+    if not stream.boundaries and memory.enabled and not memory.live:
+        yield (
+            f"memory.selection is '{memory.selection}', which chooses exemplars where a task ends, but "
+            "stream.boundaries is false; take 'live'"
+        )
+
+
 def check_learning(approach: Approach, training: Training) -> None:
     """Raises a `ConfigurationError` if no epoch trains linear heads that are all that answers.
 
@@ -238,12 +282,19 @@ def check_learning(approach: Approach, training: Training) -> None:
         )
 
 
-def check_data(tasks: Sequence[Task], training: Training) -> None:
+def check_data(tasks: Sequence[Task], training: Training, watch: Watch = Watch()) -> None:
     """Raises a `ConfigurationError` that names the first task without images for something that it needs."""
     for task in tasks:
+        if watch.drift and not task.is_tested:
+            raise ConfigurationError(
+                f"watch.drift is true, but task {task.index + 1} of {len(tasks)} brings no new class, so that it has "
+                "no test images to measure drift on"
+            )
         needed = {"training": task.train, "test": task.test}
         if training.select == "best":
             needed["held-out"] = task.validation
+        if not task.is_tested:
+            needed = {"training": task.train}
         for what, samples in needed.items():
             if not len(samples):
                 raise ConfigurationError(
@@ -305,14 +356,16 @@ def answer_again(
     task: Task,
 ) -> None:
     """Makes the outputs of the newest finished task, which were lost, once more."""
-    seconds = [record.seconds for record in directory.records if record.task == task.index]
+    earlier = [record for record in directory.records if record.task == task.index]
     outputs = evaluate(trainer, network, approach, benchmark, task)
-    directory.finish(Record.of(task.index, outputs, *(seconds or [0.0])), outputs)
+    directory.finish(earlier[0] if earlier else Record.of(task.index, outputs, 0.0), outputs)
 
 
-def after_step(approach: Approach, watcher: Watcher, network: ExitNetwork, step: int) -> None:
+def after_step(approach: Approach, watcher: Watcher, network: ExitNetwork, batch: Batch, step: int) -> None:
     """What follows each step of the optimiser on a task."""
     approach.end_step(network)
+    if batch.incoming is not None:
+        approach.memory.take_up(batch, approach.stored_with(batch))
     watcher.step(step)
 
 

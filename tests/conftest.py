@@ -134,7 +134,9 @@ def toy_run(toy_backbone, tmp_path) -> Callable[..., Path]:
     from cl_ac.recording.rundir import RunDirectory
     from cl_ac.run import run
 
-    def make(approach, name: str = "run", exits: Exits | str = NO_EXITS, memory: int = 0, **options) -> RunDirectory:
+    def make(
+        approach, name: str = "run", exits: Exits | str = NO_EXITS, memory: int | Memory = 0, **options
+    ) -> RunDirectory:
         directory = RunDirectory(tmp_path / name)
         seed = options.get("seed", 0)
         given = {"benchmark": ToyBenchmark(), "training": TOY_TRAINING, "device": "cpu"}
@@ -146,7 +148,7 @@ def toy_run(toy_backbone, tmp_path) -> Callable[..., Path]:
             approach=approach,
             directory=directory,
             exits=exits,
-            memory=Memory(memory),
+            memory=memory if isinstance(memory, Memory) else Memory(memory),
             console=Console(quiet=True),
             **settings,
         )
@@ -160,6 +162,11 @@ def toy_learn(toy_trainer) -> Callable[..., None]:
     """Lets an approach learn tasks with a network, as a run does."""
 
     def learn(approach, network: ExitNetwork, tasks) -> None:
+        def after_step(network: ExitNetwork, batch: Batch, step: int) -> None:
+            approach.end_step(network)
+            if batch.incoming is not None:
+                approach.memory.take_up(batch, approach.stored_with(batch))
+
         for task in tasks:
             approach.expand(task, network, toy_trainer)
             network.grow(task.num_classes, toy_trainer.seed)
@@ -169,7 +176,7 @@ def toy_learn(toy_trainer) -> Callable[..., None]:
             if data is not None:
                 toy_trainer.fit(
                     Fit(network, approach.loss, data, parameters=approach.learns(network)),
-                    on_step=lambda network, _: approach.end_step(network),
+                    on_step=after_step,
                 )
             approach.choose_exemplars(task, network, toy_trainer)
             approach.end_task(task, network, toy_trainer)

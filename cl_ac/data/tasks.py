@@ -1,23 +1,28 @@
-"""A task: one group of new classes with its data."""
+"""A task: what a stream brings at once, mostly a group of new classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate
+
+import torch
+from torch import Tensor
 
 from cl_ac.data.samples import Samples
 
 
 @dataclass(frozen=True)
 class Task:
-    """One group of new classes with its data.
+    """What a stream brings at once: mostly a group of new classes, maybe old ones again, in a domain.
 
     Args:
         index: position in the sequence, from 0.
-        sizes: number of classes of each task up to and including this one.
+        sizes: number of classes that are new in each task up to and including this one; 0 where there are none.
         train: what may be trained on, in the network's class numbering.
         validation: held out of the training data (the test data under the papers' protocol); may be empty.
         test: what accuracy is reported on.
         previous: the task before. Only an upper bound such as joint training may read its training data.
+        domain: that all its samples are of; None where there are no domains.
     """
 
     index: int
@@ -26,10 +31,11 @@ class Task:
     validation: Samples
     test: Samples
     previous: "Task | None" = field(default=None, repr=False, compare=False)
+    domain: int | None = None
 
     @property
     def is_first(self) -> bool:
-        return self.index == 0
+        return len(self.sizes) == 1
 
     @property
     def num_classes(self) -> int:
@@ -58,8 +64,23 @@ class Task:
 
     @property
     def old_tasks(self) -> list[slice]:
-        """The columns of each earlier task."""
-        return task_slices(self.sizes)[:-1]
+        """The columns of each earlier task that brought classes."""
+        return [classes for classes in task_slices(self.sizes)[:-1] if classes.stop > classes.start]
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether classes of earlier tasks are among its training samples."""
+        return bool((self.train.targets < self.classes.start).any())
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether it has test samples of its own: not if it only brings classes of earlier tasks again."""
+        return self.num_classes > 0 or self.domain is not None
+
+    @property
+    def unannounced(self) -> "Task":
+        """The same task for who is told of no boundaries: all classes so far are of one task, the first."""
+        return replace(self, sizes=(self.classes_seen,), previous=None)
 
     def history(self) -> "list[Task]":
         """The tasks so far, this one last."""
@@ -69,6 +90,19 @@ class Task:
             tasks.append(task)
             task = task.previous
         return tasks[::-1]
+
+
+def open_classes(sizes: Sequence[int]) -> Tensor:
+    """The classes that are open to choice where an image is known to be of a task: bool [T, C].
+
+    They are those that were new with the task. A task without is one of a domain, or brought known classes again: all
+    classes up to it are open.
+    """
+    rows = []
+    for classes in task_slices(sizes):
+        columns = torch.arange(sum(sizes))
+        rows.append((columns < classes.stop) & (columns >= (classes.start if classes.stop > classes.start else 0)))
+    return torch.stack(rows)
 
 
 def task_slices(sizes: Sequence[int]) -> list[slice]:

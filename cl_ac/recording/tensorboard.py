@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 from cl_ac.data.tasks import Task
-from cl_ac.evaluation import Outputs, forgetting, most_confident
+from cl_ac.evaluation import Outputs, average, forgetting, most_confident
 from cl_ac.recording.files import storing
 from cl_ac.recording.hyperparameters import hyperparameters
 from cl_ac.recording.loggers import CsvLogger, Layout, Logger, LoggerName, TensorBoardLogger, WandbLogger
@@ -56,6 +56,11 @@ METRICS = {
     "summary/forgetting": "forgetting",
     "summary/task_incremental_accuracy": "task_incremental",
     "summary/cost_at_accuracy_of_final_exit": "cost_at_final",
+}
+# Where the stream gives them a meaning.
+OF_STREAMS = {
+    f"summary/{name}": name
+    for name in ("forward_transfer", "missing_classes", "head_classes", "medium_classes", "tail_classes")
 }
 # Answers whose accuracy on every task is told while a task is learned; the others are told on the first task only.
 WATCHED_EVERYWHERE = ("final", "most_confident", "nearest_mean/final")
@@ -212,13 +217,13 @@ class EventLog:
         values = {}
         for name, column in zip([*self.names, "most_confident"], [*zip(*exits, strict=True), surest], strict=True):
             values.update({f"{tag}/task_{task}/{name}": column[task] for task in self.shown if task < len(column)})
-            values[f"{tag}/average/{name}"] = sum(column) / len(column)
+            values[f"{tag}/average/{name}"] = average(torch.tensor(column, dtype=torch.float64)).item()
         return values
 
     def _forgetting(self, directory: RunDirectory) -> dict[str, float]:
         lost = torch.cat([forgetting(directory.accuracies()), forgetting(directory.ac_accuracies())[:, None]], 1)
         names = [*self.names, "most_confident"]
-        return {f"forgetting/{name}": value for name, value in zip(names, lost.mean(0).tolist(), strict=True)}
+        return {f"forgetting/{name}": value for name, value in zip(names, lost.nanmean(0).tolist(), strict=True)}
 
     def _drift(self, drift: Drift | None) -> dict[str, float]:
         if drift is None:
@@ -264,6 +269,8 @@ class EventLog:
                     logger.figure(tag, figure, step)
 
     def _scalars(self, values: Mapping[str, float], step: int) -> None:
+        # A task that is not tested on its own has no curve.
+        values = {tag: value for tag, value in values.items() if not math.isnan(value)}
         with storing(self.path):
             for logger in self.loggers:
                 logger.scalars(values, step)
@@ -283,7 +290,7 @@ def _summary(directory: RunDirectory, outputs: Outputs) -> dict[str, float]:
     from cl_ac.recording.summary import summarise
 
     summary = summarise(directory, outputs.correct[-1].double().mean().item())
-    values = {tag: getattr(summary, name) for tag, name in METRICS.items()}
+    values = {tag: getattr(summary, name) for tag, name in {**METRICS, **OF_STREAMS}.items()}
     return {tag: value for tag, value in values.items() if value is not None}
 
 

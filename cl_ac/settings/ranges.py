@@ -146,7 +146,9 @@ RANGES: dict[str, Range] = {
     "ImageFileSet.size": Range(1, 4096),
     "Augmentation.size": Range(1, 4096),
     "padding": Range(0, 4096),
+    "RotatedImages.largest": Range(0, 360, above=True),
     # training
+    "iterations": COUNT,
     "epochs": EPOCHS,
     "batch_size": COUNT,
     "lr": POSITIVE,
