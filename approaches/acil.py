@@ -18,6 +18,7 @@ class ACIL(Freezing):
 
     family = "prototypes"
     memory_use = "none"
+    copes_with = frozenset({"repeated classes"})
 
     def __init__(self, width: int = 2048, ridge: float | None = 0.1):
         super().__init__(train_heads=False)
@@ -35,6 +36,8 @@ class DSAL(ACIL):
         ridge: of both regressions.
         compensation: weight of the second stream (the authors': 0.6 for CIFAR-100, 1.5 for ImageNet).
     """
+
+    copes_with = frozenset()
 
     def __init__(self, width: int = 2048, ridge: float | None = 0.1, compensation: float = 0.6):
         super().__init__(width, ridge)

@@ -28,21 +28,23 @@ class AGEM(Approach):
 
     family = "replay"
     memory_use = "required"
+    copes_with = frozenset({"repeated classes", "live memory"})
 
     def __init__(self, replay: int | None = None, among: Literal["all", "task"] = "all"):
         super().__init__()
         self.replay, self.among = replay, among
+        if among == "task":
+            self.copes_with = frozenset()
 
     def training_set(self, task: Task) -> TrainingSet:
-        return TrainingSet(task.train, task, self.memory.samples, replay=(self.replay,))
+        return TrainingSet(task.train, task, self.memory, replay=(self.replay,))
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         task = batch.task
         classes = task.classes if self.among == "task" else task.seen_classes
         loss = cross_entropy(network(batch.images), batch.targets, classes)
-        if task.is_first:
+        if not len(exemplars := batch.replay[0]):
             return loss
-        exemplars = batch.replay[0]
         logits = network(exemplars.images)
         if self.among == "task":
             losses = taskwise_cross_entropy_per_sample(logits, exemplars.targets, task.old_tasks)

@@ -27,6 +27,7 @@ class ANCL(Approach):
     """
 
     family = "distillation"
+    copes_with = frozenset({"repeated classes"})
 
     def __init__(
         self,

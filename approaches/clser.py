@@ -33,6 +33,7 @@ class CLSER(Approach):
     family = "replay"
     memory_use = "required"
     moves: Tensor
+    copes_with = frozenset({"repeated classes"})
 
     def __init__(
         self,

@@ -14,7 +14,8 @@ class DER(Approach):
     """Dark experience replay (Buzzega et al., 2020, eq. 5): `CE(new) + α MSE(logits(exemplars), stored logits)`.
 
     As in the AC paper, logits are stored at the end of the task in which an image becomes an exemplar, in evaluation
-    mode and without augmentation. (The original stores them during training, as the network gave them in passing.)
+    mode and without augmentation. (The original stores them during training, as the network gave them in passing; so
+    does a memory with the selection `live`.)
     Classes unseen at storage have no stored logit and do not count. So nothing keeps exemplars from being taken for a
     new class, as it does in the original, whose network has the outputs of all tasks from the start: where the task is
     not known at test time, use DERpp.
@@ -28,11 +29,13 @@ class DER(Approach):
 
     family = "replay"
     memory_use = "required"
+    copes_with = frozenset({"repeated classes", "live memory", "no boundaries"})
     draws = 1
 
     def __init__(self, strength: float = 0.5):
         super().__init__()
         self.strength = strength
+        self.passing = torch.empty(0)  # the logits of the newest batch of new images [E, B, C]
 
     def begin_task(self, task, network, trainer) -> None:
         exemplars = self.memory.samples
@@ -41,24 +44,31 @@ class DER(Approach):
             self.memory.store(replace(exemplars, extras={**exemplars.extras, "logits": logits}))
 
     def training_set(self, task: Task) -> TrainingSet:
-        return TrainingSet(task.train, task, self.memory.samples, replay=(None,) * self.draws)
+        return TrainingSet(task.train, task, self.memory, replay=(None,) * self.draws)
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
-        loss = cross_entropy(network(batch.images), batch.targets, batch.task.seen_classes)
-        if batch.task.is_first:
+        new = network(batch.images)
+        self.passing = new.detach()
+        loss = cross_entropy(new, batch.targets, batch.task.seen_classes)
+        if not len(exemplars := batch.replay[0]):
             return loss
-        exemplars = batch.replay[0]
-        logits = network(exemplars.images)
-        stored = exemplars.extras["logits"].transpose(0, 1)
+        logits, stored = network(exemplars.images), exemplars.extras["logits"].transpose(0, 1)
+        stored = F.pad(stored, (0, logits.shape[-1] - stored.shape[-1]))
         classes = torch.arange(logits.shape[-1], device=logits.device)
         known = (classes < exemplars.extras["classes_known"][:, None]).float()
         return loss + self.strength * masked_squared_error(logits, stored, known)
 
+    def stored_with(self, batch: Batch) -> dict[str, Tensor]:
+        return self._answers(self.passing)
+
     def choose_exemplars(self, task, network, trainer) -> None:
-        # [E, N, C] to [N, E, C]: what is stored with an image comes first by image.
-        logits = trainer.predict(network, task.train).transpose(0, 1)
-        extras = {"logits": logits, "classes_known": torch.full((len(logits),), task.classes_seen)}
+        extras = {**task.train.extras, **self._answers(trainer.predict(network, task.train))}
         super().choose_exemplars(replace(task, train=replace(task.train, extras=extras)), network, trainer)
+
+    def _answers(self, logits: Tensor) -> dict[str, Tensor]:
+        """Logits [E, N, C] as they are stored, by image, and how many classes they know."""
+        known = torch.full((logits.shape[1],), logits.shape[-1], device=logits.device)
+        return {"logits": logits.transpose(0, 1), "classes_known": known}
 
 
 class DERpp(DER):
@@ -79,8 +89,7 @@ class DERpp(DER):
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         loss = super().loss(network, batch)
-        if batch.task.is_first:
+        if not len(exemplars := batch.replay[1]):
             return loss
-        exemplars = batch.replay[1]
         replayed = cross_entropy(network(exemplars.images), exemplars.targets, batch.task.seen_classes)
         return loss + self.replay_weight * replayed

@@ -18,13 +18,14 @@ class ER(Approach):
 
     family = "replay"
     memory_use = "required"
+    copes_with = frozenset({"repeated classes", "live memory", "no boundaries"})
 
     def __init__(self, replay: int | None = None):
         super().__init__()
         self.replay = replay
 
     def training_set(self, task: Task) -> TrainingSet:
-        return TrainingSet(task.train, task, self.memory.samples, replay=(self.replay,), drop_last=True)
+        return TrainingSet(task.train, task, self.memory, replay=(self.replay,), drop_last=True)
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         exemplars = batch.replay[0]

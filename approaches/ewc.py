@@ -36,6 +36,7 @@ class EWC(Approach):
     """
 
     family = "regularisation"
+    copes_with = frozenset({"repeated classes"})
 
     def __init__(
         self,

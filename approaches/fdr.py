@@ -24,6 +24,8 @@ class FDR(DER):
 
     family = "replay"
 
+    copes_with = frozenset({"repeated classes"})
+
     def __init__(self, strength: float = 1.0):
         super().__init__(strength)
 

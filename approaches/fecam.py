@@ -18,6 +18,7 @@ class FeCAM(Freezing):
     """
 
     family = "prototypes"
+    copes_with = frozenset()
     memory_use = "none"
 
     def __init__(self, tukey: float = 0.5, diagonal: float = 1.0, off_diagonal: float = 1.0):

@@ -18,6 +18,7 @@ class FeTrIL(Freezing):
     """
 
     family = "prototypes"
+    copes_with = frozenset()
     memory_use = "none"
 
     def __init__(self, loss: Separation = "hinge", strength: float = 1.0):

@@ -10,6 +10,7 @@ class FineTuning(Approach):
     """Cross-entropy on each task in turn (FT); with a memory, on the task's data and the exemplars together (FT+Ex)."""
 
     family = "baseline"
+    copes_with = frozenset({"repeated classes", "no boundaries"})
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         return cross_entropy(network(batch.images), batch.targets, self.trained_classes(batch.task))

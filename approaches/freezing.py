@@ -23,6 +23,7 @@ class Freezing(Approach):
     """
 
     family: ClassVar[Family] = "baseline"
+    copes_with = frozenset({"repeated classes"})
 
     def __init__(self, freeze_after: int = 0, train_heads: bool = True):
         super().__init__()

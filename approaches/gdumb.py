@@ -26,6 +26,7 @@ class GDumb(Approach):
 
     family = "replay"
     memory_use = "required"
+    copes_with = frozenset({"repeated classes"})
 
     def __init__(self, cutmix: float = 0.5, reset: bool = True, joined: bool = False):
         super().__init__()

@@ -27,6 +27,7 @@ class GEM(AGEM):
     """
 
     family = "replay"
+    copes_with = frozenset()
 
     def __init__(
         self,

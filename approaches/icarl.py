@@ -24,6 +24,7 @@ class ICaRL(Approach):
 
     family = "rebalancing"
     memory_use = "required"
+    copes_with = frozenset({"repeated classes"})
 
     def __init__(self, strength: float = 1.0, teacher_bn: TeacherStatistics = "frozen"):
         super().__init__()

@@ -17,6 +17,7 @@ class Joint(Approach):
     family = "baseline"
     memory_use = "none"
     sees_old_classes = True
+    copes_with = frozenset({"repeated classes"})
 
     def training_set(self, task: Task) -> TrainingSet:
         return TrainingSet(concatenate(*(earlier.train for earlier in task.history())), task)

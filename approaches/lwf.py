@@ -22,6 +22,7 @@ class LwF(Approach):
     """
 
     family = "distillation"
+    copes_with = frozenset({"repeated classes"})
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class LwM(Approach):
     """
 
     family = "distillation"
+    copes_with = frozenset({"repeated classes"})
 
     def __init__(
         self,

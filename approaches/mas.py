@@ -28,6 +28,7 @@ class MAS(Approach):
     """
 
     family = "regularisation"
+    copes_with = frozenset({"repeated classes"})
 
     def __init__(
         self,

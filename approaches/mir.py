@@ -1,7 +1,5 @@
 """MIR: replays the exemplars that the coming step would harm most."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -9,6 +7,7 @@ from torch.func import functional_call
 from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
 from cl_ac.errors import ConfigurationError
 from cl_ac.losses import cross_entropy, cross_entropy_per_sample
+from cl_ac.memory import Numbered
 
 
 class MIR(Approach):
@@ -31,6 +30,7 @@ class MIR(Approach):
 
     family = "replay"
     memory_use = "required"
+    copes_with = frozenset({"repeated classes", "live memory", "no boundaries"})
 
     def __init__(self, replay: int = 10, candidates: int = 50, virtual_lr: float = 0.1):
         super().__init__()
@@ -40,19 +40,17 @@ class MIR(Approach):
         self.replay, self.candidates, self.virtual_lr = replay, candidates, virtual_lr
 
     def training_set(self, task: Task) -> TrainingSet:
-        memory = self.memory.samples
-        numbered = replace(memory, extras={**memory.extras, "index": torch.arange(len(memory))})
-        return TrainingSet(task.train, task, numbered, replay=(self.candidates,))
+        return TrainingSet(task.train, task, Numbered(self.memory), replay=(self.candidates,))
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         classes, candidates = batch.task.seen_classes, batch.replay[0]
         loss = cross_entropy(network(batch.images), batch.targets, classes)
-        if batch.task.is_first:
+        if not len(candidates):
             return loss
         index = candidates.extras["index"]
         again = (index[:, None] == index).tril(-1).any(1)
         rise = self.interference(network, loss[-1], candidates).masked_fill(again, -torch.inf)
-        chosen = rise.topk(self.replay).indices
+        chosen = rise.topk(min(self.replay, len(rise))).indices
         return loss + cross_entropy(network(candidates.images[chosen]), candidates.targets[chosen], classes)
 
     def interference(self, network: ExitNetwork, loss: Tensor, candidates: Batch) -> Tensor:

@@ -37,6 +37,7 @@ class SCR(Approach):
 
     family = "replay"
     memory_use = "required"
+    copes_with = frozenset({"repeated classes", "live memory", "no boundaries"})
     trains_heads = False
 
     def __init__(
@@ -74,7 +75,7 @@ class SCR(Approach):
             self.projector.build([width] * len(network), self.projection, inner, device)
 
     def training_set(self, task: Task) -> TrainingSet:
-        return TrainingSet(task.train, task, self.memory.samples, replay=(self.replay,), views=(self.view,))
+        return TrainingSet(task.train, task, self.memory, replay=(self.replay,), views=(self.view,))
 
     def learns(self, network: ExitNetwork) -> Learning:
         return [*network.parameters(), *self.between.parameters(), *self.projector.parameters()]

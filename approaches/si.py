@@ -30,6 +30,7 @@ class SI(Approach):
     """
 
     family = "regularisation"
+    copes_with = frozenset({"repeated classes"})
 
     def __init__(self, strength: float = 0.1, damping: float = 0.1):
         super().__init__()

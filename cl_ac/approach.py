@@ -35,6 +35,10 @@ Family = Literal[
     "own",
 ]
 
+# What some streams bring: classes of earlier tasks, or none that are new; exemplars that change while a task is
+# learned; and tasks whose begin and end nobody tells.
+Challenge = Literal["repeated classes", "live memory", "no boundaries"]
+
 __all__ = ["Approach", "Batch", "ExitNetwork", "Task", "TaskApproach", "TrainingSet"]
 
 
@@ -44,7 +48,8 @@ class Approach(Growing):
     `memory` holds the exemplars; `memory_use` says whether the method can do without, and `exemplars_per_class` how
     many of each class it cannot do without if there is a memory. `most_classes` is how many classes a run may have at
     most, None for any number; an approach with it has it as its option `classes`. `trains_heads` says whether the
-    linear heads learn, which the best epoch is selected by. `family` is where it stands in lists.
+    linear heads learn, which the best epoch is selected by. `copes_with` names what the method can learn from beside
+    disjoint tasks with boundaries; runs that bring anything else are refused. `family` is where it stands in lists.
     """
 
     family: ClassVar[Family] = "own"
@@ -52,6 +57,7 @@ class Approach(Growing):
     exemplars_per_class: ClassVar[int] = 1
     most_classes: int | None = None
     trains_heads: ClassVar[bool] = True
+    copes_with: frozenset[Challenge] = frozenset()
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +76,7 @@ class Approach(Growing):
 
     def trained_classes(self, task: Task) -> slice:
         """The classes that the cross-entropy runs over: all if samples of old ones are seen, else the newest."""
-        return task.seen_classes if self.sees_old_classes else task.classes
+        return task.seen_classes if self.sees_old_classes or task.repeats else task.classes
 
     def build_classifier(self, in_features: int) -> GrowingClassifier:
         """The classifier of one exit, for features [B, in_features]."""
@@ -104,6 +110,10 @@ class Approach(Growing):
 
     def end_step(self, network: ExitNetwork) -> None:
         """Runs after every step of the optimiser on the task, for methods that follow the path of the weights."""
+
+    def stored_with(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What a live memory keeps with each image of a step's batch [B, ...]; by default nothing. Runs after it."""
+        return {}
 
     def choose_exemplars(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
         """Runs after training, before `end_task`; by default chooses the exemplars of the new classes."""

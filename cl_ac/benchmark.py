@@ -1,7 +1,8 @@
-"""A benchmark is a sequence of tasks: classes that arrive one group after the other."""
+"""A benchmark is a sequence of tasks: a data set, and a stream that says what of it arrives when."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar, Literal
 
@@ -13,30 +14,14 @@ from cl_ac.data.samples import Samples, concatenate
 from cl_ac.data.seeding import generator
 from cl_ac.data.tasks import Task, task_slices
 from cl_ac.errors import ConfigurationError, DataError
-
-
-def split_sizes(num_classes: int, tasks: int, first_task: int | None = None) -> list[int]:
-    """Classes per task: equal shares, what is left over goes to the earliest; `first_task` fixes the first.
-
-    Raises:
-        ConfigurationError: if a task would get no class.
-    """
-    if tasks < 1:
-        raise ConfigurationError(f"benchmark.tasks is {tasks}; it must be at least 1")
-    if first_task is None:
-        if tasks > num_classes:
-            raise ConfigurationError(f"benchmark.tasks is {tasks}, but there are only {num_classes} classes to share")
-        return [num_classes // tasks + (index < num_classes % tasks) for index in range(tasks)]
-    rest = num_classes - first_task
-    if first_task < 1 or rest < tasks - 1 or (tasks == 1 and rest):
-        raise ConfigurationError(
-            f"benchmark.first_task is {first_task}: that leaves {rest} of {num_classes} classes for {tasks - 1} tasks"
-        )
-    return [first_task, *(split_sizes(rest, tasks - 1) if tasks > 1 else [])]
+from cl_ac.streams.class_incremental import ClassIncremental
+from cl_ac.streams.stream import Arrival, Labels, Split, Stream
 
 
 class Benchmark(ABC):
     """A data set and how its classes are split into tasks; indexing gives a `Task`, `[:n]` gives the first n.
+
+    `seed` and `stream` are the run's; by default each task brings new classes.
 
     A subclass names `image_shape` (channels, height, width as stored) and `num_classes`, reads the data in `load`,
     and gives `augmentation` a default of its own in its constructor's signature: so a user who overrides one field
@@ -57,6 +42,9 @@ class Benchmark(ABC):
 
     published_order: ClassVar[Sequence[int] | None] = None
     class_names: Sequence[str] | None = None  # of each label, where the data set has names
+    mistaken: ClassVar[Mapping[int, int] | None] = None  # for which label another is easily taken, where that is known
+    # Where samples have a domain in their extras [N]: the name of each.
+    domain_names: Sequence[str] | None = None
     num_classes: int
     image_shape: tuple[int, int, int]
 
@@ -76,6 +64,7 @@ class Benchmark(ABC):
         self.samples_per_class, self.test_samples_per_class = samples_per_class, test_samples_per_class
         self.augmentation = augmentation
         self.seed = 0
+        self.stream: Stream = ClassIncremental()
         if validation != "test" and not 0 <= validation < 1:
             raise ConfigurationError(f"benchmark.validation is {validation}; it must be 'test' or from 0 to below 1")
         caps = {"samples_per_class": samples_per_class, "test_samples_per_class": test_samples_per_class}
@@ -100,22 +89,24 @@ class Benchmark(ABC):
         """Channels, height and width of what the network sees."""
         return self.augmentation.output_shape(self.image_shape)
 
+    @property
+    def split(self) -> Split:
+        """How the settings share the classes."""
+        return Split(self.num_classes, self.num_tasks, self.first_task, self.classes_per_task)
+
     @cached_property
     def sizes(self) -> list[int]:
-        """Classes of each task."""
-        if self.classes_per_task is None:
-            return split_sizes(self.num_classes, self.num_tasks, self.first_task)
-        sizes = self.classes_per_task
-        if not sizes or min(sizes) < 1 or sum(sizes) > self.num_classes:
-            raise ConfigurationError(
-                f"benchmark.classes_per_task is {sizes}; it needs at least one class per task "
-                f"and at most {self.num_classes} in all"
-            )
-        return list(sizes)
+        """Classes of each task, where tasks share none."""
+        return self.split.sizes
+
+    @property
+    def classes_to_come(self) -> int:
+        """How many classes the stream brings in all."""
+        return self.stream.num_classes(self.split)
 
     @cached_property
     def class_order(self) -> list[int]:
-        """The data set's label of each class, in the order in which classes arrive."""
+        """The data set's label of each class, in the order that is asked for."""
         if self.order == "natural":
             return list(range(self.num_classes))
         if self.order == "published":
@@ -136,7 +127,7 @@ class Benchmark(ABC):
 
     def check(self) -> None:
         """Raises a `ConfigurationError` for settings that cannot be met, before any data are read."""
-        _ = self.sizes, self.class_order
+        _ = len(self), self.class_order
         channels = self.image_shape[0]
         if len(self.augmentation.mean) not in ((1, 3) if channels == 1 else (1, channels)):
             raise ConfigurationError(
@@ -144,27 +135,46 @@ class Benchmark(ABC):
                 "channels; give one value for all channels, one for each, or three to make grey images coloured"
             )
 
-    @cached_property
-    def tasks(self) -> "list[Task]":
+    @property
+    def tasks(self) -> list[Task]:
         """All tasks with their data, targets renumbered in the order of arrival.
 
         Raises:
             DataError: if what `load` gives is not of the promised form.
+            ConfigurationError: if the stream does not fit the data.
         """
-        sizes = self.sizes
-        train, test = (self._renumber(samples) for samples in self._checked(self.list_samples()))
-        splits = [self._split(train, test, classes) for classes in task_slices(sizes)]
-        kept = iter(self.keep([part for split in splits for part in split]))
+        return self._arrived[0]
+
+    @property
+    def arrival_order(self) -> list[int]:
+        """The data set's label of each class, in the order in which classes arrive; reads the data."""
+        return self._arrived[1]
+
+    @cached_property
+    def _arrived(self) -> tuple[list[Task], list[int]]:
+        train, test = (self._renumber(samples, self.class_order) for samples in self._checked(self.list_samples()))
+        train, held_out, test = self._chosen(train, test)
+        labels = Labels(train.targets, self.split, train.extras.get("domain"), self._mistaken())
+        arrivals = self.stream.arrivals(labels, self.seed)
+        order, sizes = _order_of_arrival(arrivals, train.targets)
+        train, held_out, test = (self._renumber(samples, order) for samples in (train, held_out, test))
+        parts = []
+        for arrival, classes in zip(arrivals, task_slices(sizes), strict=True):
+            bounds = slice(0, classes.stop) if arrival.domain is not None else classes
+            parts += [_of(arrival, train, order), *(_within(part, bounds, arrival) for part in (held_out, test))]
+        kept = iter(self.keep(parts))
         tasks: list[Task] = []
-        for index in range(len(sizes)):
-            task_train, held_out, task_test = next(kept), next(kept), next(kept)
-            validation = task_test if self.validation == "test" else held_out
+        for index, arrival in enumerate(arrivals):
+            task_train, task_held_out, task_test = (self._in_domain(next(kept), arrival, len(arrivals)) for _ in "123")
+            validation = task_test if self.validation == "test" else task_held_out
             previous = tasks[-1] if tasks else None
-            tasks.append(Task(index, tuple(sizes[: index + 1]), task_train, validation, task_test, previous))
-        return tasks
+            tasks.append(
+                Task(index, tuple(sizes[: index + 1]), task_train, validation, task_test, previous, arrival.domain)
+            )
+        return tasks, [self.class_order[place] for place in order]
 
     def __len__(self) -> int:
-        return len(self.sizes)
+        return self.stream.length(self.split, None if self.domain_names is None else len(self.domain_names))
 
     def __getitem__(self, index):
         return self.tasks[index]
@@ -178,10 +188,18 @@ class Benchmark(ABC):
         indices = torch.cat([torch.full((len(test),), index) for index, test in enumerate(tests)])
         return concatenate(*tests), indices
 
-    def _renumber(self, samples: Samples) -> Samples:
-        arrival = torch.empty(self.num_classes, dtype=torch.int64)
-        arrival[torch.tensor(self.class_order)] = torch.arange(self.num_classes)
-        return Samples(samples.images, arrival[samples.targets.long()], samples.extras)
+    def _renumber(self, samples: Samples, order: Sequence[int]) -> Samples:
+        """The same samples whose classes are numbered by their places in `order`; −1 for those that are not there."""
+        places = torch.full((self.num_classes,), -1, dtype=torch.int64)
+        places[torch.tensor(order)] = torch.arange(len(order))
+        return Samples(samples.images, places[samples.targets.long()], samples.extras)
+
+    def _mistaken(self) -> dict[int, int] | None:
+        """`mistaken` in the order of classes that is asked for."""
+        if self.mistaken is None:
+            return None
+        places = {label: place for place, label in enumerate(self.class_order)}
+        return {places[label]: places[other] for label, other in self.mistaken.items()}
 
     def _checked(self, loaded: object) -> "tuple[Samples, Samples]":
         name = type(self).__name__
@@ -193,31 +211,86 @@ class Benchmark(ABC):
                 raise DataError(f"load() of {name} gives {part} samples whose {fault}")
         return tuple(loaded)
 
-    def _split(self, train: Samples, test: Samples, classes: slice) -> list[Samples]:
-        """Training, held-out and test samples of `classes`, in the order in which they were loaded.
+    def _chosen(self, train: Samples, test: Samples) -> list[Samples]:
+        """Training, held-out and test samples that are used at all, in the order in which they were loaded.
 
-        They are chosen per class: the training and the held-out ones by the benchmark's seed, and one or more is kept
-        for training.
+        They are chosen per class, and per domain where there are any: the training and the held-out ones by the
+        benchmark's seed, and one or more is kept for training.
         """
         share = 0.0 if self.validation == "test" else self.validation
         chosen: tuple[list[Tensor], ...] = ([], [], [])
-        for target in range(classes.start, classes.stop):
-            members = _drawn(train, target, self.samples_per_class, generator(self.seed, "held-out samples", target))
+        domains = [()] if self.domain_names is None else [(domain,) for domain in range(len(self.domain_names))]
+        for group in ((target, *domain) for target in range(self.classes_to_come) for domain in domains):
+            members = _drawn(train, group, self.samples_per_class, generator(self.seed, "held-out samples", *group))
             count = max(min(round(share * len(members)) or int(share > 0), len(members) - 1), 0)
-            tests = _members(test, target)
+            tests = _members(test, group)
             if self.test_samples_per_class is not None:
-                tests = _drawn(test, target, self.test_samples_per_class, generator(0, "test samples", target))
+                tests = _drawn(test, group, self.test_samples_per_class, generator(0, "test samples", *group))
             for part, indices in zip(chosen, (members[count:], members[:count], tests), strict=True):
                 part.append(indices)
         sources = (train, train, test)
         return [source.select(torch.cat(part).sort().values) for source, part in zip(sources, chosen, strict=True)]
 
+    def _in_domain(self, samples: Samples, arrival: Arrival, domains: int) -> Samples:
+        """The samples of a task as they arrive in its domain, if it has one."""
+        if arrival.domain is None:
+            return samples
+        extras = {**samples.extras, "domain": torch.full((len(samples),), arrival.domain)}
+        if type(self.stream).images is Stream.images:
+            return replace(samples, extras=extras)
+        if not isinstance(samples.images, Tensor):
+            raise ConfigurationError(
+                f"{type(self.stream).__name__} changes images that memory holds, but those of the benchmark stay in "
+                "their files: lower benchmark.size or benchmark.samples_per_class, so that they fit"
+            )
+        images = self.stream.images(samples.images, arrival.domain, domains, self.seed)
+        return Samples(images, samples.targets, extras)
 
-def _members(samples: Samples, target: int) -> Tensor:
-    return (samples.targets == target).nonzero()[:, 0]
+
+def _order_of_arrival(arrivals: Sequence[Arrival], targets: Tensor) -> tuple[list[int], list[int]]:
+    """The classes in the order in which they are first seen, and how many of them are new with each arrival."""
+    order: list[int] = []
+    sizes = []
+    for arrival in arrivals:
+        labels = targets[arrival.train] if arrival.labels is None else arrival.labels
+        seen = set(order)
+        order += (new := [label for label in labels.unique().tolist() if label not in seen])
+        sizes.append(len(new))
+    return order, sizes
 
 
-def _drawn(samples: Samples, target: int, cap: int | None, stream: torch.Generator) -> Tensor:
-    """The indices of the samples of one class in random order, at most `cap`."""
-    members = _members(samples, target)
+def _of(arrival: Arrival, train: Samples, order: Sequence[int]) -> Samples:
+    """The training samples that arrive, labelled as the stream says; their true classes go with them if it says so."""
+    samples = _without_domain(train.select(arrival.train))
+    if arrival.labels is None:
+        return samples
+    places = {label: place for place, label in enumerate(order)}
+    labels = torch.tensor([places[label] for label in arrival.labels.tolist()], dtype=torch.int64)
+    return Samples(samples.images, labels, {**samples.extras, "true_targets": samples.targets})
+
+
+def _within(samples: Samples, classes: slice, arrival: Arrival) -> Samples:
+    """The samples of `classes`, of the arrival's domain where both have one."""
+    inside = (samples.targets >= classes.start) & (samples.targets < classes.stop)
+    if arrival.domain is not None and "domain" in samples.extras:
+        inside &= samples.extras["domain"] == arrival.domain
+    return _without_domain(samples.select(inside))
+
+
+def _without_domain(samples: Samples) -> Samples:
+    return replace(samples, extras={name: value for name, value in samples.extras.items() if name != "domain"})
+
+
+def _members(samples: Samples, group: Sequence[int]) -> Tensor:
+    """The samples of a class, or of a class in a domain."""
+    target, *domain = group
+    inside = samples.targets == target
+    for each in domain:
+        inside &= samples.extras["domain"] == each
+    return inside.nonzero()[:, 0]
+
+
+def _drawn(samples: Samples, group: Sequence[int], cap: int | None, stream: torch.Generator) -> Tensor:
+    """The indices of the samples of one group in random order, at most `cap`."""
+    members = _members(samples, group)
     return members[torch.randperm(len(members), generator=stream)][:cap]

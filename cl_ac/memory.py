@@ -1,22 +1,29 @@
 """Exemplars of earlier classes, kept as uint8 images."""
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cl_ac.data.batches import Batch
 from cl_ac.data.growing import Growing
 from cl_ac.data.samples import Samples, concatenate
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.network import ExitNetwork
 from cl_ac.training import Trainer
 
-Selection = Literal["random", "herding", "entropy", "distance", "reservoir", "class_balanced"]
+Selection = Literal["random", "herding", "entropy", "distance", "reservoir", "class_balanced", "live"]
+# A stream of random numbers that no loss draws from.
+KEYS = -1
 
 
 class Memory(Growing):
     """A bounded store of training images.
+
+    Where tasks are domains, each class has a share in each of them: what is said of classes holds for these groups.
 
     Exemplars of a class are kept in the order in which they were chosen; when its share shrinks, the last go.
     Selections that ask the network read its final exit, in evaluation mode and without augmentation.
@@ -34,6 +41,8 @@ class Memory(Growing):
             here with random keys instead of one image at a time).
             `class_balanced`: drawn uniformly in each class, and what a class with few images leaves of its share goes
             to the others (CBRS, Chrysakis & Moens, 2020).
+            `live`: a uniform sample of all training images that have passed so far, the task's own included: it
+            changes after each step while a task is learned, for training that sees each image once.
         rounding: `exact` never keeps more than `size`; `up` gives each class ceil(size / classes), as FACIL and the
             code of the papers built on it do, which is up to one exemplar per class more than `size`.
     """
@@ -57,6 +66,11 @@ class Memory(Growing):
             raise ConfigurationError(unknown("memory.selection", selection, get_args(Selection)))
         if rounding not in ("exact", "up"):
             raise ConfigurationError(unknown("memory.rounding", rounding, ("exact", "up")))
+        if selection == "live" and per_class:
+            raise ConfigurationError(
+                f"memory.selection is 'live' with memory.per_class {per_class}; a memory that images pass has no shares "
+                "of classes: set memory.size instead"
+            )
         self.size, self.per_class, self.selection, self.rounding = size, per_class, selection, rounding
         self.register_buffer("images", torch.empty(0, dtype=torch.uint8))
         self.register_buffer("targets", torch.empty(0, dtype=torch.int64))
@@ -72,8 +86,13 @@ class Memory(Growing):
         return bool(self.size or self.per_class)
 
     @property
+    def live(self) -> bool:
+        """Whether it changes while a task is learned."""
+        return self.selection == "live"
+
+    @property
     def samples(self) -> Samples:
-        """What is stored."""
+        """What is stored now."""
         return Samples(self.images, self.targets, dict(self.extras.named_buffers()))
 
     def store(self, samples: Samples) -> None:
@@ -84,6 +103,56 @@ class Memory(Growing):
         self.extras = Growing()
         for name, value in samples.extras.items():
             self.extras.register_buffer(name, value.to(device, copy=True))
+
+    @torch.no_grad()
+    def take_up(self, batch: Batch, extras: Mapping[str, Tensor]) -> None:
+        """Lets the images of a step pass a memory that is live.
+
+        Each draws a random key, and those with the smallest keys of all stay: a uniform sample of all that passed.
+
+        Args:
+            extras: what is stored with each image [B, ...].
+        """
+        if batch.incoming is None or not self.size:
+            return
+        device = self.targets.device
+        keys = torch.rand(len(batch), generator=batch.stream(KEYS), dtype=torch.float64).to(device, non_blocking=True)
+        extras = {**batch.incoming.extras, **extras, "reservoir_key": keys}
+        passing = replace(batch.incoming.to(device), extras=extras)
+        free = min(self.size - len(self), len(passing))
+        if free:
+            rows = torch.arange(len(passing), device=device)
+            added = passing.select(rows[:free])
+            self.store(concatenate(self._widened(added), added) if len(self) else added)
+            passing = passing.select(rows[free:])
+        if len(passing):
+            self._replace(passing)
+
+    def _widened(self, samples: Samples) -> Samples:
+        """What is stored, with zeros in extras for what `samples` know more of, such as logits of newer classes."""
+        extras = {}
+        for name, value in samples.extras.items():
+            stored = self.extras.get_buffer(name)
+            wider = value.shape[-1] - stored.shape[-1] if value.ndim > 1 else 0
+            extras[name] = F.pad(stored, (0, wider)) if wider else stored
+        return Samples(self.images, self.targets, extras)
+
+    def _replace(self, samples: Samples) -> None:
+        """Lets `samples` take the places of those with the largest keys, where their own are smaller."""
+        held = self._widened(samples)
+        count = min(len(samples), len(held))
+        last = held.extras["reservoir_key"].topk(count).indices
+        first = (-samples.extras["reservoir_key"]).topk(count).indices
+        smaller = samples.extras["reservoir_key"][first] < held.extras["reservoir_key"][last]
+
+        def exchange(old: Tensor, new: Tensor) -> Tensor:
+            chosen = smaller.view(-1, *[1] * (old.ndim - 1))
+            return old.index_copy_(0, last, torch.where(chosen, new[first].to(old.dtype), old[last]))
+
+        exchange(self.images, cast(Tensor, samples.images))
+        exchange(self.targets, samples.targets)
+        for name, value in held.extras.items():
+            self.extras.register_buffer(name, exchange(value, samples.extras[name]))
 
     def quotas(self, num_classes: int) -> list[int]:
         """Exemplars that each of `num_classes` classes may have; what a fixed total leaves over goes to the first."""
@@ -110,18 +179,18 @@ class Memory(Growing):
             trainer: runs the network over the samples.
             per_class: a share of each class in place of the memory's own.
         """
-        if not self.enabled:
+        if not self.enabled or self.live:
             return
-        targets = samples.targets.cpu()
-        # Classes are numbered in the order in which they arrive: the largest number tells how many there are.
-        counts = torch.cat([self.targets.cpu(), targets]).bincount()
+        known, targets = self._groups(samples)
+        # Groups are numbered in the order in which they arrive: the largest number tells how many there are.
+        counts = torch.cat([known, targets]).bincount()
         quotas = torch.tensor(self.quotas(len(counts)) if per_class is None else [per_class] * len(counts))
         if self.selection == "class_balanced" and self.size and per_class is None:
             quotas = _filled(counts, int(quotas.sum()))
         scores = self._scores(samples, generator, network, trainer, int(quotas.max()))
         order = scores.argsort(stable=True)
         order = order[targets[order].argsort(stable=True)]
-        candidates = torch.cat([self.targets.cpu(), targets[order]])
+        candidates = torch.cat([known, targets[order]])
         if self.selection == "reservoir":
             samples = Samples(samples.images, samples.targets, {**samples.extras, "reservoir_key": scores})
             stored = self.extras.get_buffer("reservoir_key").cpu() if len(self) else scores[:0]
@@ -132,6 +201,15 @@ class Memory(Growing):
         old, new = kept[kept < len(self)], order[kept[kept >= len(self)] - len(self)]
         added = samples.select(new.to(samples.targets.device))
         self.store(concatenate(self.samples.select(old.to(self.targets.device)), added) if len(old) else added)
+
+    def _groups(self, samples: Samples) -> tuple[Tensor, Tensor]:
+        """The group of each stored sample and of `samples`: its class, or the rank of its class in its domain."""
+        parts = [self.samples, samples] if len(self) else [samples]
+        groups = torch.cat([part.targets.cpu() for part in parts])
+        if all("domain" in part.extras for part in parts):
+            domains = torch.cat([part.extras["domain"].cpu() for part in parts])
+            groups = (domains * (int(groups.max()) + 1) + groups).unique(return_inverse=True)[1]
+        return groups[: len(self)], groups[len(self) :]
 
     def _scores(
         self,
@@ -159,6 +237,22 @@ class Memory(Growing):
             return logits.gather(1, samples.targets.cpu()[:, None])[:, 0]
         log_probabilities = F.log_softmax(logits, 1)
         return (log_probabilities.exp() * log_probabilities).sum(1)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """A memory whose samples bring their place in it, as the extra `index` [N]."""
+
+    memory: Memory
+
+    @property
+    def live(self) -> bool:
+        return self.memory.live
+
+    @property
+    def samples(self) -> Samples:
+        held = self.memory.samples
+        return replace(held, extras={**held.extras, "index": torch.arange(len(held), device=held.targets.device)})
 
 
 def herd(features: Tensor, count: int) -> Tensor:

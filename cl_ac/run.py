@@ -1,6 +1,6 @@
 """A run: the tasks of a benchmark feed an approach, which trains a network with exits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 from cl_ac.approach import Approach, TaskApproach
 from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers.classifier import Classifier
+from cl_ac.data.batches import Batch
 from cl_ac.data.available import told_when_memory_runs_out
 from cl_ac.data.tasks import Task
 from cl_ac.efficiency.sparsify import Sparsify, sparsified
@@ -104,21 +105,25 @@ def run(
         if checkpoint.task == len(tasks):
             return directory.records
         epochs = [training.epochs_of(task) for task in range(len(tasks))]
+        announced = benchmark.stream.boundaries
         kept = directory, checkpoint, network, approach, epochs, console, loggers, keep_checkpoints, keep_outputs
         with Journal(*kept) as journal:
             for task in tasks[checkpoint.task :]:
+                told = task if announced else task.unannounced
                 unfinished = checkpoint.fit if task.index == checkpoint.task else None
                 if unfinished is None:
                     watcher.begin(task, journal.checkpoint.steps)
-                    approach.expand(task, network, trainer)
+                    if announced or task.is_first:
+                        approach.expand(told, network, trainer)
                     network.grow(task.num_classes, seed)
-                    approach.begin_task(task, network, trainer)
+                    if announced or task.is_first:
+                        approach.begin_task(told, network, trainer)
                     watcher.grown(task)
-                    trainer.warm_up_heads(network, approach.training_set(task))
+                    trainer.warm_up_heads(network, approach.training_set(told))
                 else:
                     watcher.resume(task, directory.watched(task.index), unfinished["steps"])
-                network.train_old_rows(approach.trains_old_rows)
-                data, done = approach.training_set(task), unfinished["steps"] if unfinished else 0
+                network.train_old_rows(approach.trains_old_rows or task.repeats or not announced)
+                data, done = approach.training_set(told), unfinished["steps"] if unfinished else 0
                 if data is None or not epochs[task.index]:
                     journal.untrained(watcher.seen_so_far())
                 else:
@@ -130,11 +135,12 @@ def run(
                         on_step=partial(after_step, approach, watcher),
                         on_epoch=partial(after_epoch, journal, watcher, task),
                     )
-                approach.choose_exemplars(task, network, trainer)
-                approach.end_task(task, network, trainer)
+                if announced:
+                    approach.choose_exemplars(told, network, trainer)
+                    approach.end_task(told, network, trainer)
                 answering = approach.inference_network(network)
                 if approach.inference is not None:
-                    approach.inference.update(task, answering, trainer, memory)
+                    approach.inference.update(told, answering, trainer, memory)
                 if watch.drift:
                     earlier = directory.grams(task.index - 1)
                     directory.keep_drift(task.index, *measure(task, answering, trainer, earlier))
@@ -179,16 +185,16 @@ def check(
     if approach.memory_use == "none" and memory.enabled:
         problems.append(f"the approach {name} uses no exemplars: leave memory.size and memory.per_class at 0")
     needed = approach.exemplars_per_class
-    if memory.size and memory.size < needed * sum(benchmark.sizes):
-        classes = sum(benchmark.sizes)
+    classes = benchmark.classes_to_come
+    if memory.size and memory.size < needed * classes:
         problems.append(
             f"memory.size is {memory.size}, but {name} needs at least {needed} for each of {classes} classes"
         )
     if memory.per_class and memory.per_class < needed:
         problems.append(f"memory.per_class is {memory.per_class}, but {name} needs at least {needed}")
-    if approach.most_classes is not None and approach.most_classes < sum(benchmark.sizes):
+    if approach.most_classes is not None and approach.most_classes < classes:
         problems.append(
-            f"approach.classes is {approach.most_classes}, but the benchmark has {sum(benchmark.sizes)}: set it to the "
+            f"approach.classes is {approach.most_classes}, but the benchmark has {classes}: set it to the "
             "number of classes of the whole run"
         )
     if classifier is not None and classifier.needs_equal_features and type(approach).expand is not Approach.expand:
@@ -196,6 +202,7 @@ def check(
             f"the classifier {type(classifier).__name__} keeps statistics of the features of earlier tasks, but {name} "
             "adds features with each task: take NearestMean, or the linear heads (classifier absent)"
         )
+    problems += challenges(approach, benchmark, memory, classifier)
     if isinstance(training.epochs, list) and len(training.epochs) != len(benchmark):
         problems.append(f"training.epochs lists {len(training.epochs)} tasks, but the benchmark has {len(benchmark)}")
     if training.select == "best" and benchmark.validation in (0, "test"):
@@ -212,6 +219,39 @@ def check(
         )
     if problems:
         raise ConfigurationError("; ".join(problems))
+
+
+def challenges(
+    approach: Approach, benchmark: Benchmark, memory: Memory, classifier: Classifier | None
+) -> Iterator[str]:
+    """What the stream and the memory bring that the approach, or what answers, does not cope with, in words."""
+    stream, name, copes = benchmark.stream, type(approach).__name__, approach.copes_with
+    kind, others = type(stream).__name__, "`cl-ac approaches --copes_with '{}'` lists those that do"
+    if not stream.disjoint and "repeated classes" not in copes:
+        yield (
+            f"the stream {kind} brings classes again, and {name} cannot learn from classes that it knows; "
+            + others.format("repeated classes")
+        )
+    if not stream.disjoint and classifier is not None and not classifier.takes_repeated_classes:
+        yield (
+            f"the stream {kind} brings classes again, but the classifier {type(classifier).__name__} takes each from "
+            "one task alone: take NearestMean, or the linear heads (classifier absent)"
+        )
+    if memory.live and "live memory" not in copes:
+        yield (
+            f"memory.selection is 'live', and {name} does not draw from a memory that changes while a task is learned; "
+            + others.format("live memory")
+        )
+    if not stream.boundaries and "no boundaries" not in copes:
+        yield (
+            f"stream.boundaries is false, and {name} cannot do without knowing where a task ends; "
+            + others.format("no boundaries")
+        )
+    if not stream.boundaries and memory.enabled and not memory.live:
+        yield (
+            f"memory.selection is '{memory.selection}', which chooses exemplars where a task ends, but "
+            "stream.boundaries is false; take 'live'"
+        )
 
 
 def check_learning(approach: Approach, training: Training) -> None:
@@ -235,6 +275,9 @@ def check_data(tasks: Sequence[Task], training: Training) -> None:
         needed = {"training": task.train, "test": task.test}
         if training.select == "best":
             needed["held-out"] = task.validation
+        if not task.num_classes and task.domain is None:
+            # What is not new is tested with the task that brought it first.
+            needed = {"training": task.train}
         for what, samples in needed.items():
             if not len(samples):
                 raise ConfigurationError(
@@ -297,9 +340,11 @@ def answer_again(
     directory.finish(Record.of(task.index, outputs, *(seconds or [0.0])), outputs)
 
 
-def after_step(approach: Approach, watcher: Watcher, network: ExitNetwork, step: int) -> None:
+def after_step(approach: Approach, watcher: Watcher, network: ExitNetwork, batch: Batch, step: int) -> None:
     """What follows each step of the optimiser on a task."""
     approach.end_step(network)
+    if batch.incoming is not None:
+        approach.memory.take_up(batch, approach.stored_with(batch))
     watcher.step(step)
 
 

@@ -14,6 +14,7 @@ from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
 from cl_ac.data.seeding import global_stream
 from cl_ac.errors import ConfigurationError, DataError, told
+from cl_ac.streams.stream import Split
 
 
 class AvalancheBenchmark(Benchmark):
@@ -105,6 +106,10 @@ class AvalancheBenchmark(Benchmark):
     @cached_property
     def sizes(self) -> list[int]:
         return [len(labels) for labels in self.labels]
+
+    @property
+    def split(self) -> Split:
+        return Split(self.num_classes, len(self.sizes), classes_per_task=self.sizes)
 
     @cached_property
     def class_order(self) -> list[int]:

@@ -5,6 +5,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -89,8 +90,7 @@ class ImageFileSet(Benchmark):
         _for_each(files.paths, lambda index, path: images[index].copy_(square(path, self.size)))
         ends = torch.tensor([0, *map(len, parts)]).cumsum(0).tolist()
         return [
-            Samples(images[start:end], part.targets, part.extras)
-            for part, (start, end) in zip(parts, pairwise(ends), strict=True)
+            replace(part, images=images[start:end]) for part, (start, end) in zip(parts, pairwise(ends), strict=True)
         ]
 
 

@@ -14,6 +14,7 @@ from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Images, Samples, UnreadImages
 from cl_ac.datasets.unread_set import UnreadSet
 from cl_ac.errors import ConfigurationError, DataError
+from cl_ac.streams.stream import Split
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,13 @@ class Sequence(UnreadSet):
             for name in (part.class_names or range(part.num_classes))
         ]
 
-    @cached_property
-    def sizes(self) -> list[int]:
-        """Classes of each task."""
+    @property
+    def split(self) -> Split:
+        """How classes are shared among tasks."""
         if self.same_classes:
-            return super().sizes
-        return [size for part in self.parts for size in (part.sizes if self.each_split else [part.num_classes])]
+            return super().split
+        sizes = [size for part in self.parts for size in (part.split.sizes if self.each_split else [part.num_classes])]
+        return Split(self.num_classes, len(sizes), classes_per_task=sizes)
 
     @cached_property
     def class_order(self) -> list[int]:
@@ -180,7 +182,7 @@ class Sequence(UnreadSet):
 
     def check(self) -> None:
         for part in self.parts:
-            _ = part.sizes if self.each_split else part.num_classes
+            _ = part.split.sizes if self.each_split else part.num_classes
         super().check()
 
     def list_samples(self) -> tuple[Samples, Samples]:

@@ -155,7 +155,7 @@ def toy_learn(toy_trainer) -> Callable[..., None]:
             if data is not None:
                 toy_trainer.fit(
                     Fit(network, approach.loss, data, parameters=approach.learns(network)),
-                    on_step=lambda network, _: approach.end_step(network),
+                    on_step=lambda network, *_: approach.end_step(network),
                 )
             approach.choose_exemplars(task, network, toy_trainer)
             approach.end_task(task, network, toy_trainer)

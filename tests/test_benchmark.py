@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_ac.benchmark import Benchmark, split_sizes
+from cl_ac.benchmark import Benchmark
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
 from cl_ac.data.tasks import task_slices
@@ -119,11 +119,7 @@ def test_given_and_published_orders_renumber_targets():
         assert [task.train.targets.unique().tolist() for task in benchmark] == [[0], [1], [2]]
 
 
-def test_split_sizes():
-    assert split_sizes(10, 5) == [2, 2, 2, 2, 2]
-    assert split_sizes(10, 4) == [3, 3, 2, 2]
-    assert split_sizes(100, 6, first_task=50) == [50, 10, 10, 10, 10, 10]
-    assert split_sizes(7, 1, first_task=7) == [7]
+def test_classes_per_task_are_taken_as_they_are():
     assert Numbered([1] * 6, classes_per_task=[3, 1]).sizes == [3, 1]
 
 

@@ -29,6 +29,7 @@ FLOORS = (
     ("training", "backbones", "datasets"),
     ("network",),
     ("heads", "benchmark", "evaluation"),
+    ("streams",),
     ("data",),
     ("errors", "losses", "kernels"),
     ("__init__",),

@@ -40,6 +40,7 @@ class ACIL(Classifier):
     """
 
     needs_equal_features: ClassVar[bool] = True
+    takes_repeated_classes = True
 
     def __init__(self, width: int = 2048, ridge: float | None = 0.1, temperature: float = 0.1, **reading):
         super().__init__(**reading)
@@ -145,6 +146,8 @@ class DSAL(ACIL):
         compensation: weight of the second stream (the authors': 0.6 for CIFAR-100, 1.5 for ImageNet).
         width, ridge, temperature, reading: as of `ACIL`, for both streams.
     """
+
+    takes_repeated_classes = False
 
     def __init__(
         self,

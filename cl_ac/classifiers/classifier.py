@@ -49,6 +49,8 @@ class Classifier(Growing):
     reads_logits: ClassVar[bool] = False
     # Whether what it keeps of earlier tasks cannot be read beside features that have been added since.
     needs_equal_features: ClassVar[bool] = False
+    # Whether a later task may bring classes of an earlier one again.
+    takes_repeated_classes: bool = False
 
     def __init__(
         self,

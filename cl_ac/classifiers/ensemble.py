@@ -40,6 +40,7 @@ class Ensemble(Classifier):
     """
 
     reads_logits: ClassVar[bool] = True
+    takes_repeated_classes = True
 
     def __init__(self, combination: Combination = "geometric", with_final: bool = True, decay: float = 1e-3):
         super().__init__()

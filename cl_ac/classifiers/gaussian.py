@@ -95,6 +95,8 @@ class Gaussian(Classifier):
         elif shrinkage is not None and not 0 < shrinkage <= 1:
             raise ConfigurationError(f"classifier.shrinkage is {shrinkage}; it must be above 0 and at most 1")
         self.covariance, self.scale, self.shrinkage = covariance, scale, shrinkage
+        # Fourth powers of earlier images would be those of distances from other means.
+        self.takes_repeated_classes = shrinkage != "ledoit_wolf"
 
     def fit(self, task, network, trainer, memory) -> None:
         diagonal = self.covariance != "full"

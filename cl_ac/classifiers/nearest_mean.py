@@ -30,6 +30,8 @@ class NearestMean(Classifier):
         reading: how features are read and exits aggregated, see `Classifier`.
     """
 
+    takes_repeated_classes = True
+
     def __init__(
         self,
         temperature: float = 0.05,

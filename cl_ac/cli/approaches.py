@@ -10,11 +10,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cl_ac.approach import Approach, Family, TaskApproach
+from cl_ac.approach import Approach, Challenge, Family, TaskApproach
 from cl_ac.errors import ConfigurationError
 from cl_ac.settings.plugins import classes
 
-FAMILIES = get_args(Family)
+FAMILIES, CHALLENGES = get_args(Family), get_args(Challenge)
 # What a method that overrides a hook asks of everything around it.
 NEEDS = {
     "prepare": "modules in the backbone",
@@ -31,7 +31,11 @@ def command(arguments: Sequence[str]) -> None:
     """Prints the approaches, or those of some families."""
     parser = argparse.ArgumentParser("cl-ac approaches", description="Lists the approaches by family.")
     parser.add_argument("family", nargs="*", help=f"only these: {', '.join(FAMILIES)}")
-    families = parser.parse_args(arguments).family
+    parser.add_argument(
+        "--copes_with", choices=CHALLENGES, help="only approaches that can learn from streams which bring this"
+    )
+    given = parser.parse_args(arguments)
+    families, challenge = given.family, given.copes_with
     for family in families:
         if family not in FAMILIES:
             raise ConfigurationError(f"'{family}' is no family of approaches; known: {', '.join(FAMILIES)}")
@@ -40,7 +44,11 @@ def command(arguments: Sequence[str]) -> None:
         table.add_column(head)
     for family in families or FAMILIES:
         table.add_section()
-        rows = [(name, approach) for name, approach in by_family() if approach.family == family]
+        rows = [
+            (name, approach)
+            for name, approach in by_family()
+            if approach.family == family and (challenge is None or challenge in approach.copes_with)
+        ]
         if rows:
             table.add_row(f"[bold]{family}[/bold]")
         for name, approach in rows:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ class Batch:
         epochs: in the fit.
         step: of the epoch, from 0.
         steps: in the epoch.
+        incoming: the images as they are stored, where a memory may take them up: on the last step that learns from
+            them in the first epoch, if the training set's memory changes meanwhile.
         stream: a CPU generator for each number that it is given, for random draws in a loss: keyed by the run's seed,
             the fit, the task, the epoch and the step. What is drawn for one exit should be keyed by how many exits lie
             behind it, so that the final one sees the same numbers with any number of ACs.
@@ -44,10 +46,25 @@ class Batch:
     epochs: int = 1
     step: int = 0
     steps: int = 1
+    incoming: Samples | None = None
     stream: Callable[..., torch.Generator] = partial(generator, 0, "loss")
 
     def __len__(self) -> int:
         return len(self.targets)
+
+
+class Remembering(Protocol):
+    """Exemplars, which may be others after each step."""
+
+    @property
+    def live(self) -> bool:
+        """Whether they change while a task is learned."""
+        ...
+
+    @property
+    def samples(self) -> Samples:
+        """What there is now."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,8 @@ class TrainingSet:
     Args:
         samples: shuffled every epoch into batches of `training.batch_size`.
         task: the task being learned.
-        memory: exemplars to draw from beside each batch.
+        memory: exemplars to draw from beside each batch; of a memory that is live, each step draws from what it holds
+            by then.
         replay: exemplars per step, one entry for each independent draw; None draws as many as the batch has.
         drop_last: whether the last, smaller batch of an epoch is left out.
         views: changes to the run's augmentation, such as `{"crop": "resized"}`, for each further view of every image,
@@ -66,7 +84,7 @@ class TrainingSet:
 
     samples: Samples
     task: Task
-    memory: Samples | None = None
+    memory: Samples | Remembering | None = None
     replay: tuple[int | None, ...] = ()
     drop_last: bool = False
     views: tuple[Mapping[str, Any], ...] = ()
@@ -77,8 +95,14 @@ class TrainingSet:
                 raise ConfigurationError(f"replay is {amount} exemplars per step; it must be at least 1")
 
     @property
+    def live(self) -> bool:
+        """Whether exemplars change while the task is learned."""
+        return not (self.memory is None or isinstance(self.memory, Samples)) and self.memory.live
+
+    @property
     def exemplars(self) -> Samples:
-        """What draws come from; an empty set of the same kind of images where there is no memory yet."""
-        if self.memory is not None and len(self.memory):
-            return self.memory
+        """What draws come from now; an empty set of the same kind of images where there is no memory yet."""
+        held = self.memory if self.memory is None or isinstance(self.memory, Samples) else self.memory.samples
+        if held is not None and len(held):
+            return held
         return Samples(torch.empty(0, *self.samples.images.shape[1:], dtype=torch.uint8), self.samples.targets[:0])

@@ -110,6 +110,7 @@ class Loader:
         task: Task,
         views: Sequence[Mapping[str, Any]] = (),
         fixed: torch.Generator | None = None,
+        with_stored: bool = False,
     ) -> Iterator[Batch]:
         """`count` augmented samples in random order; the last batch may be smaller. Endless empty batches if empty.
 
@@ -117,11 +118,12 @@ class Loader:
             views: changes to the augmentation for each further view of the images.
             fixed: what windows are drawn from, one for each image, so that the same stream gives the same images;
                 None draws them anew in the order of the images.
+            with_stored: whether batches bring the images as they are stored too.
         """
         order = self.order(count, generator)
         changed = (replace(self.augmentation, **changes) for changes in views)
         drawn = [self._drawn(each, order, generator, fixed) for each in (self.augmentation, *changed)]
-        yield from self._batches(order, drawn, batch_size, task)
+        yield from self._batches(order, drawn, batch_size, task, with_stored)
         while not len(self):
             yield from self._batches(order, drawn, batch_size, task)
 
@@ -173,7 +175,9 @@ class Loader:
         names = [tuple(row) for row in windows.tolist()] if fixed and self.keys else ()
         return Drawn(augmentation, windows.to(self.device, non_blocking=True), bool(fixed), names)
 
-    def _batches(self, order: Tensor, drawn: Sequence[Drawn], batch_size: int, task: Task) -> Iterator[Batch]:
+    def _batches(
+        self, order: Tensor, drawn: Sequence[Drawn], batch_size: int, task: Task, with_stored: bool = False
+    ) -> Iterator[Batch]:
         """Batches of the samples at the indices `order`, with one view for each augmentation and its draws."""
         on_device, parts = order.to(self.device, non_blocking=True), order.split(batch_size)
         if self.samples.resident:
@@ -190,7 +194,9 @@ class Loader:
             once = cache(images)
             inputs, *views = (self._inputs(part, once, each.part(here)) for each in drawn)
             extras = {name: value[chosen] for name, value in self.samples.extras.items()}
-            yield Batch(inputs, self.samples.targets[chosen], task, extras, views=tuple(views))
+            targets = self.samples.targets[chosen]
+            incoming = Samples(once(), targets, extras) if with_stored else None
+            yield Batch(inputs, targets, task, extras, views=tuple(views), incoming=incoming)
 
     def _decoded(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
         """The images at the indices in each part."""
@@ -219,6 +225,7 @@ class EpochBatches:
         stream: the random stream with given indices: the task, the epoch, and 0 for the samples, above for each draw.
         draws: the random streams of the loss, with given indices: the task, the epoch, the step, and those of the loss.
         fixed_views: how many views of each image are drawn and shown in turn; 0 draws new ones in every epoch.
+        iterations: steps that learn from each batch of samples, each with exemplars of its own.
     """
 
     def __init__(
@@ -229,8 +236,9 @@ class EpochBatches:
         stream: Callable[..., torch.Generator],
         draws: Callable[..., torch.Generator],
         fixed_views: int = 0,
+        iterations: int = 1,
     ):
-        self.fixed_views = fixed_views
+        self.fixed_views, self.iterations, self.loader = fixed_views, iterations, loader
         self.data, self.batch_size, self.stream, self.draws = data, batch_size, stream, draws
         self.new, self.exemplars = loader(data.samples), loader(data.exemplars)
 
@@ -242,17 +250,33 @@ class EpochBatches:
         elif count > 1 and count % size == 1:
             # Batch normalisation cannot train on a single sample.
             count -= 1
-        steps = -(-count // size)
-        loaders = [self.new, *(self.exemplars for _ in self.data.replay)]
-        sizes = [size, *(amount or size for amount in self.data.replay)]
-        counts = [count, *(steps * amount for amount in sizes[1:])]
-        drawn = []
-        for index, (loader, amount, total) in enumerate(zip(loaders, sizes, counts, strict=True)):
-            view = epoch % self.fixed_views if self.fixed_views else None
+        arriving = -(-count // size)
+        steps = arriving * self.iterations
+        view = epoch % self.fixed_views if self.fixed_views else None
+
+        def drawn(index: int, loader: Loader, amount: int, total: int, with_stored: bool = False) -> Iterator[Batch]:
             fixed = None if view is None else self.stream(task.index, view, index, 1)
             order = self.stream(task.index, epoch, index)
-            drawn.append(loader.shuffled(amount, total, order, task, self.data.views, fixed))
-        for step, (batch, *replay) in enumerate(zip(itertools.islice(drawn[0], steps), *drawn[1:], strict=False)):
+            return loader.shuffled(amount, total, order, task, self.data.views, fixed, with_stored)
+
+        takes_up = self.data.live and epoch == 0
+        new = itertools.islice(drawn(0, self.new, size, count, takes_up), arriving)
+        amounts = [amount or size for amount in self.data.replay]
+        if self.data.live:
+            replays: list[Iterator[Batch]] = [self._live(n, amount, epoch) for n, amount in enumerate(amounts, 1)]
+        else:
+            replays = [drawn(n, self.exemplars, amount, steps * amount) for n, amount in enumerate(amounts, 1)]
+        again = ((batch, last) for batch in new for last in [*[False] * (self.iterations - 1), True])
+        for step, ((batch, last), *replay) in enumerate(zip(again, *replays, strict=False)):
             draws = partial(self.draws, task.index, epoch, step)
             place = {"epoch": epoch, "epochs": epochs, "step": step, "steps": steps, "stream": draws}
-            yield replace(batch, replay=tuple(replay), **place)
+            yield replace(batch, replay=tuple(replay), incoming=batch.incoming if last else None, **place)
+
+    def _live(self, index: int, amount: int, epoch: int) -> Iterator[Batch]:
+        """Draws of `amount` exemplars, or of all if there are fewer, each from what there is by then."""
+        task = self.data.task
+        for step in itertools.count():
+            loader = self.loader(self.data.exemplars)
+            count = min(amount, len(loader))
+            order = self.stream(task.index, epoch, index, 2, step)
+            yield next(loader.shuffled(amount, count, order, task, self.data.views))

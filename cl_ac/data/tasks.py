@@ -1,7 +1,8 @@
-"""A task: one group of new classes with its data."""
+"""A task: what a stream brings at once, mostly a group of new classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate
 
 from cl_ac.data.samples import Samples
@@ -9,15 +10,16 @@ from cl_ac.data.samples import Samples
 
 @dataclass(frozen=True)
 class Task:
-    """One group of new classes with its data.
+    """What a stream brings at once: mostly a group of new classes, maybe old ones again, in a domain.
 
     Args:
         index: position in the sequence, from 0.
-        sizes: number of classes of each task up to and including this one.
+        sizes: number of classes that are new in each task up to and including this one; 0 where there are none.
         train: what may be trained on, in the network's class numbering.
         validation: held out of the training data (the test data under the papers' protocol); may be empty.
         test: what accuracy is reported on.
         previous: the task before. Only an upper bound such as joint training may read its training data.
+        domain: that all its samples are of; None where there are no domains.
     """
 
     index: int
@@ -26,10 +28,11 @@ class Task:
     validation: Samples
     test: Samples
     previous: "Task | None" = field(default=None, repr=False, compare=False)
+    domain: int | None = None
 
     @property
     def is_first(self) -> bool:
-        return self.index == 0
+        return len(self.sizes) == 1
 
     @property
     def num_classes(self) -> int:
@@ -58,8 +61,18 @@ class Task:
 
     @property
     def old_tasks(self) -> list[slice]:
-        """The columns of each earlier task."""
-        return task_slices(self.sizes)[:-1]
+        """The columns of each earlier task that brought classes."""
+        return [classes for classes in task_slices(self.sizes)[:-1] if classes.stop > classes.start]
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether classes of earlier tasks are among its training samples."""
+        return bool((self.train.targets < self.classes.start).any())
+
+    @property
+    def unannounced(self) -> "Task":
+        """The same task for who is told of no boundaries: all classes so far are of one task, the first."""
+        return replace(self, sizes=(self.classes_seen,), previous=None)
 
     def history(self) -> "list[Task]":
         """The tasks so far, this one last."""

@@ -41,7 +41,7 @@ class TaskData:
 def fingerprint(benchmark: Benchmark) -> list[TaskData]:
     """What the data of each task are recognised by."""
     names, tasks = benchmark.class_names, benchmark.tasks
-    ordered = [str(label) if names is None else str(names[label]) for label in benchmark.class_order]
+    ordered = [str(label) if names is None else str(names[label]) for label in benchmark.arrival_order]
     return [_of_task(task, ordered[classes]) for task, classes in zip(tasks, task_slices(tasks[-1].sizes), strict=True)]
 
 

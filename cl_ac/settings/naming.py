@@ -36,9 +36,9 @@ def run_name(settings: Mapping[str, Any], tasks: int) -> str:
     else:
         readable = ""
     digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6] if changed else ""
-    classifier = class_name(settings["classifier"]) if settings.get("classifier") else ""
+    classifier, stream = (class_name(settings[kind]) if settings.get(kind) else "" for kind in ("classifier", "stream"))
     classes = class_name(settings["backbone"]), class_name(settings["approach"])
-    parts = (benchmark, *classes, readable, placement, classifier, digest, f"seed{settings['seed']}")
+    parts = (benchmark, stream, *classes, readable, placement, classifier, digest, f"seed{settings['seed']}")
     return "_".join(re.sub(r"[^\w.+-]", "-", part) for part in parts if part)
 
 

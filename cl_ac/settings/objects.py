@@ -49,6 +49,8 @@ def build(parser: ArgumentParser, settings: Namespace, saved: bool = False) -> O
     exits = Exits(**exits.as_dict()) if isinstance(exits, Namespace) else exits
     with global_stream(settings.seed, "approach"):
         objects = instantiate(parser, settings)
+    if (stream := objects.get("stream")) is not None:
+        objects.benchmark.stream = stream
     with global_stream(settings.seed, "backbone"):
         backbone = build_backbone(backbone_settings, objects.benchmark, saved)
     return Objects(

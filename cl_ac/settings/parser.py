@@ -21,6 +21,7 @@ from cl_ac.settings.messages import sentence
 from cl_ac.settings.plugins import classes
 from cl_ac.settings.preprocessing import take_over_preprocessing
 from cl_ac.settings.presets import with_tuned_values
+from cl_ac.streams.stream import Stream
 from cl_ac.training import Training
 from cl_ac.watching.watch import Watch
 
@@ -29,7 +30,10 @@ PLUGINS: dict[str, type] = {
     "benchmark": Benchmark,
     "backbone": Backbone,
     "classifier": Classifier,
+    "stream": Stream,
 }
+# Those that a run may leave out.
+OPTIONAL = ("classifier", "stream")
 
 # The settings of a run that stand together under a name.
 GROUPS: dict[str, type] = {"training": Training, "memory": Memory, "watch": Watch, "sparsify": Sparsify}
@@ -43,7 +47,7 @@ def checker(trusted: bool = True, given: Sequence[Any] = ()) -> Checker:
 @cache
 def types_of_settings() -> dict[str, Any]:
     """The types of all settings of a run."""
-    types: dict[str, Any] = {**PLUGINS, **GROUPS, "classifier": Classifier | None}
+    types: dict[str, Any] = {**PLUGINS, **GROUPS, "classifier": Classifier | None, "stream": Stream | None}
     for action in run_parser()._actions:
         if "." not in action.dest and action.dest not in {*types, "help", "config", "print_config", "print_shtab"}:
             types[action.dest] = bool if action.nargs == 0 else getattr(action, "_typehint", None) or action.type
@@ -59,11 +63,12 @@ def run_parser() -> ArgumentParser:
         "benchmark": "the data and how their classes are split into tasks",
         "backbone": "the network without its classifiers",
         "classifier": "what answers at inference instead of the linear heads",
+        "stream": "how the data arrive, where tasks do not just bring new classes",
     }
     for kind, base in PLUGINS.items():
         names = ", ".join(classes(kind, base))
         text = f"{helps[kind]}: {names}, or a dotted path such as my_file.MyClass"
-        parser.add_subclass_arguments(base, kind, skip={"image_shape"}, required=kind != "classifier", help=text)
+        parser.add_subclass_arguments(base, kind, skip={"image_shape"}, required=kind not in OPTIONAL, help=text)
     parser.add_argument(
         "--exits", type=str | Exits | None, default=None, help="where ACs hang: a preset of the backbone, or at/weights"
     )

@@ -1,4 +1,4 @@
-"""Finding approaches, benchmarks, backbones and classifiers by class name, and saying what may be named at all.
+"""Finding approaches, benchmarks, backbones, classifiers and streams by class name, and saying what may be named at all.
 
 Settings that the user gives to a run may name classes of their own. Settings that came with somebody else's file, a
 model or a run folder, may name the classes of this package and those that the caller passes in, and nothing else:
@@ -22,6 +22,7 @@ PLACES = {
     "benchmark": ("cl_ac.datasets",),
     "backbone": ("cl_ac.backbones",),
     "classifier": ("cl_ac.classifiers",),
+    "stream": ("cl_ac.streams",),
 }
 
 # Backbones that wrap the models of a library, by what stands before the colon in `timm:resnet18`.
@@ -40,7 +41,7 @@ def classes(kind: str, base: type) -> dict[str, type]:
     """The subclasses of `base` that come with the framework, by name; what they have in common is none of them.
 
     Args:
-        kind: `approach`, `benchmark`, `backbone` or `classifier`.
+        kind: `approach`, `benchmark`, `backbone`, `classifier` or `stream`.
     """
     names = []
     for place in map(importlib.import_module, PLACES[kind]):

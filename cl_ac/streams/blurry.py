@@ -6,7 +6,69 @@ import torch
 from torch import Tensor
 
 from cl_ac.data.seeding import generator
-from cl_ac.streams.dealing import cut_at_random, dealt, members, shuffled
+from cl_ac.streams.class_incremental import ClassIncremental
+from cl_ac.streams.dealing import arrivals_of, check_share, cut_at_random, dealt, members, shuffled
+from cl_ac.streams.stream import Arrival, Labels, Stream
+
+
+class IBlurry(Stream):
+    """i-Blurry-N-M (Koh et al., 2022): some classes come with one task only, of the others a share comes with any.
+
+    Which classes are which, the seed says, not the order of the benchmark.
+
+    Args:
+        disjoint: N as a share of all classes: those that come with one task only.
+        blurry: M as a share of the other classes' samples: those that come with any task.
+        boundaries: whether approaches are told where a task ends and the next begins.
+    """
+
+    def __init__(self, disjoint: float = 0.5, blurry: float = 0.1, boundaries: bool = True):
+        super().__init__(boundaries)
+        check_share("disjoint", disjoint)
+        check_share("blurry", blurry)
+        self.disjoint_share, self.blurry = disjoint, blurry
+
+    def arrivals(self, labels: Labels, seed: int) -> list[Arrival]:
+        parts = i_blurry(labels.targets, labels.split.tasks, self.disjoint_share, self.blurry, seed)
+        return arrivals_of(parts, "set fewer benchmark.tasks or a larger stream.blurry")
+
+
+class SiBlurry(IBlurry):
+    """Si-Blurry (Moon et al., 2023): as `IBlurry`, but how many classes and samples a task has is random.
+
+    Args:
+        disjoint: share of the classes that come with one task only.
+        blurry: share of the other classes' samples that come with any task.
+        boundaries: whether approaches are told where a task ends and the next begins.
+    """
+
+    def arrivals(self, labels: Labels, seed: int) -> list[Arrival]:
+        parts = si_blurry(labels.targets, labels.split.tasks, self.disjoint_share, self.blurry, seed)
+        return arrivals_of(parts, "set fewer benchmark.tasks, a larger stream.blurry or another seed")
+
+
+class LinearDecay(ClassIncremental):
+    """Tasks that fade into each other (Zeno et al., 2021): their shares of what arrives fall and rise linearly.
+
+    Args:
+        overlap: how long two tasks come together around their boundary, as a share of the length of a task: 2/β, the
+            paper's β is 4.
+        boundaries: whether approaches are told where one task is as likely as the next.
+    """
+
+    disjoint = False
+
+    def __init__(self, overlap: float = 0.5, boundaries: bool = True):
+        super().__init__(boundaries)
+        check_share("overlap", overlap)
+        self.overlap = overlap
+
+    def arrivals(self, labels: Labels, seed: int) -> list[Arrival]:
+        sharp = super().arrivals(labels, seed)
+        samples = torch.cat([arrival.train for arrival in sharp])
+        groups = torch.arange(len(sharp)).repeat_interleave(torch.tensor([len(arrival.train) for arrival in sharp]))
+        parts = [samples[part] for part in linear_decay(groups, len(sharp), self.overlap, seed)]
+        return arrivals_of(parts, "set fewer benchmark.tasks or a smaller stream.overlap")
 
 
 def i_blurry(targets: Tensor, tasks: int, disjoint: float, blurry: float, seed: int) -> list[Tensor]:

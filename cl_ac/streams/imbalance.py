@@ -6,9 +6,47 @@ import torch
 from torch import Tensor
 
 from cl_ac.data.seeding import generator
-from cl_ac.streams.dealing import members
+from cl_ac.errors import ConfigurationError
+from cl_ac.streams.class_incremental import ClassIncremental
+from cl_ac.streams.dealing import members, shuffled
+from cl_ac.streams.stream import Arrival, Labels
 
 Kind = Literal["exp", "step"]
+
+
+class LongTailed(ClassIncremental):
+    """Each task brings classes of its own, of which some have many more training images than others.
+
+    Held-out and test images stay as they are. Long-tailed class-incremental learning (Liu et al., 2022).
+
+    Args:
+        factor: share of its images that the smallest class keeps.
+        kind: `exp` takes ever more from each class; `step` takes nothing from one half of the classes, and as much
+            from each of the others.
+        order: `ordered` lets classes come from the largest to the smallest; `shuffled` mixes them.
+        boundaries: whether approaches are told where a task ends and the next begins.
+    """
+
+    def __init__(
+        self,
+        factor: float = 0.01,
+        kind: Kind = "exp",
+        order: Literal["ordered", "shuffled"] = "shuffled",
+        boundaries: bool = True,
+    ):
+        super().__init__(boundaries)
+        if not 0 < factor <= 1:
+            raise ConfigurationError(f"stream.factor is {factor:g}; it must be above 0 and at most 1")
+        self.factor, self.kind, self.order = factor, kind, order
+
+    def arrivals(self, labels: Labels, seed: int) -> list[Arrival]:
+        whole = super().arrivals(labels, seed)
+        order = torch.arange(self.num_classes(labels.split))
+        if self.order == "shuffled":
+            order = shuffled(order, generator(seed, "sizes of classes"))
+        kept = torch.zeros(len(labels.targets), dtype=torch.bool)
+        kept[long_tailed(labels.targets, order, self.factor, self.kind, seed)] = True
+        return [Arrival(arrival.train[kept[arrival.train]]) for arrival in whole]
 
 
 def shares(number: int, factor: float, kind: Kind) -> Tensor:

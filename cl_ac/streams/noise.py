@@ -1,15 +1,74 @@
 """Training labels of which a share is wrong; test labels never are."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cl_ac.data.samples import Samples
 from cl_ac.data.seeding import generator
-from cl_ac.streams.dealing import members
+from cl_ac.data.tasks import task_slices
+from cl_ac.errors import ConfigurationError
+from cl_ac.streams.class_incremental import ClassIncremental
+from cl_ac.streams.dealing import check_share, members
+from cl_ac.streams.stream import Arrival, Labels
 
 TRUE_TARGETS = "true_targets"
+
+
+class NoisyLabels(ClassIncremental):
+    """Each task brings classes of its own, and a share of its training labels is that of another class of the task.
+
+    Held-out and test labels are right.
+
+    Args:
+        rate: share of each class's training images that are labelled wrongly.
+        kind: `symmetric` draws any other class; `asymmetric` takes the class that a class is easily mistaken for, which
+            CIFAR10 and CIFAR100 know (of the latter, the next class of its superclass); `pair` takes the next class.
+        boundaries: whether approaches are told where a task ends and the next begins.
+    """
+
+    def __init__(
+        self,
+        rate: float = 0.2,
+        kind: Literal["symmetric", "asymmetric", "pair"] = "symmetric",
+        boundaries: bool = True,
+    ):
+        super().__init__(boundaries)
+        check_share("rate", rate)
+        self.rate, self.kind = rate, kind
+
+    def arrivals(self, labels: Labels, seed: int) -> list[Arrival]:
+        groups = [list(range(classes.start, classes.stop)) for classes in task_slices(labels.split.sizes)]
+        if self.kind == "symmetric":
+            noisy = symmetric(labels.targets, self.rate, groups, seed)
+        else:
+            noisy = asymmetric(labels.targets, self.rate, self.mistakes(labels, groups), seed)
+        if len(noisy.unique()) < len(labels.targets.unique()):
+            raise ConfigurationError(f"stream.rate is {self.rate:g}, which leaves a class without labels; set it lower")
+        return [Arrival(arrival.train, noisy[arrival.train]) for arrival in super().arrivals(labels, seed)]
+
+    def mistakes(self, labels: Labels, groups: Sequence[Sequence[int]]) -> dict[int, int]:
+        """What each class is taken for, within its task.
+
+        Raises:
+            ConfigurationError: if the data do not say, or no class is taken for another of its task.
+        """
+        if self.kind == "pair":
+            return next_in_group(groups)
+        if labels.mistaken is None:
+            raise ConfigurationError(
+                "stream.kind is 'asymmetric', but the benchmark does not say which class is mistaken for which; take "
+                "'pair' or 'symmetric'"
+            )
+        found = {label: other for group in groups for label, other in within(labels.mistaken, group).items()}
+        if not found:
+            raise ConfigurationError(
+                "stream.kind is 'asymmetric', but no class is mistaken for another of its task; set fewer "
+                "benchmark.tasks, another benchmark.order, or take 'pair'"
+            )
+        return found
 
 
 def symmetric(targets: Tensor, rate: float, groups: Sequence[Sequence[int]], seed: int) -> Tensor:

@@ -5,7 +5,80 @@ from torch import Tensor
 
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError
-from cl_ac.streams.dealing import dealt, members, shuffled
+from cl_ac.streams.dealing import arrivals_of, check_share, dealt, members, shuffled
+from cl_ac.streams.stream import Arrival, Labels, Split, Stream
+
+
+class SlotRepetition(Stream):
+    """Each task has as many slots, each for a part of a class; classes come again, samples do not.
+
+    Slot-based class-incremental learning with repetition (Hemati et al., 2023).
+
+    Args:
+        classes: slots, and classes, of each task.
+        boundaries: whether approaches are told where a task ends and the next begins.
+    """
+
+    def __init__(self, classes: int = 5, boundaries: bool = True):
+        super().__init__(boundaries)
+        if classes < 1:
+            raise ConfigurationError(f"stream.classes is {classes}; it must be at least 1")
+        self.classes = classes
+
+    def length(self, split: Split, domains: int | None = None) -> int:
+        tasks = super().length(split)
+        check_slots(tasks, self.classes, split.num_classes)
+        return tasks
+
+    def arrivals(self, labels: Labels, seed: int) -> list[Arrival]:
+        return [Arrival(part) for part in slots(labels.targets, labels.split.tasks, self.classes, seed)]
+
+
+class SampledRepetition(Stream):
+    """Classes come first at a random task, and then again by chance; samples come again too.
+
+    Sampling-based class-incremental learning with repetition (Hemati et al., 2023).
+
+    Args:
+        samples: training images of each task.
+        first: how much rarer it is, task by task, that a class comes for the first time: 0 makes all tasks as likely.
+        recurrence: probability that a class comes again with a task; of the first of them, where `exponent` is above 0.
+        exponent: the n-th class, in random order, comes again with `recurrence` / n^`exponent`.
+        boundaries: whether approaches are told where a task ends and the next begins.
+    """
+
+    def __init__(
+        self,
+        samples: int = 500,
+        first: float = 0.2,
+        recurrence: float = 0.2,
+        exponent: float = 0.0,
+        boundaries: bool = True,
+    ):
+        super().__init__(boundaries)
+        if samples < 1:
+            raise ConfigurationError(f"stream.samples is {samples}; it must be at least 1")
+        if not 0 <= first < 1:
+            raise ConfigurationError(f"stream.first is {first:g}; it must be from 0 to below 1")
+        check_share("recurrence", recurrence)
+        if exponent < 0:
+            raise ConfigurationError(f"stream.exponent is {exponent:g}; it must be at least 0")
+        self.samples, self.first, self.recurrence, self.exponent = samples, first, recurrence, exponent
+
+    def arrivals(self, labels: Labels, seed: int) -> list[Arrival]:
+        options = self.samples, self.first, self.recurrence, self.exponent
+        return arrivals_of(sampled(labels.targets, labels.split.tasks, *options, seed), "set a larger stream.samples")
+
+
+def check_slots(tasks: int, classes: int, number: int) -> None:
+    """Raises a `ConfigurationError` if `number` classes cannot fill `classes` different slots in each of `tasks`."""
+    if classes > number:
+        raise ConfigurationError(f"stream.classes is {classes}, but there are only {number} classes")
+    if tasks * classes < number:
+        raise ConfigurationError(
+            f"benchmark.tasks is {tasks} and stream.classes {classes}, which makes {tasks * classes} slots; "
+            f"{number} classes need at least as many"
+        )
 
 
 def slots(targets: Tensor, tasks: int, classes: int, seed: int) -> list[Tensor]:
@@ -29,19 +102,13 @@ def slots(targets: Tensor, tasks: int, classes: int, seed: int) -> list[Tensor]:
     stream = generator(seed, "slots")
     of_class = members(targets, stream)
     number, total = len(of_class), tasks * classes
-    if classes > number:
-        raise ConfigurationError(f"stream.classes is {classes}, but there are only {number} classes")
-    if total < number:
-        raise ConfigurationError(
-            f"stream.tasks is {tasks} and stream.classes {classes}, which makes {total} slots; "
-            f"{number} classes need at least as many"
-        )
+    check_slots(tasks, classes, number)
     left = torch.full((number,), total // number)
     left[torch.randperm(number, generator=stream)[: total % number]] += 1
     for label, samples in enumerate(of_class):
         if len(samples) < left[label]:
             raise ConfigurationError(
-                f"stream.tasks is {tasks} and stream.classes {classes}, which makes {int(left[label])} slots for a "
+                f"benchmark.tasks is {tasks} and stream.classes {classes}, which makes {int(left[label])} slots for a "
                 f"class that has only {len(samples)} training images"
             )
     parts = [dealt(samples, int(count)) for samples, count in zip(of_class, left, strict=True)]

@@ -107,6 +107,7 @@ class Training:
         precision: of the forward and backward pass; below float32 through autocast.
         channels_last: whether images and convolutions use the channels-last memory format, which is usually faster.
         workers: processes that decode images which do not fit in memory.
+        iterations: steps that learn from each batch, each with other exemplars, where data pass by only once.
         first_batch_size: new images per step of the first task, which has no exemplars to draw; None for `batch_size`.
         fixed_views: so many augmented views of each image are drawn for a task and shown in turn, one in each epoch, so
             that frozen stages may keep what they make of them; 0 draws new views in every epoch.
@@ -130,6 +131,7 @@ class Training:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
     workers: int = 4
+    iterations: int = 1
     first_batch_size: int | None = None
     fixed_views: int = 0
     frozen_outputs: FrozenOutputs = FrozenOutputs()
@@ -141,6 +143,8 @@ class Training:
         for name in ("batch_size", "lr", "decay"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"training.{name} is {getattr(self, name)}; it must be above 0")
+        if self.iterations < 1:
+            raise ConfigurationError(f"training.iterations is {self.iterations}; it must be at least 1")
         if self.first_batch_size is not None and self.first_batch_size < 1:
             raise ConfigurationError(f"training.first_batch_size is {self.first_batch_size}; it must be at least 1")
         for name in ("momentum", "weight_decay", "clip", "warmup", "workers", "fixed_views"):

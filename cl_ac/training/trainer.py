@@ -63,7 +63,7 @@ class Trainer:
         *,
         state: dict[str, Any] | None = None,
         validate: Callable[[], float] | None = None,
-        on_step: Callable[[ExitNetwork, int], None] | None = None,
+        on_step: Callable[[ExitNetwork, Batch, int], None] | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
     ) -> None:
         """Trains a network.
@@ -72,7 +72,7 @@ class Trainer:
             fit: what is learned, from what, and how.
             state: `EpochReport.state` to go on from.
             validate: accuracy to select the best epoch by, where `training.select` asks for it.
-            on_step: called after every step with the network and the number of steps so far.
+            on_step: called after every step with the network, the batch and the number of steps so far.
             on_epoch: called after every epoch.
 
         Raises:
@@ -87,7 +87,7 @@ class Trainer:
         fitting = Fitting(fit, training, self.device, state)
         order, draws = (partial(self.generator, f"{fit.stage} {what}") for what in ("order", "loss"))
         size = training.batch_size_of(task)
-        batches = EpochBatches(fit.data, size, self.loader, order, draws, training.fixed_views)
+        batches = EpochBatches(fit.data, size, self.loader, order, draws, training.fixed_views, training.iterations)
         network.batch_norm_frozen = training.freeze_batch_norm and task > 0
         while fitting.epoch < epochs:
             began, epoch = time.perf_counter(), fitting.epoch
@@ -124,7 +124,7 @@ class Trainer:
         batches: Iterator[Batch],
         training: Training,
         weights: Sequence[float],
-        on_step: Callable[[ExitNetwork, int], None] | None,
+        on_step: Callable[[ExitNetwork, Batch, int], None] | None,
     ) -> tuple[Tensor, float | None]:
         """The steps of one epoch; returns each exit's mean loss [E] and the mean norm of the gradients."""
         exit_weights = torch.tensor(weights, device=self.device)
@@ -136,7 +136,7 @@ class Trainer:
             total += losses.detach()
             count += 1
             if on_step is not None:
-                on_step(fit.network, fitting.steps)
+                on_step(fit.network, batch, fitting.steps)
         return (total / max(count, 1)).cpu(), _mean_norm(norms)
 
     @torch.no_grad()

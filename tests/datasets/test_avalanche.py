@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_ac.benchmark import split_sizes
 from cl_ac.datasets.avalanche import AvalancheBenchmark
 from cl_ac.errors import ConfigurationError, DataError
+from cl_ac.streams.stream import split_sizes
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("avalanche") is None, reason="Avalanche is not installed: pip install avalanche-lib"

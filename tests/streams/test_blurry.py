@@ -5,7 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_ac.streams.blurry import decay_shares, i_blurry, linear_decay, si_blurry
+from cl_ac.errors import ConfigurationError
+from cl_ac.streams.blurry import IBlurry, LinearDecay, SiBlurry, decay_shares, i_blurry, linear_decay, si_blurry
+from cl_ac.streams.stream import Labels, Split
 
 TARGETS = torch.arange(10).repeat(40)
 seeds, shares = st.integers(0, 99), st.floats(0, 1)
@@ -117,3 +119,51 @@ def test_shares_are_those_of_avalanche(beta, monkeypatch):
     online.split_continuous_linear_decay_stream(experiences, 1, steps, beta, True)
     times = torch.arange(tasks * steps, dtype=torch.float64) / steps
     assert torch.allclose(torch.stack(recorded).double(), decay_shares(times, tasks, 2 / beta), atol=1e-6)
+
+
+LABELS = Labels(TARGETS, Split(10, 5))
+
+
+@pytest.mark.parametrize("stream", [IBlurry(), SiBlurry(), LinearDecay()], ids=lambda each: type(each).__name__)
+def test_streams_hand_on_their_options(stream):
+    arrivals = stream.arrivals(LABELS, 1)
+    assert len(arrivals) == stream.length(LABELS.split) == 5
+    assert torch.cat([arrival.train for arrival in arrivals]).sort().values.tolist() == list(range(400))
+    assert all(arrival.labels is None and arrival.domain is None for arrival in arrivals)
+    again, other = stream.arrivals(LABELS, 1), stream.arrivals(LABELS, 2)
+    assert [arrival.train.tolist() for arrival in arrivals] == [arrival.train.tolist() for arrival in again]
+    assert [arrival.train.tolist() for arrival in arrivals] != [arrival.train.tolist() for arrival in other]
+    assert not stream.disjoint
+
+
+def test_i_blurry_without_blur_is_class_incremental():
+    arrivals = IBlurry(disjoint=0, blurry=0).arrivals(LABELS, 0)
+    assert [len(TARGETS[arrival.train].unique()) for arrival in arrivals] == [2] * 5
+
+
+def test_linear_decay_follows_classes_per_task():
+    split = Split(10, 2, classes_per_task=[3, 1])
+    labels = Labels(TARGETS[TARGETS < 4], split)
+    first, second = LinearDecay(overlap=0).arrivals(labels, 0)
+    assert labels.targets[first.train].unique().tolist() == [0, 1, 2]
+    assert labels.targets[second.train].unique().tolist() == [3]
+    assert LinearDecay().num_classes(split) == 4
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: IBlurry(blurry=1.2), r"stream\.blurry is 1\.2; it must be from 0 to 1"),
+        (lambda: SiBlurry(disjoint=-0.1), r"stream\.disjoint is -0\.1"),
+        (lambda: LinearDecay(overlap=2), r"stream\.overlap is 2"),
+        (
+            lambda: IBlurry().arrivals(Labels(torch.arange(2), Split(2, 5)), 0),
+            r"leaves task \d without training images; set fewer benchmark\.tasks or a larger stream\.blurry",
+        ),
+        (lambda: IBlurry().length(Split(10, 5, first_task=2)), r"benchmark\.first_task is 2, but IBlurry"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(make, words):
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        make()
+    assert "\n" not in str(caught.value)

@@ -1,10 +1,13 @@
 """Long tails: exact numbers of samples by class."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cl_ac.streams.imbalance import long_tailed, quotas, shares
+from cl_ac.errors import ConfigurationError
+from cl_ac.streams.imbalance import LongTailed, long_tailed, quotas, shares
+from cl_ac.streams.stream import Labels, Split
 
 
 def test_the_published_numbers_of_cifar100_lt():
@@ -48,3 +51,30 @@ def test_samples_are_kept_by_chance():
     targets = torch.arange(2).repeat(100)
     first, second = (long_tailed(targets, torch.arange(2), 0.1, "exp", seed) for seed in (0, 1))
     assert not torch.equal(first, second)
+
+
+LABELS = Labels(torch.arange(10).repeat(100), Split(10, 5))
+
+
+def _counts(stream, seed=0):
+    return [LABELS.targets[arrival.train].bincount(minlength=10).tolist() for arrival in stream.arrivals(LABELS, seed)]
+
+
+def test_classes_come_from_the_largest_to_the_smallest():
+    counts = _counts(LongTailed(factor=0.1, kind="step", order="ordered"))
+    assert counts[0] == [100, 100, *[0] * 8]
+    assert counts[2] == [*[0] * 4, 100, 10, *[0] * 4]
+    assert counts[4] == [*[0] * 8, 10, 10]
+
+
+def test_sizes_are_mixed_by_the_seed():
+    found = [[sum(column) for column in zip(*_counts(LongTailed(0.1), seed), strict=True)] for seed in (0, 1)]
+    assert found[0] != found[1]
+    assert sorted(found[0]) == sorted(found[1]) == sorted(quotas(torch.full((10,), 100), 0.1, "exp").tolist())
+    assert LongTailed().disjoint
+
+
+def test_factors_out_of_range():
+    for factor in (0, 1.5):
+        with pytest.raises(ConfigurationError, match=rf"stream\.factor is {factor:g}; it must be above 0 and at most"):
+            LongTailed(factor=factor)

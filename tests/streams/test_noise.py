@@ -1,11 +1,18 @@
 """Wrong labels: how many, and which."""
 
+from typing import ClassVar
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cl_ac.benchmark import Benchmark
 from cl_ac.data.samples import Samples
-from cl_ac.streams.noise import asymmetric, corrupted_share, next_in_group, symmetric, within
+from cl_ac.datasets.torchvision_sets import CIFAR10, CIFAR100
+from cl_ac.errors import ConfigurationError
+from cl_ac.streams.noise import NoisyLabels, asymmetric, corrupted_share, next_in_group, symmetric, within
+from cl_ac.streams.stream import Labels, Split
 
 labels = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(torch.tensor)
 
@@ -59,3 +66,75 @@ def test_the_share_of_wrong_exemplars():
     assert corrupted_share(samples) == 0.5
     assert corrupted_share(samples.without_extras()) is None
     assert corrupted_share(samples.select(torch.tensor([], dtype=torch.int64))) is None
+
+
+TARGETS = torch.arange(6).repeat(50)
+
+
+def _noisy(stream, mistaken=None, tasks=3):
+    """True and given labels of each task."""
+    labels = Labels(TARGETS, Split(6, tasks), mistaken=mistaken)
+    return [(TARGETS[arrival.train], arrival.labels) for arrival in stream.arrivals(labels, 0)]
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "pair"])
+def test_noise_stays_in_its_task(kind):
+    for task, (true, noisy) in enumerate(_noisy(NoisyLabels(0.4, kind))):
+        assert set(noisy.tolist()) == {2 * task, 2 * task + 1}
+        assert int((true != noisy).sum()) == 40
+
+
+def test_asymmetric_noise_is_what_the_data_say():
+    (true, noisy), (other, unchanged) = _noisy(NoisyLabels(0.4, "asymmetric"), {0: 2, 2: 5, 5: 0}, tasks=2)
+    assert set(zip(true.tolist(), noisy.tolist(), strict=True)) == {(0, 0), (0, 2), (1, 1), (2, 2), (2, 0)}
+    assert torch.equal(other, unchanged)
+
+
+@pytest.mark.parametrize(
+    ("options", "mistaken", "words"),
+    [
+        ({"kind": "asymmetric"}, None, "the benchmark does not say which class is mistaken for which"),
+        ({"kind": "asymmetric"}, {0: 3}, "no class is mistaken for another of its task"),
+        ({"kind": "asymmetric", "rate": 1.0}, {0: 1}, r"stream\.rate is 1, which leaves a class without labels"),
+    ],
+)
+def test_noise_that_cannot_be(options, mistaken, words):
+    with pytest.raises(ConfigurationError, match=words):
+        _noisy(NoisyLabels(**options), mistaken)
+    with pytest.raises(ConfigurationError, match=r"stream\.rate is 1\.2; it must be from 0 to 1"):
+        NoisyLabels(1.2)
+
+
+class Pairs(Benchmark):
+    """Four classes of ten images, of which 3 is taken for 0; the value of an image is its class."""
+
+    num_classes, image_shape = 4, (1, 2, 2)
+    mistaken: ClassVar = {3: 0}
+
+    def load(self):
+        targets = torch.arange(4).repeat(10)
+        images = targets.to(torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2).contiguous()
+        return Samples(images, targets), Samples(images[:4], targets[:4])
+
+
+def test_true_classes_travel_with_images_and_test_labels_are_right():
+    benchmark = Pairs(tasks=2, order=[1, 2, 0, 3], validation=0.2)
+    benchmark.stream = NoisyLabels(0.5, "asymmetric")
+    first, second = benchmark
+    assert torch.equal(first.train.targets, first.train.extras["true_targets"])
+    assert corrupted_share(second.train) == 0.25
+    shown = torch.tensor([2, 0, 1, 3])[second.train.images[:, 0, 0, 0].long()]
+    assert torch.equal(second.train.extras["true_targets"], shown)
+    assert set(second.train.targets[shown == 3].tolist()) == {2, 3}
+    for samples in (second.validation, second.test):
+        assert torch.equal(samples.targets, torch.tensor([2, 0, 1, 3])[samples.images[:, 0, 0, 0].long()])
+
+
+def test_superclasses_of_cifar100_are_the_true_ones():
+    """Beaver, dolphin, otter, seal and whale; apple, mushroom, orange, pear and sweet pepper; tractor to lawn mower."""
+    assert CIFAR100.superclasses[0] == (4, 30, 55, 72, 95)
+    assert CIFAR100.superclasses[4] == (0, 51, 53, 57, 83)
+    assert CIFAR100.superclasses[19] == (41, 69, 81, 85, 89)
+    assert sorted(label for group in CIFAR100.superclasses for label in group) == list(range(100))
+    assert (CIFAR100.mistaken[4], CIFAR100.mistaken[95]) == (30, 4)
+    assert CIFAR10.mistaken == {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cl_ac.errors import ConfigurationError
-from cl_ac.streams.repetition import sampled, slots
+from cl_ac.streams.repetition import SampledRepetition, SlotRepetition, sampled, slots
+from cl_ac.streams.stream import Labels, Split
 
 seeds = st.integers(0, 99)
 
@@ -43,7 +44,7 @@ def test_slots_differ_by_the_seed():
 @pytest.mark.parametrize(
     ("tasks", "classes", "words"),
     [
-        (2, 4, "stream.classes is 4, but there are only 3 classes"),
+        (2, 4, r"stream\.classes is 4, but there are only 3 classes"),
         (1, 2, "makes 2 slots; 3 classes need at least as many"),
         (5, 2, "makes 4 slots for a class that has only 3 training images"),
     ],
@@ -108,3 +109,32 @@ def test_classes_with_few_samples_give_all():
 def test_more_classes_than_samples():
     with pytest.raises(ConfigurationError, match=r"stream\.samples is 2, but a task has 3 classes"):
         sampled(torch.arange(3).repeat(5), 1, 2, 0, 0, 0, 0)
+
+
+LABELS = Labels(torch.arange(10).repeat(20), Split(10, 6))
+
+
+@pytest.mark.parametrize("stream", [SlotRepetition(classes=3), SampledRepetition(samples=40)])
+def test_streams_hand_on_their_options(stream):
+    arrivals = stream.arrivals(LABELS, 0)
+    assert len(arrivals) == stream.length(LABELS.split) == 6
+    if isinstance(stream, SlotRepetition):
+        assert [len(LABELS.targets[arrival.train].unique()) for arrival in arrivals] == [3] * 6
+    else:
+        assert [len(arrival.train) for arrival in arrivals] == [40] * 6
+    assert not stream.disjoint
+
+
+def test_too_many_slots_are_found_before_data_are_read():
+    with pytest.raises(ConfigurationError, match=r"stream\.classes is 11, but there are only 10 classes"):
+        SlotRepetition(classes=11).length(LABELS.split)
+    with pytest.raises(ConfigurationError, match="makes 6 slots"):
+        SlotRepetition(classes=1).length(LABELS.split)
+
+
+@pytest.mark.parametrize(("option", "value"), [("samples", 0), ("first", 1.0), ("recurrence", 1.5), ("exponent", -1.0)])
+def test_options_out_of_range(option, value):
+    with pytest.raises(ConfigurationError, match=rf"^stream\.{option} is {value:g}; it must be"):
+        SampledRepetition(**{option: value})
+    with pytest.raises(ConfigurationError, match=r"^stream\.classes is 0; it must be at least 1"):
+        SlotRepetition(classes=0)

@@ -105,7 +105,7 @@ def test_gradient_is_that_of_the_weighted_sum_over_exits(task, toy_network, toy_
 def test_mean_gradient_norm_is_that_before_clipping(task, toy_network, toy_benchmark):
     norms, reports = [], []
 
-    def on_step(network, step):
+    def on_step(network, batch, step):
         norms.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]).norm())
 
     for clip in (1e6, 1e-3):
@@ -130,7 +130,7 @@ def test_steps_are_counted_over_epochs(toy_trainer, toy_network, task):
     steps, reports = [], []
     toy_trainer.fit(
         Fit(toy_network(), plain_loss, TrainingSet(task.train, task)),
-        on_step=lambda network, step: steps.append(step),
+        on_step=lambda network, batch, step: steps.append(step),
         on_epoch=reports.append,
     )
     assert steps == list(range(1, reports[-1].steps + 1))
@@ -223,7 +223,7 @@ def test_what_follows_the_network_is_of_the_best_epoch_too(toy_benchmark, toy_ne
     # Replaced, not changed in place, as buffers of an approach may be.
     holder = {"steps": torch.zeros(())}
 
-    def on_step(network, step):
+    def on_step(network, batch, step):
         holder["steps"] = holder["steps"] + 1
 
     def on_epoch(report):
