@@ -27,7 +27,6 @@ class ANCL(Approach):
     """
 
     family = "distillation"
-    copes_with = frozenset({"repeated classes"})
 
     def __init__(
         self,

@@ -15,7 +15,6 @@ class SimpleCIL(Approach):
     family = "prototypes"
     memory_use = "none"
     trains_heads = False
-    copes_with = frozenset({"repeated classes"})
 
     def training_set(self, task: Task) -> TrainingSet | None:
         return None

@@ -1,7 +1,8 @@
 """What a network says of the test data after a task, and the accuracies that follow from it.
 
 Everything reported is a pure function of `Outputs`. Shapes: E exits, N samples, C classes seen, T tasks seen. An
-accuracy cube is `a[t, u, i]`: after task t, on task u, at exit i; NaN where u > t. Accuracies are in [0, 1].
+accuracy cube is `a[t, u, i]`: after task t, on task u, at exit i; NaN where u > t. Accuracies are in [0, 1]. A task
+that brings only classes of earlier tasks has no test samples of its own: its accuracy is NaN, and means leave it out.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from cl_ac.data.tasks import open_classes
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class Outputs:
     Args:
         logits: float32 [E, N, C].
         targets: int64 [N].
-        tasks: int64 [N], the task that each sample's class belongs to.
-        sizes: classes of each task seen [T].
+        tasks: int64 [N], the task that each sample belongs to: that its class was new in, or of its domain.
+        sizes: classes that were new in each task seen [T].
         cost: multiply-accumulates at each exit.
     """
 
@@ -92,13 +95,12 @@ class Outputs:
 
     @cached_property
     def task_incremental(self) -> "Outputs":
-        """The same outputs when each sample's task is known: the logits of other tasks' classes are −inf."""
-        open_to_choice = self.task_of_class == self.tasks[:, None]
-        return replace(self, logits=self.logits.where(open_to_choice, -torch.inf))
+        """The same outputs when each sample's task is known: the logits of classes not open to choice are −inf."""
+        return replace(self, logits=self.logits.where(open_classes(self.sizes)[self.tasks], -torch.inf))
 
     @property
     def task_of_class(self) -> Tensor:
-        """The task that each class belongs to [C]."""
+        """The task that each class was new in [C]."""
         return torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes))
 
     def select(self, samples: Tensor) -> "Outputs":
@@ -158,12 +160,18 @@ def cube(rows: Sequence[Tensor]) -> Tensor:
     return result
 
 
+def tested_classes(sizes: Sequence[int]) -> list[int]:
+    """How many classes each task is tested on, if at all: its new ones, or in a domain all so far."""
+    return open_classes(sizes).sum(1).tolist()
+
+
 def average(row: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
-    """Mean over tasks of accuracies [T, ...]; weighted by `sizes`, the classes of each task, if given."""
+    """Mean over tasks of accuracies [T, ...]; weighted by their classes, given the `sizes` of all tasks."""
+    tested = ~row.flatten(1).isnan().any(1) if row.ndim > 1 else ~row.isnan()
     if sizes is None:
-        return row.mean(0)
-    weights = torch.tensor(sizes[: len(row)], dtype=row.dtype)
-    return torch.tensordot(weights / weights.sum(), row, dims=1)
+        return row[tested].mean(0)
+    weights = torch.tensor(tested_classes(sizes[: len(row)]), dtype=row.dtype)[tested]
+    return torch.tensordot(weights / weights.sum(), row[tested], dims=1)
 
 
 def average_incremental(accuracies: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
@@ -174,9 +182,11 @@ def average_incremental(accuracies: Tensor, sizes: Sequence[int] | None = None) 
     the two are equal.
     """
     tasks = len(accuracies)
-    classes = torch.ones(tasks) if sizes is None else torch.tensor(sizes[:tasks])
-    weights = classes.to(accuracies.dtype).expand(tasks, tasks).tril()
-    seen = accuracies.movedim((0, 1), (-2, -1)).tril()
+    classes = torch.ones(tasks) if sizes is None else torch.tensor(tested_classes(sizes[:tasks]))
+    # A task without test samples has none after any task.
+    tested = ~accuracies[-1].flatten(1).isnan().any(1) if accuracies.ndim > 2 else ~accuracies[-1].isnan()
+    weights = (classes * tested).to(accuracies.dtype).expand(tasks, tasks).tril()
+    seen = accuracies.movedim((0, 1), (-2, -1)).tril().where(tested, 0)
     return (seen * weights / weights.sum(1, keepdim=True)).sum((-2, -1)) / tasks
 
 

@@ -68,8 +68,8 @@ class Memory(Growing):
             raise ConfigurationError(unknown("memory.rounding", rounding, ("exact", "up")))
         if selection == "live" and per_class:
             raise ConfigurationError(
-                f"memory.selection is 'live' with memory.per_class {per_class}; a memory that images pass has no shares "
-                "of classes: set memory.size instead"
+                f"memory.selection is 'live' with memory.per_class {per_class}; a memory that images pass has no "
+                "shares of classes: set memory.size instead"
             )
         self.size, self.per_class, self.selection, self.rounding = size, per_class, selection, rounding
         self.register_buffer("images", torch.empty(0, dtype=torch.uint8))

@@ -12,8 +12,8 @@ from torch import Tensor
 from cl_ac.approach import Approach, TaskApproach
 from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers.classifier import Classifier
-from cl_ac.data.batches import Batch
 from cl_ac.data.available import told_when_memory_runs_out
+from cl_ac.data.batches import Batch
 from cl_ac.data.tasks import Task
 from cl_ac.efficiency.sparsify import Sparsify, sparsified
 from cl_ac.errors import ConfigurationError, ResumeError, UserError
@@ -91,7 +91,7 @@ def run(
 
     # Read first: data that are missing or damaged must leave no half-begun run behind.
     tasks = benchmark.tasks
-    check_data(tasks, training)
+    check_data(tasks, training, watch)
     watcher = Watcher(watch, network, approach, trainer, tasks)
     console = Console(stderr=True) if console is None else console
     tell = partial(console.print, highlight=False, soft_wrap=True)
@@ -269,14 +269,18 @@ def check_learning(approach: Approach, training: Training) -> None:
         )
 
 
-def check_data(tasks: Sequence[Task], training: Training) -> None:
+def check_data(tasks: Sequence[Task], training: Training, watch: Watch = Watch()) -> None:
     """Raises a `ConfigurationError` that names the first task without images for something that it needs."""
     for task in tasks:
+        if watch.drift and not task.is_tested:
+            raise ConfigurationError(
+                f"watch.drift is true, but task {task.index + 1} of {len(tasks)} brings no new class, so that it has "
+                "no test images to measure drift on"
+            )
         needed = {"training": task.train, "test": task.test}
         if training.select == "best":
             needed["held-out"] = task.validation
-        if not task.num_classes and task.domain is None:
-            # What is not new is tested with the task that brought it first.
+        if not task.is_tested:
             needed = {"training": task.train}
         for what, samples in needed.items():
             if not len(samples):

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 
+import torch
+from torch import Tensor
+
 from cl_ac.data.samples import Samples
 
 
@@ -70,6 +73,11 @@ class Task:
         return bool((self.train.targets < self.classes.start).any())
 
     @property
+    def is_tested(self) -> bool:
+        """Whether it has test samples of its own: not if it only brings classes of earlier tasks again."""
+        return self.num_classes > 0 or self.domain is not None
+
+    @property
     def unannounced(self) -> "Task":
         """The same task for who is told of no boundaries: all classes so far are of one task, the first."""
         return replace(self, sizes=(self.classes_seen,), previous=None)
@@ -82,6 +90,19 @@ class Task:
             tasks.append(task)
             task = task.previous
         return tasks[::-1]
+
+
+def open_classes(sizes: Sequence[int]) -> Tensor:
+    """The classes that are open to choice where an image is known to be of a task: bool [T, C].
+
+    They are those that were new with the task. A task without is one of a domain, or brought known classes again: all
+    classes up to it are open.
+    """
+    rows = []
+    for classes in task_slices(sizes):
+        columns = torch.arange(sum(sizes))
+        rows.append((columns < classes.stop) & (columns >= (classes.start if classes.stop > classes.start else 0)))
+    return torch.stack(rows)
 
 
 def task_slices(sizes: Sequence[int]) -> list[slice]:

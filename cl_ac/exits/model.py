@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cl_ac.approach import Approach, TaskApproach
 from cl_ac.data.layouts import Layout
+from cl_ac.data.tasks import open_classes
 from cl_ac.errors import ConfigurationError
 from cl_ac.exits.folding import InferenceStages
 from cl_ac.exits.heads import inference_head
@@ -172,7 +173,7 @@ class EarlyExitModel(nn.Module):
         ConfigurationError: if the rule is for another number of exits, or the approach needs all exits at once.
     """
 
-    task_of_class: Tensor
+    open_classes: Tensor
 
     def __init__(self, network: ExitNetwork, approach: Approach | None, rule: ExitRule, fold: bool = False):
         super().__init__()
@@ -184,8 +185,7 @@ class EarlyExitModel(nn.Module):
         self.segments = nn.ModuleList(segments)
         device = network.device
         self.rule = rule.on(device)
-        tasks = torch.arange(len(network.sizes)).repeat_interleave(torch.tensor(network.sizes))
-        self.register_buffer("task_of_class", tasks.to(device), persistent=False)
+        self.register_buffer("open_classes", open_classes(network.sizes).to(device), persistent=False)
         self.corrects = approach is not None and type(approach).correct is not Approach.correct
         self.eval()
         self._check_correction(device)
@@ -193,7 +193,7 @@ class EarlyExitModel(nn.Module):
     def with_rule(self, rule: ExitRule) -> Self:
         """A model that shares everything with this one but its rule."""
         model = copy.copy(self)
-        model.rule, model.thresholds = rule.on(self.task_of_class.device), rule.thresholds(len(self.network))
+        model.rule, model.thresholds = rule.on(self.open_classes.device), rule.thresholds(len(self.network))
         return model
 
     def _check_correction(self, device: torch.device) -> None:
@@ -262,7 +262,7 @@ class EarlyExitModel(nn.Module):
         for segment, threshold in zip(segments, self.thresholds, strict=True):
             logits, passed = self._advance(segment, passed)
             if tasks is not None:
-                logits = logits.masked_fill(self.task_of_class != tasks[:, None], -torch.inf)
+                logits = logits.where(self.open_classes[tasks], -torch.inf)
             taken = step(self.rule, threshold, segment.index, logits, carried)
             answer, carried = taken.answer, taken.carried
             seen.append(answer.confidences)

@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from cl_ac.data.tasks import Task
+from cl_ac.evaluation import average
 from cl_ac.recording.records import Record
 from cl_ac.training import EpochReport
 
@@ -57,10 +59,10 @@ class RunProgress:
 
     def task(self, record: Record, tasks: int) -> None:
         """One more task is done."""
-        final = sum(exits[-1] for exits in record.exits) / len(record.exits)
+        final = average(torch.tensor([exits[-1] for exits in record.exits], dtype=torch.float64)).item()
         accuracy = f"{100 * final:.1f} %"
         if len(record.relative_cost) > 1:
-            ac = sum(record.most_confident) / len(record.most_confident)
+            ac = average(torch.tensor(record.most_confident, dtype=torch.float64)).item()
             accuracy = f"of most confident exit {100 * ac:.1f} %, final exit {accuracy}"
         text = f"task {record.task + 1}/{tasks}  accuracy {accuracy}"
         self.console.print(f"{text}  ({record.seconds:.1f} s)", highlight=False)

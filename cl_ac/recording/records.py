@@ -1,10 +1,12 @@
 """`metrics.jsonl`: what a run keeps of each finished task in a line of text."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +21,9 @@ class Record:
 
     Args:
         task: its index.
-        sizes: classes of each task seen [T].
-        exits: class-incremental accuracy [T][E].
-        most_confident: class-incremental accuracy of the most confident exit [T].
+        sizes: classes that were new in each task seen [T].
+        exits: accuracy over all classes [T][E]; NaN, null in the file, for a task that is not tested on its own.
+        most_confident: the same of the most confident exit [T].
         exits_task_incremental: accuracy [T][E] with the task known.
         most_confident_task_incremental: accuracy [T] with the task known.
         relative_cost: cost at each exit relative to the network without ACs [E].
@@ -54,7 +56,7 @@ class Record:
 
     def line(self) -> str:
         """What `parse` reads."""
-        return json.dumps(vars(self)) + "\n"
+        return json.dumps(_told(vars(self), math.nan, None)) + "\n"
 
     @staticmethod
     def parse(line: str) -> "Record":
@@ -66,7 +68,7 @@ class Record:
         content = json.loads(line)
         if not isinstance(content, dict) or set(content) != {each.name for each in fields(Record)}:
             raise ValueError(line)
-        record = Record(**content)
+        record = Record(**_told(content, None, math.nan))
         tasks, exits = len(record.sizes), len(record.relative_cost)
         per_task = record.exits, record.most_confident, record.exits_task_incremental
         whole = tasks == record.task + 1 and all(
@@ -75,6 +77,16 @@ class Record:
         if not whole or any(len(row) != exits for row in (*record.exits, *record.exits_task_incremental)):
             raise ValueError(line)
         return record
+
+
+def _told(value: Any, unknown: float | None, instead: float | None) -> Any:
+    """`value` with another sign for what is not known: a file has null in place of NaN."""
+    if isinstance(value, dict):
+        return {name: _told(part, unknown, instead) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_told(part, unknown, instead) for part in value]
+    is_unknown = value is None if unknown is None else isinstance(value, float) and math.isnan(value)
+    return instead if is_unknown else value
 
 
 class RecordFile:

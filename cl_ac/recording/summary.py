@@ -72,7 +72,7 @@ def summarise(directory: RunDirectory, reference: float | None = None) -> Summar
         average(answers[-1], last.sizes).item(),
         average_incremental(answers).item(),
         average_incremental(answers, last.sizes).item(),
-        lost.mean().item() if len(lost) else 0.0,
+        lost.nanmean().item() if len(lost) else 0.0,
         average(known).item(),
         answers[-1].tolist(),
         average(exits).tolist(),

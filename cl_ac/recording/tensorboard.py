@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 from cl_ac.data.tasks import Task
-from cl_ac.evaluation import Outputs, forgetting, most_confident
+from cl_ac.evaluation import Outputs, average, forgetting, most_confident
 from cl_ac.recording.files import storing
 from cl_ac.recording.hyperparameters import hyperparameters
 from cl_ac.recording.loggers import CsvLogger, Layout, Logger, LoggerName, TensorBoardLogger, WandbLogger
@@ -208,13 +208,13 @@ class EventLog:
         values = {}
         for name, column in zip([*self.names, "most_confident"], [*zip(*exits, strict=True), surest], strict=True):
             values.update({f"{tag}/task_{task}/{name}": column[task] for task in self.shown if task < len(column)})
-            values[f"{tag}/average/{name}"] = sum(column) / len(column)
+            values[f"{tag}/average/{name}"] = average(torch.tensor(column, dtype=torch.float64)).item()
         return values
 
     def _forgetting(self, directory: RunDirectory) -> dict[str, float]:
         lost = torch.cat([forgetting(directory.accuracies()), forgetting(directory.ac_accuracies())[:, None]], 1)
         names = [*self.names, "most_confident"]
-        return {f"forgetting/{name}": value for name, value in zip(names, lost.mean(0).tolist(), strict=True)}
+        return {f"forgetting/{name}": value for name, value in zip(names, lost.nanmean(0).tolist(), strict=True)}
 
     def _drift(self, drift: Drift | None) -> dict[str, float]:
         if drift is None:
@@ -260,6 +260,8 @@ class EventLog:
                     logger.figure(tag, figure, step)
 
     def _scalars(self, values: Mapping[str, float], step: int) -> None:
+        # A task that is not tested on its own has no curve.
+        values = {tag: value for tag, value in values.items() if not math.isnan(value)}
         with storing(self.path):
             for logger in self.loggers:
                 logger.scalars(values, step)

@@ -76,7 +76,7 @@ class Group:
     def forgetting(self) -> Tensor:
         """Mean over the earlier tasks, after each task but the first [S, T − 1]."""
         cubes = self.answers.movedim(0, -1)
-        rows = [forgetting(cubes[: task + 1, : task + 1]).mean(0) for task in range(1, self.tasks)]
+        rows = [forgetting(cubes[: task + 1, : task + 1]).nanmean(0) for task in range(1, self.tasks)]
         return torch.stack(rows, 1) if rows else torch.empty(len(self.runs), 0)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Finding approaches, benchmarks, backbones, classifiers and streams by class name, and saying what may be named at all.
+"""Finding the classes that settings name, such as approaches, and saying what may be named at all.
 
 Settings that the user gives to a run may name classes of their own. Settings that came with somebody else's file, a
 model or a run folder, may name the classes of this package and those that the caller passes in, and nothing else:

@@ -21,7 +21,7 @@ from typing import Any
 
 from cl_ac.errors import ConfigurationError
 from cl_ac.settings.checking import Checker
-from cl_ac.settings.plugins import shown
+from cl_ac.settings.plugins import PLACES, shown
 from cl_ac.settings.reading import read
 
 
@@ -69,9 +69,7 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
         first, dot, option = name.partition(".") if isinstance(name, str) else (name, "", "")
         if not dot:
             whole[name] = value
-        elif first in ("approach", "benchmark", "backbone", "classifier", "stream") and not option.startswith(
-            "init_args"
-        ):
+        elif first in PLACES and not option.startswith("init_args"):
             given = whole.get(first, {})
             part = dict(given) if isinstance(given, Mapping) else {"class_path": given}
             part["init_args"] = {**mapping(f"{first}.init_args", part.get("init_args", {})), option: value}

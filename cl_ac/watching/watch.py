@@ -86,17 +86,17 @@ def balanced(targets: Tensor, count: int, stream: torch.Generator) -> Tensor:
     return order[rank_in_class(targets[order]).argsort(stable=True)[:count]].sort().values
 
 
-def tally(predictions: Tensor, targets: Tensor, membership: Tensor) -> Tensor:
+def tally(predictions: Tensor, targets: Tensor, members: Tensor, membership: Tensor) -> Tensor:
     """How the answers fall on the tasks, in shares of each task's samples.
 
     Args:
         predictions: classes [A, N].
-        targets: classes [N], at least one sample of each task.
-        membership: 1 where a class belongs to a task, else 0 [C, T].
+        targets: classes [N].
+        members: 1 where a sample belongs to a task, else 0 [N, T]; a task without samples has NaN.
+        membership: 1 where a class was new in a task, else 0 [C, T].
     Returns:
         [A, T, T + 1]: for each answer and each task of the samples, the share taken for each task; last, the accuracy.
     """
-    members = membership[targets]  # [N, T]
     right = (predictions == targets).float()[:, :, None]
     counted = torch.cat([membership[predictions], right], 2)  # [A, N, T + 1]
     return torch.einsum("nu,anv->auv", members, counted) / members.sum(0)[:, None]
@@ -122,9 +122,10 @@ class Watcher:
     def __init__(self, watch: Watch, network: ExitNetwork, approach: Approach, trainer: Trainer, tasks: Sequence[Task]):
         self.watch, self.network, self.approach, self.trainer = watch, network, approach, trainer
         self.shares = shares(watch.samples, [len(self._held_out(task)) for task in tasks])
-        if watch.every and not all(self.shares):
+        missing = [task.index for task, share in zip(tasks, self.shares, strict=True) if task.is_tested and not share]
+        if watch.every and missing:
             raise ConfigurationError(
-                f"watch.samples is {watch.samples} and watch.data '{watch.data}': task {self.shares.index(0) + 1} of "
+                f"watch.samples is {watch.samples} and watch.data '{watch.data}': task {missing[0] + 1} of "
                 f"{len(tasks)} has no image to watch"
             )
         precision = trainer.training.precision if watch.precision == "training" else watch.precision
@@ -174,7 +175,9 @@ class Watcher:
     def _prepare(self, task: Task) -> None:
         history, device = task.history(), self.trainer.device
         self.membership = torch.eye(len(history)).repeat_interleave(torch.tensor(task.sizes), 0).to(device)
-        self.samples = concatenate(*map(self._watched_samples, history)).to(device)
+        watched = [self._watched_samples(each) for each in history]
+        self.samples = concatenate(*watched).to(device)
+        self.members = torch.eye(len(history)).repeat_interleave(torch.tensor(list(map(len, watched))), 0).to(device)
         self.points = []
         self._choose_prototypes(task)
 
@@ -219,7 +222,9 @@ class Watcher:
         with _evaluating(self.answering):
             means = self._class_means() if self.watch.nearest_mean != "off" else None
             predictions = [self._answer(images, hidden, means) for images, hidden in self._hidden(self.samples)]
-        self.points.append((step, tally(torch.cat(predictions, 1), self.samples.targets, self.membership)))
+        self.points.append(
+            (step, tally(torch.cat(predictions, 1), self.samples.targets, self.members, self.membership))
+        )
 
     def _hidden(self, samples: Samples) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Batches of inputs, without augmentation, and what each exit reads of them."""

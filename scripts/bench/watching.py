@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from cl_ac.approach import TrainingSet
+from cl_ac.approach import Batch, TrainingSet
 from cl_ac.approaches.finetuning import FineTuning
 from cl_ac.backbones.resnet import ResNet32
 from cl_ac.benchmark import Task
@@ -92,7 +92,7 @@ def main() -> None:
             trainer.fit(Fit(network, approach.loss, TrainingSet(train, task)))
 
         def watched_epoch(network=network, watcher=watcher, counts=counts) -> None:
-            def on_step(network: ExitNetwork, batch: Batch, step: int) -> None:
+            def on_step(network: ExitNetwork, _: Batch, step: int) -> None:
                 # Only the regular looks, of which long runs are made: not those after 1, 2, 4, … steps.
                 if step % arguments.every == 0:
                     watcher.look(step)

@@ -379,7 +379,7 @@ def test_a_batch_that_batch_norm_cannot_learn_from_is_a_sentence(toy_trainer, to
 def test_weights_spoilt_by_the_last_step_are_no_result(spoilt, named, toy_trainer, toy_network, task):
     network = toy_network()
 
-    def spoil(network, steps):
+    def spoil(network, batch, steps):
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.fill_(spoilt)

@@ -83,7 +83,7 @@ def test_tally_counts_tasks_and_hits():
     targets = torch.tensor([0, 1, 1, 2])  # tasks 0, 0, 0, 1
     predictions = torch.tensor([[0, 0, 2, 2], [1, 1, 1, 0]])
     membership = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
-    result = tally(predictions, targets, membership)
+    result = tally(predictions, targets, membership[targets], membership)
     assert torch.allclose(result[0], torch.tensor([[2 / 3, 1 / 3, 1 / 3], [0, 1, 1]]))
     assert torch.allclose(result[1], torch.tensor([[1, 0, 2 / 3], [1, 0, 0]]))
 
