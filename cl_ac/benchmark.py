@@ -43,7 +43,8 @@ class Benchmark(ABC):
     published_order: ClassVar[Sequence[int] | None] = None
     class_names: Sequence[str] | None = None  # of each label, where the data set has names
     mistaken: ClassVar[Mapping[int, int] | None] = None  # for which label another is easily taken, where that is known
-    # Where samples have a domain in their extras [N]: the name of each.
+    # Where training samples have a domain in their extras [N]: the name of each. Test samples without one are tested
+    # with each domain.
     domain_names: Sequence[str] | None = None
     num_classes: int
     image_shape: tuple[int, int, int]
@@ -219,17 +220,25 @@ class Benchmark(ABC):
         """
         share = 0.0 if self.validation == "test" else self.validation
         chosen: tuple[list[Tensor], ...] = ([], [], [])
-        domains = [()] if self.domain_names is None else [(domain,) for domain in range(len(self.domain_names))]
-        for group in ((target, *domain) for target in range(self.classes_to_come) for domain in domains):
+        for group in self._groups(train):
             members = _drawn(train, group, self.samples_per_class, generator(self.seed, "held-out samples", *group))
             count = max(min(round(share * len(members)) or int(share > 0), len(members) - 1), 0)
+            chosen[0].append(members[count:])
+            chosen[1].append(members[:count])
+        for group in self._groups(test):
             tests = _members(test, group)
             if self.test_samples_per_class is not None:
                 tests = _drawn(test, group, self.test_samples_per_class, generator(0, "test samples", *group))
-            for part, indices in zip(chosen, (members[count:], members[:count], tests), strict=True):
-                part.append(indices)
+            chosen[2].append(tests)
         sources = (train, train, test)
         return [source.select(torch.cat(part).sort().values) for source, part in zip(sources, chosen, strict=True)]
+
+    def _groups(self, samples: Samples) -> list[tuple[int, ...]]:
+        """The classes that come, each with every domain if the samples have any."""
+        classes = range(self.classes_to_come)
+        if self.domain_names is None or "domain" not in samples.extras:
+            return [(target,) for target in classes]
+        return [(target, domain) for target in classes for domain in range(len(self.domain_names))]
 
     def _in_domain(self, samples: Samples, arrival: Arrival, domains: int) -> Samples:
         """The samples of a task as they arrive in its domain, if it has one."""

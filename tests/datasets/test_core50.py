@@ -6,6 +6,7 @@ from PIL import Image
 
 from cl_ac.datasets.core50 import CORe50
 from cl_ac.errors import DataError
+from cl_ac.streams.domain_incremental import DomainIncremental
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +46,13 @@ def test_where_it_must_lie_is_said(root):
     with pytest.raises(DataError, match=r"no CORe50 at '.*core50_128x128', which lacks s1/o1; unpack http.*128\.zip"):
         CORe50(str(root)).load()
     assert CORe50("x").input_shape == (3, 128, 128)
+
+
+def test_all_sessions_are_tested_on_the_same_frames(root):
+    benchmark = CORe50(str(root), size=4, level="category", test_samples_per_class=9)
+    benchmark.stream = DomainIncremental()
+    assert len(benchmark) == 8
+    for domain, task in enumerate(benchmark):
+        assert task.train.extras["domain"].unique().tolist() == [domain]
+        assert task.test.targets.bincount().tolist() == [9] * 10
+        assert torch.equal(task.test.images, benchmark[0].test.images)
