@@ -1,5 +1,6 @@
 """Data sets whose images are read when they are asked for, or once where memory has room."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -24,7 +25,12 @@ class UnreadSet(Benchmark):
         super().__init__(**splitting)
         self.in_memory = in_memory
 
+    @abstractmethod
+    def list_samples(self) -> tuple[Samples, Samples]:
+        """All images, of which nothing is read."""
+
     def load(self) -> tuple[Samples, Samples]:
+        """All images, read once if memory has room for them."""
         train, test = self.keep(self.list_samples())
         return train, test
 
