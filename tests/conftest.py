@@ -121,7 +121,9 @@ def toy_run(toy_backbone, tmp_path) -> Callable[..., Path]:
     from cl_ac.recording.rundir import RunDirectory
     from cl_ac.run import run
 
-    def make(approach, name: str = "run", exits: Exits | str = NO_EXITS, memory: int = 0, **options) -> RunDirectory:
+    def make(
+        approach, name: str = "run", exits: Exits | str = NO_EXITS, memory: int | Memory = 0, **options
+    ) -> RunDirectory:
         directory = RunDirectory(tmp_path / name)
         seed = options.get("seed", 0)
         given = {"benchmark": ToyBenchmark(), "backbone": toy_backbone(seed), "training": TOY_TRAINING, "device": "cpu"}
@@ -132,7 +134,7 @@ def toy_run(toy_backbone, tmp_path) -> Callable[..., Path]:
             approach=approach,
             directory=directory,
             exits=exits,
-            memory=Memory(memory),
+            memory=memory if isinstance(memory, Memory) else Memory(memory),
             console=Console(quiet=True),
             **settings,
         )

@@ -10,6 +10,8 @@ from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
 from cl_ac.data.tasks import task_slices
 from cl_ac.errors import ConfigurationError, DataError
+from cl_ac.streams.domain_incremental import PermutedPixels
+from cl_ac.streams.stream import Arrival, Stream
 
 
 class Numbered(Benchmark):
@@ -212,3 +214,81 @@ def test_what_load_gives_is_looked_at(loaded, words):
     benchmark.load = lambda: loaded
     with pytest.raises(DataError, match=words):
         benchmark.tasks  # noqa: B018
+
+
+class Told(Stream):
+    """Brings what it is told to."""
+
+    def __init__(self, *arrivals: Arrival):
+        super().__init__()
+        self.told = list(arrivals)
+
+    def arrivals(self, labels, seed):
+        return self.told
+
+
+def told(benchmark: Benchmark, *arrivals: Arrival) -> Benchmark:
+    benchmark.stream = Told(*arrivals)
+    return benchmark
+
+
+def _of_class(benchmark: Benchmark, *labels: int) -> torch.Tensor:
+    targets = benchmark.load()[0].targets
+    return torch.cat([(targets == label).nonzero()[:, 0] for label in labels])
+
+
+def test_classes_are_numbered_in_the_order_in_which_a_stream_brings_them():
+    benchmark = Numbered([4] * 4, tasks=3, validation=0)
+    samples = {label: _of_class(benchmark, label) for label in range(4)}
+    told(
+        benchmark,
+        Arrival(torch.cat([samples[3][:2], samples[1]])),
+        Arrival(samples[3][2:]),
+        Arrival(torch.cat([samples[0], samples[2]])),
+    )
+    assert benchmark.arrival_order == [1, 3, 0, 2]
+    assert [task.num_classes for task in benchmark] == [2, 0, 2]
+    assert [task.repeats for task in benchmark] == [False, True, False]
+    assert benchmark[1].train.targets.tolist() == [1, 1]
+    assert [task.test.targets.unique().tolist() for task in benchmark] == [[0, 1], [], [2, 3]]
+    assert [task.is_tested for task in benchmark] == [True, False, True]
+    truth = benchmark.load()[0].targets
+    for task in benchmark:
+        labels = [benchmark.arrival_order[target] for target in task.train.targets.tolist()]
+        assert labels == truth[_indices(task.train)].tolist()
+
+
+def test_test_samples_come_once_whatever_the_stream_does():
+    benchmark = Numbered([6] * 3, tasks=3, validation=0.3)
+    every = torch.arange(12)
+    told(benchmark, Arrival(every[:5]), Arrival(every[3:]), Arrival(every))
+    tests, tasks = benchmark.seen(benchmark[2])
+    assert sorted(_indices(tests)) == list(range(6))
+    assert len(tasks) == 6
+    trained = {index for task in benchmark for index in _indices(task.train)}
+    assert not trained & {index for task in benchmark for index in _indices(task.validation)}
+
+
+def test_changed_labels_go_with_the_true_ones():
+    benchmark = Numbered([3, 3], tasks=1, order=[1, 0], validation=0)
+    wrong = torch.tensor([0, 0, 1, 1, 1, 0])
+    told(benchmark, Arrival(torch.arange(6), labels=wrong))
+    (task,) = benchmark
+    assert task.train.targets.tolist() == wrong.tolist()
+    truth = benchmark.load()[0].targets
+    assert [benchmark.class_order[target] for target in task.train.extras["true_targets"]] == truth.tolist()
+    assert "true_targets" not in task.test.extras
+
+
+def test_made_domains_change_all_parts_of_a_task_alike(toy_benchmark):
+    benchmark = toy_benchmark(tasks=2, validation=0.25)
+    benchmark.stream = PermutedPixels(first=False)
+    first, second = benchmark
+    assert (first.num_classes, second.num_classes) == (6, 0)
+    assert (first.domain, second.domain) == (0, 1)
+    for name in ("train", "validation", "test"):
+        before, after = getattr(first, name), getattr(second, name)
+        assert torch.equal(before.targets, after.targets)
+        assert torch.equal(PermutedPixels().images(before.images, 1, 2, benchmark.seed), after.images)
+        assert before.extras["domain"].unique().tolist() == [0]
+        assert after.extras["domain"].unique().tolist() == [1]

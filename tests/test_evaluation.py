@@ -103,3 +103,29 @@ def test_a_run_with_results_of_its_last_task_alone():
     assert accuracies[2].tolist() == [0.2, 0.4, 0.6]
     assert evaluation.forgetting(accuracies).isnan().all()
     assert evaluation.average_incremental(accuracies).isnan()
+
+
+def domain_outputs() -> Outputs:
+    """Two classes in three domains; the final exit is right on one of two, both and none."""
+    logits = torch.tensor([[[1.0, 0], [1, 0], [1, 0], [0, 1], [0, 1], [1, 0]]])
+    targets, tasks = torch.tensor([0, 1] * 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    return Outputs(logits, targets, tasks, (2, 0, 0), ExitCosts([1.0], 1.0))
+
+
+def test_all_classes_are_open_in_a_domain():
+    outputs = domain_outputs()
+    assert evaluation.exit_accuracy(outputs)[:, 0].tolist() == [0.5, 1, 0]
+    assert torch.equal(outputs.task_incremental.logits, outputs.logits)
+    assert evaluation.average(evaluation.exit_accuracy(outputs), outputs.sizes).tolist() == [0.5], (
+        "every domain has all classes"
+    )
+
+
+def test_a_task_that_is_not_tested_is_left_out_of_means():
+    row = torch.tensor([0.4, torch.nan, 1.0], dtype=torch.float64)
+    assert evaluation.average(row).item() == pytest.approx(0.7)
+    assert evaluation.average(row, [3, 0, 1]).item() == pytest.approx((3 * 0.4 + 1.0) / 4)
+    square = evaluation.cube([row[:1], row[:2], row])
+    assert evaluation.average_incremental(square).item() == pytest.approx((0.4 + 0.4 + 0.7) / 3)
+    assert evaluation.average_incremental(square, [3, 0, 1]).item() == pytest.approx((0.4 + 0.4 + 0.55) / 3)
+    assert evaluation.average(torch.stack([row, row], 1)).tolist() == pytest.approx([0.7, 0.7])

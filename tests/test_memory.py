@@ -1,6 +1,9 @@
 """Exemplar memories: shares, selections, and what is stored."""
 
 import math
+from collections import Counter
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cl_ac.data.batches import Batch
 from cl_ac.data.samples import ImageFiles, Samples
+from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError
-from cl_ac.memory import Memory, herd, rank_in_class
+from cl_ac.memory import KEYS, Memory, herd, rank_in_class
 
 SELECTIONS = ["random", "herding", "entropy", "distance", "reservoir", "class_balanced"]
 
@@ -259,3 +264,117 @@ def test_ranks_count_samples_of_the_same_class():
 def test_wrong_settings_are_named(settings, words):
     with pytest.raises(ConfigurationError, match=words):
         Memory(**settings)
+
+
+def passing(numbers: list[int], step: int, seed: int = 0, **extras) -> Batch:
+    """A step's batch of new images, each of one number as value, class and the extra `number`."""
+    targets = torch.tensor(numbers)
+    images = targets.to(torch.uint8)[:, None, None, None].expand(-1, 1, 4, 4).contiguous()
+    incoming = Samples(images, targets, {"number": targets})
+    return Batch(images.float(), targets, None, incoming=incoming, stream=partial(generator, seed, "passing", step))
+
+
+def let_pass(memory: Memory, sizes: list[int], seed: int = 0) -> int:
+    """Batches of these sizes pass; each image has a number of its own, which come to the number returned."""
+    first = 0
+    for step, size in enumerate(sizes):
+        memory.take_up(passing(list(range(first, first + size)), step, seed), {})
+        first += size
+    return first
+
+
+@settings(max_examples=30)
+@given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=8), size=st.integers(1, 20))
+def test_a_live_memory_is_as_full_as_it_can_be_and_holds_whole_images(sizes, size):
+    memory = Memory(size, selection="live")
+    count = let_pass(memory, sizes)
+    assert len(memory) == min(count, size)
+    numbers = memory.samples.extras["number"]
+    assert len(numbers.unique()) == len(memory), "no image twice"
+    assert torch.equal(memory.targets, numbers)
+    assert torch.equal(memory.images[:, 0, 0, 0], numbers.to(torch.uint8))
+
+
+def test_a_live_memory_keeps_the_smallest_keys_of_all_that_passed():
+    memory, sizes = Memory(7, selection="live"), [5, 4, 9, 1, 6]
+    let_pass(memory, sizes)
+    keys = torch.cat(
+        [
+            torch.rand(size, generator=generator(0, "passing", step, KEYS), dtype=torch.float64)
+            for step, size in enumerate(sizes)
+        ]
+    )
+    assert sorted(memory.samples.extras["number"].tolist()) == sorted(keys.argsort()[:7].tolist())
+
+
+def test_a_live_memory_is_a_uniform_sample():
+    kept = torch.zeros(30)
+    for seed in range(400):
+        memory = Memory(6, selection="live")
+        let_pass(memory, [10, 10, 10], seed)
+        kept[memory.targets] += 1
+    # 400 · 6 / 30 = 80 each, with a deviation of 8.
+    assert kept.sum() == 2400
+    assert (kept - 80).abs().max() < 32
+
+
+def test_stored_logits_are_widened_for_newer_classes():
+    memory = Memory(3, selection="live")
+    memory.take_up(passing([0, 1], 0), {"logits": torch.ones(2, 1, 2)})
+    memory.take_up(passing([2, 3, 4, 5], 1), {"logits": torch.full((4, 1, 5), 2.0)})
+    logits, old = memory.samples.extras["logits"], memory.targets < 2
+    assert logits.shape == (3, 1, 5)
+    assert torch.equal(logits[old], torch.tensor([1.0, 1, 0, 0, 0]).expand(int(old.sum()), 1, 5))
+    assert (logits[~old] == 2).all()
+
+
+def test_a_live_memory_goes_on_from_its_state():
+    whole, stopped, resumed = (Memory(5, selection="live") for _ in range(3))
+    let_pass(whole, [4, 6])
+    stopped.take_up(passing([0, 1, 2, 3], 0), {})
+    resumed.load_state_dict({name: value.clone() for name, value in stopped.state_dict().items()})
+    resumed.take_up(passing([4, 5, 6, 7, 8, 9], 1), {})
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_live_memory_chooses_nothing_at_the_end_of_a_task():
+    memory = Memory(5, selection="live")
+    memory.update(samples_of({0: 4}), stream())
+    assert not len(memory)
+    with pytest.raises(ConfigurationError, match=r"memory\.per_class 3; a memory that images pass"):
+        Memory(per_class=3, selection="live")
+
+
+@settings(max_examples=30)
+@given(
+    size=st.integers(1, 40),
+    domains=st.lists(st.dictionaries(st.integers(0, 3), st.integers(1, 8), min_size=1), min_size=1, max_size=4),
+    selection=st.sampled_from(["random", "herding", "class_balanced"]),
+)
+def test_each_class_has_a_share_in_each_domain(size, domains, selection):
+    memory, available = Memory(size, selection=selection), {}
+    for domain, counts in enumerate(domains):
+        samples = samples_of(counts, domain + 1)
+        samples = replace(samples, extras={**samples.extras, "domain": torch.full((len(samples),), domain)})
+        memory.update(samples, stream(domain), object(), ReadingTrainer())
+        available |= {(domain, target): count for target, count in counts.items()}
+    found = Counter(zip(memory.samples.extras["domain"].tolist(), memory.targets.tolist(), strict=True))
+    groups, quotas = sorted(available), memory.quotas(len(available))
+    if selection == "class_balanced":
+        assert len(memory) <= size
+    else:
+        assert [found[group] for group in groups] == [
+            # A share that was smaller before has no more exemplars to give.
+            min(available[group], quota, *_earlier(memory, domains, group))
+            for group, quota in zip(groups, quotas, strict=True)
+        ]
+
+
+def _earlier(memory: Memory, domains: list[dict[int, int]], group: tuple[int, int]) -> list[int]:
+    """The shares that a group had when later domains came."""
+    shares = []
+    for last in range(group[0], len(domains)):
+        known = sorted((domain, target) for domain in range(last + 1) for target in domains[domain])
+        shares.append(memory.quotas(len(known))[known.index(group)])
+    return shares

@@ -148,7 +148,9 @@ RANGES: dict[str, Range] = {
     "exponent": WEIGHT,
     "factor": SOME,
     "rate": SHARE,
+    "RotatedImages.largest": Range(0, 360, above=True),
     # training
+    "iterations": COUNT,
     "epochs": EPOCHS,
     "batch_size": COUNT,
     "lr": POSITIVE,

@@ -152,3 +152,59 @@ def test_a_batch_knows_where_in_training_it_is():
     draws = [torch.rand(1, generator=b.stream(depth)).item() for b in itertools.chain(*epochs) for depth in (0, 1)]
     assert len(set(draws)) == len(draws)
     assert torch.rand(1, generator=epochs[0][0].stream(0)).item() == draws[0]
+
+
+class Changing:
+    """Exemplars that a test changes between steps."""
+
+    live = True
+
+    def __init__(self):
+        self.samples = Samples(torch.empty(0, 3, 6, 6, dtype=torch.uint8), torch.arange(0))
+
+
+def _epoch_batches(data: TrainingSet, iterations: int = 1) -> EpochBatches:
+    def loader(samples: Samples) -> Loader:
+        return Loader(samples, Augmentation(), torch.device("cpu"))
+
+    streams = partial(generator, 0, "order"), partial(generator, 0, "loss")
+    return EpochBatches(data, 4, loader, *streams, iterations=iterations)
+
+
+def test_several_steps_learn_from_each_batch_with_other_exemplars():
+    samples, memory = _samples(8), _samples(30)
+    data = TrainingSet(samples, _task(samples), memory, replay=(3,))
+    batches = list(_epoch_batches(data, iterations=3)(0, 1))
+    assert [(batch.step, batch.steps) for batch in batches] == [(step, 6) for step in range(6)]
+    for first in (0, 3):
+        same = [batch.extras["index"].tolist() for batch in batches[first : first + 3]]
+        assert same[0] == same[1] == same[2]
+    drawn = [tuple(batch.replay[0].extras["index"].tolist()) for batch in batches]
+    assert len(set(drawn)) == 6
+    assert batches[0].incoming is None, "only a memory that changes takes images up"
+
+
+def test_exemplars_that_change_are_drawn_as_they_are_at_each_step():
+    samples, memory = _samples(12), Changing()
+    data = TrainingSet(samples, _task(samples), memory, replay=(3,))
+    batches = _epoch_batches(data, iterations=2)
+    taken, seen = [], []
+    for batch in batches(0, 2):
+        seen.append(len(batch.replay[0]))
+        assert set(batch.replay[0].extras.get("index", torch.empty(0)).tolist()) <= set(taken)
+        if batch.incoming is not None:
+            index = batch.extras["index"]
+            assert torch.equal(batch.incoming.targets, batch.targets)
+            assert torch.equal(batch.incoming.images, samples.images[index])
+            taken += index.tolist()
+            memory.samples = samples.select(torch.tensor(taken))
+    assert seen == [0, 0, 3, 3, 3, 3]
+    assert sorted(taken) == list(range(12)), "each image passes once"
+    assert all(batch.incoming is None for batch in batches(1, 2)), "images have passed in the first epoch"
+
+
+def test_all_exemplars_are_drawn_where_there_are_few():
+    samples, memory = _samples(4), Changing()
+    memory.samples = samples.select(torch.tensor([1, 2]))
+    (batch,) = _epoch_batches(TrainingSet(samples, _task(samples), memory, replay=(3,)))(0, 1)
+    assert sorted(batch.replay[0].extras["index"].tolist()) == [1, 2]

@@ -51,11 +51,11 @@ def test_without_that_stream_domains_come_together(root):
 
 def test_a_class_that_a_domain_lacks_is_named(root):
     (root / "photo" / "cat").mkdir()
-    with pytest.raises(DataError, match="1 classes are in only one of .*'cat'"):
+    with pytest.raises(DataError, match=r"1 classes are in only one of .*'cat'"):
         DomainFolder(str(root)).num_classes  # noqa: B018
 
 
 @pytest.mark.parametrize("domains", [["photo", "photo"], ["sketch"], []])
 def test_domains_that_are_not_there_are_refused(root, domains):
-    with pytest.raises(ConfigurationError, match="must name folders in .* once each: art, photo"):
+    with pytest.raises(ConfigurationError, match=r"must name folders in .* once each: art, photo"):
         DomainFolder(str(root), domains=domains).domain_names  # noqa: B018

@@ -1,5 +1,7 @@
 """What a run keeps of each finished task."""
 
+import json
+import math
 import os
 
 import pytest
@@ -60,3 +62,14 @@ def test_a_last_line_that_was_cut_is_no_whole_file(tmp_path):
     assert file.salvage() == ({0: record(0)}, True)
     file.path.write_text(file.path.read_text().rstrip("\n"))
     assert file.salvage() == ({0: record(0)}, False)
+
+
+def test_what_is_not_known_is_null_in_the_file():
+    known = record(1)
+    line = Record(**{**vars(known), "most_confident": [0.5, math.nan], "exits": [[0.5], [math.nan]]}).line()
+    assert "NaN" not in line
+    assert json.loads(line)["most_confident"] == [0.5, None]
+    parsed = Record.parse(line)
+    assert math.isnan(parsed.most_confident[1])
+    assert math.isnan(parsed.exits[1][0])
+    assert parsed.sizes == known.sizes

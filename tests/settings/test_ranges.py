@@ -8,7 +8,7 @@ from cl_ac.settings.parser import PLUGINS, checker
 from cl_ac.settings.plugins import classes, init_options
 from cl_ac.settings.ranges import range_of
 
-OURS = [cls for kind in ("approach", "classifier") for cls in classes(kind, PLUGINS[kind]).values()]
+OURS = [cls for kind in ("approach", "classifier", "stream") for cls in classes(kind, PLUGINS[kind]).values()]
 
 
 def numbers(cls):
