@@ -41,7 +41,7 @@ class DomainFolder(ImageFileSet):
         self.domains, self.test_share = domains, test_share
 
     @cached_property
-    def domain_names(self) -> list[str]:  # type: ignore[override]
+    def domain_names(self) -> list[str]:
         """The folder of each domain.
 
         Raises:
