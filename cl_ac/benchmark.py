@@ -91,19 +91,19 @@ class Benchmark(ABC):
         return self.augmentation.output_shape(self.image_shape)
 
     @property
-    def sharing(self) -> Split:
+    def class_split(self) -> Split:
         """How the settings share the classes."""
         return Split(self.num_classes, self.num_tasks, self.first_task, self.classes_per_task)
 
     @cached_property
     def sizes(self) -> list[int]:
         """Classes of each task, where tasks share none."""
-        return self.sharing.sizes
+        return self.class_split.sizes
 
     @property
     def classes_to_come(self) -> int:
         """How many classes the stream brings in all."""
-        return self.stream.num_classes(self.sharing)
+        return self.stream.num_classes(self.class_split)
 
     @cached_property
     def class_order(self) -> list[int]:
@@ -155,7 +155,7 @@ class Benchmark(ABC):
     def _arrived(self) -> tuple[list[Task], list[int]]:
         train, test = (self._renumber(samples, self.class_order) for samples in self._checked(self.list_samples()))
         train, held_out, test = self._chosen(train, test)
-        labels = Labels(train.targets, self.sharing, train.extras.get("domain"), self._mistaken())
+        labels = Labels(train.targets, self.class_split, train.extras.get("domain"), self._mistaken())
         arrivals = self.stream.arrivals(labels, self.seed)
         order, sizes = _order_of_arrival(arrivals, train.targets)
         train, held_out, test = (self._renumber(samples, order) for samples in (train, held_out, test))
@@ -175,7 +175,7 @@ class Benchmark(ABC):
         return tasks, [self.class_order[place] for place in order]
 
     def __len__(self) -> int:
-        return self.stream.length(self.sharing, None if self.domain_names is None else len(self.domain_names))
+        return self.stream.length(self.class_split, None if self.domain_names is None else len(self.domain_names))
 
     def __getitem__(self, index):
         return self.tasks[index]

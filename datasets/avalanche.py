@@ -108,7 +108,7 @@ class AvalancheBenchmark(Benchmark):
         return [len(labels) for labels in self.labels]
 
     @property
-    def sharing(self) -> Split:
+    def class_split(self) -> Split:
         return Split(self.num_classes, len(self.sizes), classes_per_task=self.sizes)
 
     @cached_property

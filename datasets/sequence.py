@@ -164,11 +164,13 @@ class Sequence(UnreadSet):
         ]
 
     @property
-    def sharing(self) -> Split:
+    def class_split(self) -> Split:
         """How classes are shared among tasks."""
         if self.same_classes:
-            return super().sharing
-        sizes = [size for part in self.parts for size in (part.sharing.sizes if self.each_split else [part.num_classes])]
+            return super().class_split
+        sizes = [
+            size for part in self.parts for size in (part.class_split.sizes if self.each_split else [part.num_classes])
+        ]
         return Split(self.num_classes, len(sizes), classes_per_task=sizes)
 
     @cached_property
@@ -182,7 +184,7 @@ class Sequence(UnreadSet):
 
     def check(self) -> None:
         for part in self.parts:
-            _ = part.sharing.sizes if self.each_split else part.num_classes
+            _ = part.class_split.sizes if self.each_split else part.num_classes
         super().check()
 
     def list_samples(self) -> tuple[Samples, Samples]:
