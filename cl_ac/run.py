@@ -25,10 +25,11 @@ from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.fingerprint import fingerprint
 from cl_ac.recording.journal import Journal
 from cl_ac.recording.loggers import LoggerName, check_loggers
-from cl_ac.recording.records import Record
+from cl_ac.recording.records import Record, of_stream
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.space import outputs_bytes, tell_need
 from cl_ac.training import EpochReport, Fit, Trainer, Training
+from cl_ac.watching.ahead import Outlook
 from cl_ac.watching.drift import measure
 from cl_ac.watching.watch import Watch, Watcher
 
@@ -93,6 +94,7 @@ def run(
     tasks = benchmark.tasks
     check_data(tasks, training, watch)
     watcher = Watcher(watch, network, approach, trainer, tasks)
+    outlook = Outlook(network, tasks, seed)
     console = Console(stderr=True) if console is None else console
     tell = partial(console.print, highlight=False, soft_wrap=True)
     tell_need(outputs_bytes(tasks, len(network), keep_outputs), directory.path, tell)
@@ -144,7 +146,9 @@ def run(
                 if watch.drift:
                     earlier = directory.grams(task.index - 1)
                     directory.keep_drift(task.index, *measure(task, answering, trainer, earlier))
-                journal.task(task, evaluate(trainer, network, approach, benchmark, task))
+                outputs = evaluate(trainer, network, approach, benchmark, task)
+                ahead = outlook.after(task, trainer, answering, partial(approach.answer, answering))
+                journal.task(task, outputs, of_stream(task, outputs, benchmark.stream.disjoint, ahead))
     return directory.records
 
 
@@ -339,9 +343,9 @@ def answer_again(
     task: Task,
 ) -> None:
     """Makes the outputs of the newest finished task, which were lost, once more."""
-    seconds = [record.seconds for record in directory.records if record.task == task.index]
+    earlier = [record for record in directory.records if record.task == task.index]
     outputs = evaluate(trainer, network, approach, benchmark, task)
-    directory.finish(Record.of(task.index, outputs, *(seconds or [0.0])), outputs)
+    directory.finish(earlier[0] if earlier else Record.of(task.index, outputs, 0.0), outputs)
 
 
 def after_step(approach: Approach, watcher: Watcher, network: ExitNetwork, batch: Batch, step: int) -> None:

@@ -1,7 +1,8 @@
 """What happens beside training: checkpoints, results on disk, TensorBoard and progress."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from torch import nn
@@ -82,9 +83,13 @@ class Journal:
         self._save(task.index, self.checkpoint.steps, report.state)
         self.progress.epoch(task, report)
 
-    def task(self, task: Task, outputs: Outputs) -> None:
-        """Keeps the results of one task; from here on a resumed run starts with the next."""
-        record = Record.of(task.index, outputs, time.perf_counter() - self.began)
+    def task(self, task: Task, outputs: Outputs, of_stream: Mapping[str, Any]) -> None:
+        """Keeps the results of one task; from here on a resumed run starts with the next.
+
+        Args:
+            of_stream: what its record says beside the outputs.
+        """
+        record = Record.of(task.index, outputs, time.perf_counter() - self.began, **of_stream)
         self.directory.finish(record, outputs, self.keep_outputs)
         self.events.task(task, self.directory, self.step)
         self.began = time.perf_counter()

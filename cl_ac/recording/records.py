@@ -4,15 +4,18 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cl_ac.data.tasks import Task
 from cl_ac.evaluation import Outputs, ac_accuracy, exit_accuracy
 from cl_ac.recording.files import append, reading, write_atomically
+from cl_ac.streams.metrics import accuracy_on, missing_classes, thirds
+from cl_ac.watching.ahead import Ahead
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class Record:
         most_confident_task_incremental: accuracy [T] with the task known.
         relative_cost: cost at each exit relative to the network without ACs [E].
         seconds: time that training and evaluating the task took.
+        next_task: accuracy [E] on the task that comes next, before it is learned, where it is a domain.
+        next_task_untrained: the same of the network as the run began.
+        missing_classes: accuracy [E] on the classes seen so far that the task did not bring again, where tasks may.
+        thirds: accuracy [3][E] on the classes with the most training samples, with fewer and with the fewest, where
+            they differ much.
     """
 
     task: int
@@ -38,10 +46,18 @@ class Record:
     most_confident_task_incremental: list[float]
     relative_cost: list[float]
     seconds: float
+    next_task: list[float] | None = None
+    next_task_untrained: list[float] | None = None
+    missing_classes: list[float] | None = None
+    thirds: list[list[float]] | None = None
 
     @staticmethod
-    def of(task: int, outputs: Outputs, seconds: float) -> "Record":
-        """The accuracies that follow from `outputs`."""
+    def of(task: int, outputs: Outputs, seconds: float, **of_stream: Any) -> "Record":
+        """The accuracies that follow from `outputs`.
+
+        Args:
+            of_stream: what some streams are asked for beside them.
+        """
         known = outputs.task_incremental
         return Record(
             task,
@@ -52,11 +68,13 @@ class Record:
             ac_accuracy(known).tolist(),
             outputs.cost.relative,
             seconds,
+            **of_stream,
         )
 
     def line(self) -> str:
         """What `parse` reads."""
-        return json.dumps(_told(vars(self), math.nan, None)) + "\n"
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return json.dumps(_told(known, math.nan, None)) + "\n"
 
     @staticmethod
     def parse(line: str) -> "Record":
@@ -66,7 +84,9 @@ class Record:
             ValueError: if the line is none that a run wrote.
         """
         content = json.loads(line)
-        if not isinstance(content, dict) or set(content) != {each.name for each in fields(Record)}:
+        names = {each.name: each.default is MISSING for each in fields(Record)}
+        needed = {name for name, is_needed in names.items() if is_needed}
+        if not isinstance(content, dict) or not needed <= set(content) <= set(names):
             raise ValueError(line)
         record = Record(**_told(content, None, math.nan))
         tasks, exits = len(record.sizes), len(record.relative_cost)
@@ -77,6 +97,22 @@ class Record:
         if not whole or any(len(row) != exits for row in (*record.exits, *record.exits_task_incremental)):
             raise ValueError(line)
         return record
+
+
+def of_stream(task: Task, outputs: Outputs, is_disjoint: bool, ahead: Ahead | None) -> dict[str, Any]:
+    """What `Record.of` takes beside the outputs after `task`: what its stream gives a meaning."""
+    found: dict[str, Any] = {}
+    if ahead is not None:
+        found |= {"next_task": ahead.learned, "next_task_untrained": ahead.untrained}
+    counts = torch.zeros(task.classes_seen, dtype=torch.int64)
+    for each in task.history():
+        counts += each.train.targets.cpu().bincount(minlength=task.classes_seen)
+    if (groups := thirds(counts)) is not None:
+        found["thirds"] = [accuracy_on(outputs.correct, outputs.targets, group).tolist() for group in groups]
+    missing = missing_classes(task.train.targets.cpu(), task.classes_seen)
+    if not is_disjoint and missing.any():
+        found["missing_classes"] = accuracy_on(outputs.correct, outputs.targets, missing).tolist()
+    return found
 
 
 def _told(value: Any, unknown: float | None, instead: float | None) -> Any:

@@ -9,7 +9,9 @@ from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import Outputs, average, average_incremental, forgetting
 from cl_ac.exits.curves import cost_accuracy, cost_at_accuracy
 from cl_ac.recording.hyperparameters import Value, hyperparameters
+from cl_ac.recording.records import Record
 from cl_ac.recording.rundir import RunDirectory
+from cl_ac.streams.metrics import forward_transfer
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,13 @@ class Summary:
         per_task: accuracy on each task [T].
         per_exit: mean accuracy of each exit, the final classifier last [E].
         cost_at_final: relative cost at which the run is as accurate as a reference; None if it never is.
+        forward_transfer: of the final exit, see `streams.metrics`; None but for domains.
+        missing_classes: accuracy of the final exit on the classes that the last task did not bring again; None where
+            tasks share no class.
+        head_classes: accuracy of the final exit on the third of the classes with the most training samples; None, as
+            the next two, where there is no long tail.
+        medium_classes: on the next third.
+        tail_classes: on the third with the fewest.
     """
 
     name: str
@@ -44,6 +53,11 @@ class Summary:
     per_task: list[float]
     per_exit: list[float]
     cost_at_final: float | None = None
+    forward_transfer: float | None = None
+    missing_classes: float | None = None
+    head_classes: float | None = None
+    medium_classes: float | None = None
+    tail_classes: float | None = None
 
     @property
     def has_acs(self) -> bool:
@@ -77,7 +91,18 @@ def summarise(directory: RunDirectory, reference: float | None = None) -> Summar
         answers[-1].tolist(),
         average(exits).tolist(),
         None if reference is None else _cost_at(directory, reference),
+        _forward_transfer(records),
+        None if last.missing_classes is None else last.missing_classes[-1],
+        *([None] * 3 if last.thirds is None else [third[-1] for third in last.thirds]),
     )
+
+
+def _forward_transfer(records: Sequence[Record]) -> float | None:
+    pairs = [(each.next_task, each.next_task_untrained) for each in records[:-1] if each.next_task]
+    if not pairs:
+        return None
+    before, untrained = (torch.tensor(rows, dtype=torch.float64) for rows in zip(*pairs, strict=True))
+    return forward_transfer(before, untrained)[-1].item()
 
 
 def _cost_at(directory: RunDirectory, accuracy: float) -> float | None:

@@ -57,6 +57,11 @@ METRICS = {
     "summary/task_incremental_accuracy": "task_incremental",
     "summary/cost_at_accuracy_of_final_exit": "cost_at_final",
 }
+# Where the stream gives them a meaning.
+OF_STREAMS = {
+    f"summary/{name}": name
+    for name in ("forward_transfer", "missing_classes", "head_classes", "medium_classes", "tail_classes")
+}
 # Answers whose accuracy on every task is told while a task is learned; the others are told on the first task only.
 WATCHED_EVERYWHERE = ("final", "most_confident", "nearest_mean/final")
 
@@ -281,7 +286,7 @@ def _summary(directory: RunDirectory, outputs: Outputs) -> dict[str, float]:
     from cl_ac.recording.summary import summarise
 
     summary = summarise(directory, outputs.correct[-1].double().mean().item())
-    values = {tag: getattr(summary, name) for tag, name in METRICS.items()}
+    values = {tag: getattr(summary, name) for tag, name in {**METRICS, **OF_STREAMS}.items()}
     return {tag: value for tag, value in values.items() if value is not None}
 
 

@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cl_ac.evaluation import average, tested_classes
 from cl_ac.exits.curves import cost_at_accuracy
 from cl_ac.recording.figures import (
     CostLine,
@@ -16,11 +17,12 @@ from cl_ac.recording.figures import (
     exit_accuracy_map,
     line_figure,
 )
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.comparison import Comparison, Group
 from cl_ac.report.formats import Cell, ResultTable, Spread
 from cl_ac.report.watched_figures import gap_overlay, old_tasks_figure, task_accuracy_figure
 from cl_ac.watching.drift import Drift
-from cl_ac.watching.stability import answer_text, exit_names, summarise
+from cl_ac.watching.stability import accuracy_area, answer_text, exit_names, summarise
 
 # More lines than this in one panel cannot be told apart.
 MOST_LINES = 8
@@ -67,6 +69,9 @@ def sections(comparison: Comparison) -> Iterator[Section]:
             for group in comparison.groups
         },
     )
+    yield Section("Known task", KNOWN_TEXT, [known_task(comparison)])
+    if (of_streams := stream_table(comparison)) is not None:
+        yield Section("Stream", STREAM_TEXT, [of_streams])
     yield Section(
         "Cost after each task",
         "Multiply-accumulates of one image through the whole network, ACs included, without element-wise work, and its "
@@ -102,13 +107,24 @@ LINES_TEXT = (
     "After each task, mean over the tasks seen so far (accuracy) and over the earlier ones (forgetting: how far each "
     "is below its best). Bands are one sample deviation over seeds; dashed lines are networks without ACs."
 )
+KNOWN_TEXT = (
+    "Accuracy after the last task where each image comes with the task that it belongs to and only the classes of that "
+    "task are open to choice, on each task and, mean over tasks, of each exit. Of the same outputs: nothing is trained "
+    "for it. In a domain all classes are open."
+)
+STREAM_TEXT = (
+    "What the way in which data arrive asks for, of the final exit. Forward transfer (Lopez-Paz & Ranzato, 2017): how "
+    "much better a domain is answered just before it is learned than by the network as the run began. Missing classes: "
+    "accuracy on the classes seen that the last task did not bring again. Head, medium, tail: thirds of the classes by "
+    "their number of training samples."
+)
 GAP_TEXT = (
     "Accuracy while later tasks are learned; the figures show the first seed, with dotted lines where tasks begin, and "
     "first all runs over each other, every task as wide as the others, by the most confident exit or the only one. "
     "Gap: accuracy before a task minus the lowest since, mean over earlier tasks and then over tasks. Min-ACC and "
     "WC-ACC as De Lange et al. (2023) define them, over all later tasks. Settling: steps until nine tenths of the "
     "accuracy at the task's end are reached for good. Recency bias: share of earlier tasks' samples that are taken for "
-    "the newest task."
+    "the newest task. A_AUC (Koh et al., 2022): mean over all steps of the accuracy on the classes seen by then."
 )
 DRIFT_TEXT = (
     "How similar the features of earlier tasks' images are to what they were when their task had just been learned: "
@@ -174,14 +190,17 @@ def gaps(groups: Sequence[Group]) -> ResultTable:
     """What old tasks go through, one row for each answer of each group; of many groups the main answers only."""
     rows: list[list[Cell]] = []
     for group in groups:
-        runs = [summarise(tasks) for tasks in group.watched]
+        watched = [(run.watched_all(), tested_classes(run.records[-1].sizes)) for run in group.runs]
+        runs = [summarise(tasks) for tasks, _ in watched if tasks]
+        areas = [accuracy_area(tasks, classes) for tasks, classes in watched if tasks]
         for place, answer in enumerate(runs[0].answers):
             if len(groups) > MOST_LINES and answer not in ("final", "most_confident", "nearest_mean/final"):
                 continue
             taken = {name: tuple(getattr(run, name)[place].item() for run in runs) for name in GAP_COLUMNS}
             cells = [Spread(values, name != "settling_steps") for name, values in taken.items()]
-            rows.append([group.label, answer_text(answer), *cells])
-    columns = ["run", "answer", *GAP_COLUMNS.values()]
+            area = Spread(tuple(each[place].item() for each in areas))
+            rows.append([group.label, answer_text(answer), *cells, area])
+    columns = ["run", "answer", *GAP_COLUMNS.values(), "A_AUC"]
     return ResultTable("stability_gap", "old tasks while new ones are learned, % but for steps", columns, rows)
 
 
@@ -229,6 +248,48 @@ def task_accuracies(comparison: Comparison) -> ResultTable:
     columns = ["run", *(f"task {task + 1}" for task in range(tasks))]
     rows = [[group.label, *_shares(group.answers[:, -1], tasks)] for group in comparison.groups]
     return ResultTable("accuracy_per_task", "accuracy on each task after the last one, %", columns, rows)
+
+
+def known_task(comparison: Comparison) -> ResultTable:
+    """Accuracy with a known task after the last one: on each task, their mean, and of each exit."""
+    tasks = max(group.tasks for group in comparison.groups)
+    deepest = max(group.last.shape[-1] for group in comparison.groups)
+    rows = []
+    for group in comparison.groups:
+        answers, exits = (torch.stack(values) for values in zip(*map(_known_at_the_end, group.runs), strict=True))
+        *early, final = _shares(average(exits.movedim(1, 0)))
+        mean = Spread(tuple(average(answers.T).tolist()))
+        padded = [*early, *[""] * (deepest - 1 - len(early)), final]
+        rows.append([group.label, *_shares(answers, tasks), mean, *padded])
+    columns = ["run", *(f"task {task + 1}" for task in range(tasks)), "mean", *exit_labels(deepest)]
+    return ResultTable("accuracy_known_task", "accuracy with a known task after the last one, %", columns, rows)
+
+
+def _known_at_the_end(run: RunDirectory) -> tuple[Tensor, Tensor]:
+    """Accuracy of the most confident exit [T], and of every exit [T, E]."""
+    return run.ac_accuracies(task_incremental=True)[-1], run.accuracies(task_incremental=True)[-1]
+
+
+STREAM_COLUMNS = {
+    "forward_transfer": "forward transfer",
+    "missing_classes": "missing classes",
+    "head_classes": "head",
+    "medium_classes": "medium",
+    "tail_classes": "tail",
+}
+
+
+def stream_table(comparison: Comparison) -> ResultTable | None:
+    """What streams are asked for, one row for each group; None if no run's stream is asked for anything."""
+    rows: list[list[Cell]] = []
+    found = {name: [[getattr(each, name) for each in group.summaries] for group in comparison.groups]
+             for name in STREAM_COLUMNS}  # fmt: skip
+    asked = {name: groups for name, groups in found.items() if any(None not in values for values in groups)}
+    for place, group in enumerate(comparison.groups):
+        cells = [groups[place] for groups in asked.values()]
+        rows.append([group.label, *("" if None in values else Spread(tuple(values)) for values in cells)])
+    columns = ["run", *(STREAM_COLUMNS[name] for name in asked)]
+    return ResultTable("streams", "after the last task, %", columns, rows) if asked else None
 
 
 def task_costs(comparison: Comparison) -> ResultTable:

@@ -181,8 +181,27 @@ def gap_area(steps: Tensor, accuracy: Tensor, level: Tensor) -> Tensor:
 
 def anytime_accuracy(run: Sequence[Watched]) -> Tensor:
     """Average anytime accuracy (Caccia et al., 2020): the mean over tasks seen, then over all steps of the run [A]."""
-    area = torch.stack([torch.trapezoid(w.accuracy.double().mean(-1), w.steps.double(), dim=0) for w in run]).sum(0)
-    return area / sum(int(w.steps[-1]) for w in run)
+    return _mean_over_steps(run, [w.accuracy.double().nanmean(-1) for w in run])
+
+
+def accuracy_area(run: Sequence[Watched], classes: Sequence[int]) -> Tensor:
+    """A_AUC (Koh et al., 2022): the mean over all steps of the run of the accuracy on the classes seen by then [A].
+
+    Args:
+        classes: how many each task is tested on [T].
+    """
+    curves = []
+    for watched in run:
+        weights = torch.tensor(classes[: watched.task + 1], dtype=torch.float64)
+        weights = weights.where(~watched.accuracy[0, 0].isnan(), 0)
+        curves.append((watched.accuracy.double().nan_to_num() * weights).sum(-1) / weights.sum())
+    return _mean_over_steps(run, curves)
+
+
+def _mean_over_steps(run: Sequence[Watched], curves: Sequence[Tensor]) -> Tensor:
+    """The mean of curves [K, A], one for each task, over the steps of the run (trapezoids): [A]."""
+    areas = [torch.trapezoid(curve, w.steps.double(), dim=0) for w, curve in zip(run, curves, strict=True)]
+    return torch.stack(areas).sum(0) / sum(int(w.steps[-1]) for w in run)
 
 
 @dataclass(frozen=True)
