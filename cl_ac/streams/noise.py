@@ -6,15 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cl_ac.data.samples import Samples
 from cl_ac.data.seeding import generator
 from cl_ac.data.tasks import task_slices
 from cl_ac.errors import ConfigurationError
 from cl_ac.streams.class_incremental import ClassIncremental
 from cl_ac.streams.dealing import check_share, members
 from cl_ac.streams.stream import Arrival, Labels
-
-TRUE_TARGETS = "true_targets"
 
 
 class NoisyLabels(ClassIncremental):
@@ -136,11 +133,3 @@ def within(mistaken: Mapping[int, int], classes: Sequence[int]) -> dict[int, int
         if other in inside and other != label:
             result[label] = other
     return result
-
-
-def corrupted_share(samples: Samples) -> float | None:
-    """The share of samples whose label is wrong; None if true labels are not known, or there are no samples."""
-    true_targets = samples.extras.get(TRUE_TARGETS)
-    if true_targets is None or not len(samples):
-        return None
-    return float((samples.targets != true_targets.to(samples.targets.device)).double().mean())

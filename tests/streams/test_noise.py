@@ -11,7 +11,9 @@ from cl_ac.benchmark import Benchmark
 from cl_ac.data.samples import Samples
 from cl_ac.datasets.torchvision_sets import CIFAR10, CIFAR100
 from cl_ac.errors import ConfigurationError
-from cl_ac.streams.noise import NoisyLabels, asymmetric, corrupted_share, next_in_group, symmetric, within
+from cl_ac.recording.summary import summarise
+from cl_ac.streams.metrics import corrupted_share
+from cl_ac.streams.noise import NoisyLabels, asymmetric, next_in_group, symmetric, within
 from cl_ac.streams.stream import Labels, Split
 
 labels = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(torch.tensor)
@@ -138,3 +140,13 @@ def test_superclasses_of_cifar100_are_the_true_ones():
     assert sorted(label for group in CIFAR100.superclasses for label in group) == list(range(100))
     assert (CIFAR100.mistaken[4], CIFAR100.mistaken[95]) == (30, 4)
     assert CIFAR10.mistaken == {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
+
+
+@pytest.mark.parametrize("approach", ["ER", "DERpp", "ICaRL"])
+def test_the_share_of_wrong_exemplars_is_kept(digits_run, approach):
+    options = ("--approach", approach, "--memory.size", "40", "--backbone", "SmallConvNet", "--training.epochs", "1")
+    noisy = digits_run(*options, "--stream", "NoisyLabels", "--stream.rate", "0.5")
+    for record in noisy.records:
+        assert 0.2 < record.corrupted_exemplars < 0.8
+    assert summarise(noisy).corrupted_exemplars == noisy.records[-1].corrupted_exemplars
+    assert digits_run(*options).records[-1].corrupted_exemplars is None
