@@ -148,6 +148,11 @@ def toy_learn(toy_trainer) -> Callable[..., None]:
     """Lets an approach learn tasks with a network, as a run does."""
 
     def learn(approach, network: ExitNetwork, tasks) -> None:
+        def after_step(network: ExitNetwork, batch: Batch, step: int) -> None:
+            approach.end_step(network)
+            if batch.incoming is not None:
+                approach.memory.take_up(batch, approach.stored_with(batch))
+
         for task in tasks:
             approach.expand(task, network, toy_trainer)
             network.grow(task.num_classes, toy_trainer.seed)
@@ -157,7 +162,7 @@ def toy_learn(toy_trainer) -> Callable[..., None]:
             if data is not None:
                 toy_trainer.fit(
                     Fit(network, approach.loss, data, parameters=approach.learns(network)),
-                    on_step=lambda network, *_: approach.end_step(network),
+                    on_step=after_step,
                 )
             approach.choose_exemplars(task, network, toy_trainer)
             approach.end_task(task, network, toy_trainer)

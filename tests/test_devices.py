@@ -58,9 +58,9 @@ def memory_for(name: str) -> int:
     return 12 if APPROACHES[name].memory_use == "required" else 0
 
 
-def network_of(approach: Approach, backbone: Backbone, memory: int) -> ExitNetwork:
+def network_of(approach: Approach, backbone: Backbone, memory: int, selection: str = "random") -> ExitNetwork:
     approach.prepare(backbone)
-    return assemble(approach, backbone, "sdn", Memory(memory), None)
+    return assemble(approach, backbone, "sdn", Memory(memory, selection=selection), None)
 
 
 HERE = torch.arange(12.0).view(3, 4)
@@ -176,6 +176,29 @@ def test_steps_never_wait_for_the_host(toy_backbone, toy_benchmark, toy_trainer,
         toy_learn(approach, network, [task])
         assert len(waits[-1]) > 1 or approach.training_set(task) is None
         assert all(before == after for before, after in pairwise(waits[-1]))
+
+
+@pytest.mark.parametrize("name", [name for name, each in APPROACHES.items() if "live memory" in each.copes_with])
+def test_a_live_memory_lives_there_and_waits_for_nobody(toy_backbone, toy_benchmark, toy_trainer, toy_learn, name):
+    held = []
+    for place in ("cpu", "emulated"):
+        toy_trainer.device, approach, waits = torch.device(place), made(name), []
+        network = network_of(approach, toy_backbone(), 12, "live").to(place)
+        take_up = approach.to(place).memory.take_up
+
+        def passed(batch, extras, waits=waits, take_up=take_up) -> None:
+            take_up(batch, extras)
+            waits.append(torch.ops.emulated.waits())
+
+        approach.memory.take_up = passed
+        toy_learn(approach, network, toy_benchmark(per_class=30).tasks[:1])
+        # From where the memory is full, sizes stay the same.
+        steps = waits[3:]
+        assert len(steps) > 1
+        held.append(approach.memory.samples.to(torch.device("cpu")))
+    assert all(before == after for before, after in pairwise(steps))
+    assert torch.equal(held[0].images, held[1].images)
+    assert torch.equal(held[0].targets, held[1].targets)
 
 
 COMPOSED = {

@@ -6,7 +6,8 @@ from cl_ac.evaluation import ExitCosts
 from cl_ac.exits.curves import cost_accuracy, cost_at_accuracy
 from cl_ac.recording.summary import summarise
 from cl_ac.report.comparison import compare
-from cl_ac.report.sections import MOST_LINES, gaps, panels, sections, summary, task_costs
+from cl_ac.report.sections import MOST_LINES, gaps, known_task, panels, sections, stream_table, summary, task_costs
+from cl_ac.watching.stability import accuracy_area
 from cl_ac.watching.stability import summarise as summarise_watched
 
 
@@ -34,7 +35,7 @@ def make_comparison(stored_run, tmp_path):
 def test_sections_answer_what_the_runs_have_data_for(make_comparison):
     titles = [
         "Summary", "What differs", "Accuracy and forgetting over tasks", "Accuracy matrices",
-        "Cost after each task", "Exits", "Cost and accuracy",
+        "Known task", "Cost after each task", "Exits", "Cost and accuracy",
     ]  # fmt: skip
     assert [section.title for section in sections(make_comparison("LwF"))] == titles
 
@@ -53,6 +54,7 @@ def test_one_run_of_one_task_can_be_shown(stored_run, tmp_path):
     assert [section.title for section in found] == [
         "Summary",
         "Accuracy matrices",
+        "Known task",
         "Cost after each task",
         "Stability gap",
     ]
@@ -96,8 +98,41 @@ def test_gaps_are_those_of_the_watched_points(make_comparison):
     place = expected[0].answers.index("nearest_mean/exit_1")
     cells = rows["LwF + sdn", "nearest mean, exit 1"]
     assert cells[0].values == tuple(each.gap[place].item() for each in expected)
-    assert cells[-1].values == tuple(each.settling_steps[place].item() for each in expected)
-    assert not cells[-1].percent
+    assert cells[-2].values == tuple(each.settling_steps[place].item() for each in expected)
+    areas = [accuracy_area(run.watched_all(), [2, 3, 1]) for run in comparison.groups[1].runs]
+    assert cells[-1].values == tuple(area[place].item() for area in areas)
+    assert not cells[-2].percent
+
+
+def test_a_known_task_is_told_per_task_and_exit(make_comparison):
+    comparison = make_comparison("LwF")
+    table = known_task(comparison)
+    assert table.columns == ["run", "task 1", "task 2", "task 3", "mean", "exit 0", "exit 1", "final"]
+    plain, with_acs = table.rows
+    assert plain[5:7] == ["", ""], "final exits are below each other"
+    known = [run.records[-1] for run in comparison.groups[1].runs]
+    assert with_acs[2].values == tuple(each.most_confident_task_incremental[1] for each in known)
+    finals = [sum(row[-1] for row in each.exits_task_incremental) / 3 for each in known]
+    assert with_acs[-1].values == pytest.approx(finals)
+    assert with_acs[4].values == pytest.approx([sum(each.most_confident_task_incremental) / 3 for each in known])
+
+
+def test_what_streams_are_asked_for_is_told_where_it_means_something(stored_run, tmp_path):
+    plain = stored_run(tmp_path / "plain", {"seed": 0, "approach": {"class_path": "ER"}})
+    streamed = stored_run(tmp_path / "streamed", {"seed": 0, "approach": {"class_path": "LwF"}})
+    (comparison,), _ = compare([plain])
+    assert stream_table(comparison) is None
+    for record in streamed.records:
+        told = {"next_task": [0.2, 0.3, 0.5], "next_task_untrained": [0.1, 0.1, 0.25]} if record.task < 2 else {}
+        told |= {"thirds": [[0.5, 0.5, 0.9], [0.5, 0.5, 0.8], [0.5, 0.5, 0.7]]}
+        streamed.finish(replace(record, **told), streamed.outputs(record.task))
+    (comparison,), _ = compare([plain, streamed])
+    table = stream_table(comparison)
+    assert table.columns == ["run", "forward transfer", "head", "medium", "tail"]
+    first, second = table.rows
+    assert first[1:] == [""] * 4
+    assert [cell.values for cell in second[1:]] == [(0.25,), (0.9,), (0.8,), (0.7,)]
+    assert "Stream" in [section.title for section in sections(comparison)]
 
 
 def test_drift_is_told_for_every_exit(make_comparison):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cl_ac.watching.stability import (
     Watched,
+    accuracy_area,
     anytime_accuracy,
     gap_area,
     minimum_accuracy,
@@ -165,3 +166,19 @@ def test_parts_join_to_the_whole():
     assert torch.equal(joined.predicted_task, THIRD.predicted_task)
     empty = Watched.empty(2, 10, ["final"], 3).followed_by(THIRD.steps, THIRD.accuracy, THIRD.predicted_task)
     assert torch.equal(empty.accuracy, THIRD.accuracy)
+
+
+def test_the_area_under_the_curve_counts_each_class_seen_the_same():
+    first = Watched(0, 0, torch.tensor([0, 10]), ["final"], torch.tensor([[[0.0]], [[1.0]]]), torch.zeros(2, 1, 1, 1))
+    accuracy = torch.tensor([[[1.0, 0.0]], [[0.4, 0.8]], [[0.4, 0.8]]])
+    second = Watched(1, 10, torch.tensor([0, 5, 10]), ["final"], accuracy, torch.zeros(3, 1, 2, 2))
+    # 10 · 0.5 of the first; of the second, with one and three classes: 5 · (0.25 + 0.7) / 2 + 5 · 0.7.
+    expected = (5 + 5 * 0.475 + 5 * 0.7) / 20
+    assert accuracy_area([first, second], [1, 3]).item() == pytest.approx(expected)
+
+
+def test_a_task_that_is_not_tested_has_no_part_in_the_area():
+    accuracy = torch.tensor([[[0.5, torch.nan]], [[0.7, torch.nan]]])
+    watched = Watched(1, 0, torch.tensor([0, 10]), ["final"], accuracy, torch.zeros(2, 1, 2, 2))
+    assert accuracy_area([watched], [2, 2]).item() == pytest.approx(0.6)
+    assert anytime_accuracy([watched]).item() == pytest.approx(0.6)
