@@ -1,7 +1,7 @@
 """A benchmark is a sequence of tasks: a data set, and a stream that says what of it arrives when."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -42,7 +42,9 @@ class Benchmark(ABC):
 
     published_order: ClassVar[Sequence[int] | None] = None
     class_names: Sequence[str] | None = None  # of each label, where the data set has names
-    # Where samples have a domain in their extras [N]: the name of each.
+    mistaken: ClassVar[Mapping[int, int] | None] = None  # for which label another is easily taken, where that is known
+    # Where training samples have a domain in their extras [N]: the name of each. Test samples without one are tested
+    # with each domain.
     domain_names: Sequence[str] | None = None
     num_classes: int
     image_shape: tuple[int, int, int]
@@ -153,7 +155,8 @@ class Benchmark(ABC):
     def _arrived(self) -> tuple[list[Task], list[int]]:
         train, test = (self._renumber(samples, self.class_order) for samples in self._checked(self.list_samples()))
         train, held_out, test = self._chosen(train, test)
-        arrivals = self.stream.arrivals(Labels(train.targets, self.class_split, train.extras.get("domain")), self.seed)
+        labels = Labels(train.targets, self.class_split, train.extras.get("domain"), self._mistaken())
+        arrivals = self.stream.arrivals(labels, self.seed)
         order, sizes = _order_of_arrival(arrivals, train.targets)
         train, held_out, test = (self._renumber(samples, order) for samples in (train, held_out, test))
         parts = []
@@ -192,6 +195,13 @@ class Benchmark(ABC):
         places[torch.tensor(order)] = torch.arange(len(order))
         return Samples(samples.images, places[samples.targets.long()], samples.extras)
 
+    def _mistaken(self) -> dict[int, int] | None:
+        """`mistaken` in the order of classes that is asked for."""
+        if self.mistaken is None:
+            return None
+        places = {label: place for place, label in enumerate(self.class_order)}
+        return {places[label]: places[other] for label, other in self.mistaken.items()}
+
     def _checked(self, loaded: object) -> "tuple[Samples, Samples]":
         name = type(self).__name__
         if not (isinstance(loaded, tuple | list) and len(loaded) == 2 and all(isinstance(p, Samples) for p in loaded)):
@@ -210,17 +220,25 @@ class Benchmark(ABC):
         """
         share = 0.0 if self.validation == "test" else self.validation
         chosen: tuple[list[Tensor], ...] = ([], [], [])
-        domains = [()] if self.domain_names is None else [(domain,) for domain in range(len(self.domain_names))]
-        for group in ((target, *domain) for target in range(self.classes_to_come) for domain in domains):
+        for group in self._groups(train):
             members = _drawn(train, group, self.samples_per_class, generator(self.seed, "held-out samples", *group))
             count = max(min(round(share * len(members)) or int(share > 0), len(members) - 1), 0)
+            chosen[0].append(members[count:])
+            chosen[1].append(members[:count])
+        for group in self._groups(test):
             tests = _members(test, group)
             if self.test_samples_per_class is not None:
                 tests = _drawn(test, group, self.test_samples_per_class, generator(0, "test samples", *group))
-            for part, indices in zip(chosen, (members[count:], members[:count], tests), strict=True):
-                part.append(indices)
+            chosen[2].append(tests)
         sources = (train, train, test)
         return [source.select(torch.cat(part).sort().values) for source, part in zip(sources, chosen, strict=True)]
+
+    def _groups(self, samples: Samples) -> list[tuple[int, ...]]:
+        """The classes that come, each with every domain if the samples have any."""
+        classes = range(self.classes_to_come)
+        if self.domain_names is None or "domain" not in samples.extras:
+            return [(target,) for target in classes]
+        return [(target, domain) for target in classes for domain in range(len(self.domain_names))]
 
     def _in_domain(self, samples: Samples, arrival: Arrival, domains: int) -> Samples:
         """The samples of a task as they arrive in its domain, if it has one."""

@@ -157,7 +157,8 @@ def run(
                     directory.keep_drift(task.index, *measure(task, answering, trainer, earlier))
                 outputs = evaluate(trainer, network, approach, benchmark, task)
                 ahead = outlook.after(task, trainer, answering, partial(approach.answer, answering))
-                journal.task(task, outputs, of_stream(task, outputs, benchmark.stream.disjoint, ahead))
+                found = of_stream(task, outputs, benchmark.stream.disjoint, ahead, memory.samples)
+                journal.task(task, outputs, found)
     return directory.records
 
 

@@ -3,7 +3,7 @@
 import mimetypes
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from cl_ac.benchmark import Benchmark
 from cl_ac.data.augmentation import Augmentation
@@ -63,12 +64,11 @@ class ImageFileSet(Benchmark):
     def list_samples(self) -> tuple[Samples, Samples]:
         """All images as files, of which nothing is read."""
 
-    def listed(self, files: Iterable[tuple[str | Path, int]]) -> Samples:
+    def listed(self, files: Iterable[tuple[str | Path, int]], extras: Mapping[str, Tensor] | None = None) -> Samples:
         """Files with their labels as samples."""
         pairs = list(files)
-        return Samples(
-            ImageFiles([Path(path) for path, _ in pairs], self.size), torch.tensor([label for _, label in pairs])
-        )
+        images = ImageFiles([Path(path) for path, _ in pairs], self.size)
+        return Samples(images, torch.tensor([label for _, label in pairs]), extras or {})
 
     def load(self) -> tuple[Samples, Samples]:
         train, test = self.keep(self.list_samples())
@@ -83,7 +83,7 @@ class ImageFileSet(Benchmark):
                 that is damaged in between is named when it is first used.
         """
         files = ImageFiles([path for part in parts for path in cast(ImageFiles, part.images).paths], self.size)
-        if not self._fits(torch.Size(files.shape).numel()):
+        if not fits(torch.Size(files.shape).numel(), self.in_memory):
             _for_each(files.paths, lambda index, path: _probe(path))
             return list(parts)
         images = torch.empty(files.shape, dtype=torch.uint8)
@@ -93,17 +93,22 @@ class ImageFileSet(Benchmark):
             replace(part, images=images[start:end]) for part, (start, end) in zip(parts, pairwise(ends), strict=True)
         ]
 
-    def _fits(self, needed: int) -> bool:
-        """Whether images of `needed` bytes are kept in memory."""
-        free = available_bytes()
-        has_room = free is None or needed + WORKING_BYTES <= free
-        if self.in_memory and not has_room:
-            raise DataError(
-                f"benchmark.in_memory is true, but the images take {needed / 2**30:.2f} GiB and training "
-                f"{WORKING_BYTES / 2**30:g} more, and {free / 2**30:.2f} GiB of memory are free; set it to false, or "
-                "lower benchmark.size or benchmark.samples_per_class"
-            )
-        return has_room and needed <= RESIDENT_BYTES if self.in_memory is None else self.in_memory
+
+def fits(needed: int, in_memory: bool | None) -> bool:
+    """Whether images of `needed` bytes are kept in memory, as the option `in_memory` says.
+
+    Raises:
+        DataError: if it says so, but memory has no room for them.
+    """
+    free = available_bytes()
+    has_room = free is None or needed + WORKING_BYTES <= free
+    if in_memory and free is not None and not has_room:
+        raise DataError(
+            f"benchmark.in_memory is true, but the images take {needed / 2**30:.2f} GiB and training "
+            f"{WORKING_BYTES / 2**30:g} more, and {free / 2**30:.2f} GiB of memory are free; set it to false, or "
+            "lower benchmark.size or benchmark.samples_per_class"
+        )
+    return has_room and needed <= RESIDENT_BYTES if in_memory is None else in_memory
 
 
 def drawn_apart(samples: Samples, share: float) -> tuple[Samples, Samples]:

@@ -11,6 +11,15 @@ from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
 from cl_ac.datasets.torchvision_reader import TorchvisionReader
 
+# The labels of CIFAR-100 in each of its twenty superclasses, from aquatic mammals to vehicles of the second kind.
+SUPERCLASSES = (
+    *((4, 30, 55, 72, 95), (1, 32, 67, 73, 91), (54, 62, 70, 82, 92), (9, 10, 16, 28, 61)),
+    *((0, 51, 53, 57, 83), (22, 39, 40, 86, 87), (5, 20, 25, 84, 94), (6, 7, 14, 18, 24)),
+    *((3, 42, 43, 88, 97), (12, 17, 37, 68, 76), (23, 33, 49, 60, 71), (15, 19, 21, 31, 38)),
+    *((34, 63, 64, 66, 75), (26, 45, 77, 79, 99), (2, 11, 35, 46, 98), (27, 29, 44, 78, 93)),
+    *((36, 50, 65, 74, 80), (47, 52, 56, 59, 96), (8, 13, 48, 58, 90), (41, 69, 81, 85, 89)),
+)
+
 
 class TorchvisionSet(TorchvisionReader, Benchmark):
     """A data set that one of torchvision's classes reads into memory.
@@ -46,6 +55,8 @@ class CIFAR10(TorchvisionSet):
     reader, stored_as = "CIFAR10", "cifar-10-batches-py"
     num_classes = 10
     image_shape = (3, 32, 32)
+    # Truck for automobile, bird for airplane, deer for horse, cat and dog for each other (Patrini et al., 2017).
+    mistaken: ClassVar = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
 
     def __init__(
         self,
@@ -67,6 +78,9 @@ class CIFAR100(TorchvisionSet):
     reader, stored_as = "CIFAR100", "cifar-100-python"
     num_classes = 100
     image_shape = (3, 32, 32)
+    superclasses: ClassVar = SUPERCLASSES
+    # The next class of the same superclass (Patrini et al., 2017).
+    mistaken: ClassVar = {label: group[(place + 1) % 5] for group in SUPERCLASSES for place, label in enumerate(group)}
     # fmt: off
     published_order = (
         68, 56, 78, 8, 23, 84, 90, 65, 74, 76, 40, 89, 3, 92, 55, 9, 26, 80, 43, 38, 58, 70, 77, 1, 85,

@@ -1,8 +1,9 @@
-"""Folders of images that nobody has split into training and test images, such as ImageNet-R and ImageNet-A."""
+"""Folders of images that nobody has split into parts: ImageNet-R, ImageNet-A, RESISC45, your own."""
 
+from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 
@@ -92,44 +93,64 @@ class UnsplitFolder(ImageFileSet):
         return samples.select(~is_test), samples.select(is_test)
 
 
-class ImageNetR(UnsplitFolder):
-    """ImageNet-R (Hendrycks et al., 2021): 30,000 renditions of 200 classes of ImageNet.
-
-    It has no official split. That of L2P (24,000 + 6,000 images) is a list that its ports carry, and `test_list` reads.
-    Accuracies on a split that was drawn here are not comparable with those on that.
+class NamedFolder(UnsplitFolder):
+    """A data set without a split that has a folder of its own under `root`.
 
     Args:
-        root: folder that holds `imagenet-r`.
+        root: folder that holds the data set's own.
     """
 
-    stored_as = "imagenet-r"
+    stored_as: ClassVar[str]
 
     def __init__(self, root: str = "~/data", augmentation: Augmentation = PHOTOGRAPHS, **source):
         super().__init__(root, augmentation=augmentation, **source)
+
+    @property
+    @abstractmethod
+    def archive(self) -> str:
+        """What is to be unpacked."""
 
     @property
     def place(self) -> Path:
         place = self.root / self.stored_as
         if not place.is_dir():
             raise DataError(
-                f"there is no {type(self).__name__} at '{place}'; unpack "
-                f"https://people.eecs.berkeley.edu/~hendrycks/{self.stored_as}.tar there, or say with --benchmark.root "
-                "where it is"
+                f"there is no {type(self).__name__} at '{place}'; unpack {self.archive} there, or say with "
+                "--benchmark.root where it is"
             )
         return place
 
 
-class ImageNetA(ImageNetR):
+class ImageNetR(NamedFolder):
+    """ImageNet-R (Hendrycks et al., 2021): 30,000 renditions of 200 classes of ImageNet.
+
+    It has no official split. That of L2P (24,000 + 6,000 images) is a list that its ports carry, and `test_list` reads.
+    Accuracies on a split that was drawn here are not comparable with those on that.
+    """
+
+    stored_as = "imagenet-r"
+    archive = "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar"
+
+
+class ImageNetA(NamedFolder):
     """ImageNet-A (Hendrycks et al., 2021): 7,500 photographs that networks get wrong, of 200 classes of ImageNet.
 
     It has no official split. That of PILOT comes as folders, which an `ImageFolder` reads; accuracies on a split that
     was drawn here are not comparable with it.
-
-    Args:
-        root: folder that holds `imagenet-a`.
     """
 
     stored_as = "imagenet-a"
+    archive = "https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar"
+
+
+class RESISC45(NamedFolder):
+    """NWPU-RESISC45 (Cheng et al., 2017): 31,500 satellite images of 256 × 256 pixels, 45 classes.
+
+    It has no official split: a fifth of each class, the same for every seed, are test images.
+    """
+
+    stored_as = "NWPU-RESISC45"
+    archive = "NWPU-RESISC45.rar (https://arxiv.org/abs/1703.00121 tells where it is)"
 
 
 def _place(path: Path) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Labelled images: resident tensors, or files that are decoded when asked for."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,28 @@ class Images(Protocol):
     def __getitem__(self, indices: Tensor) -> Tensor: ...
 
 
+class UnreadImages(ABC):
+    """N images of one shape that are read each time they are asked for."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """N, channels, height and width."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (int64) as bytes."""
+
+    @abstractmethod
+    def select(self, indices: Tensor) -> "UnreadImages":
+        """The images at `indices` (int64), still unread."""
+
+
 @dataclass(frozen=True)
-class ImageFiles:
+class ImageFiles(UnreadImages):
     """Images in files, decoded to RGB, the shorter side resized to `size`, then cropped to the central square.
 
     Args:
@@ -130,7 +151,7 @@ class Samples:
         """The samples at `indices` (int64 or bool mask); files stay files, tensors are copied, mixtures decoded."""
         if indices.dtype == torch.bool:
             indices = indices.nonzero()[:, 0]
-        images = self.images.select(indices) if isinstance(self.images, ImageFiles) else self.images[indices]
+        images = self.images.select(indices) if isinstance(self.images, UnreadImages) else self.images[indices]
         return Samples(images, self.targets[indices], {name: value[indices] for name, value in self.extras.items()})
 
     def to(self, device: torch.device) -> "Samples":

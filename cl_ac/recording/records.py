@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cl_ac.data.samples import Samples
 from cl_ac.data.tasks import Task
 from cl_ac.evaluation import Outputs, ac_accuracy, exit_accuracy
 from cl_ac.recording.files import append, reading, write_atomically
-from cl_ac.streams.metrics import accuracy_on, missing_classes, thirds
+from cl_ac.streams.metrics import accuracy_on, corrupted_share, missing_classes, thirds
 from cl_ac.watching.ahead import Ahead
 
 
@@ -36,6 +37,7 @@ class Record:
         missing_classes: accuracy [E] on the classes seen so far that the task did not bring again, where tasks may.
         thirds: accuracy [3][E] on the classes with the most training samples, with fewer and with the fewest, where
             they differ much.
+        corrupted_exemplars: share of the exemplars that are labelled wrongly, where true labels are known.
     """
 
     task: int
@@ -50,6 +52,7 @@ class Record:
     next_task_untrained: list[float] | None = None
     missing_classes: list[float] | None = None
     thirds: list[list[float]] | None = None
+    corrupted_exemplars: float | None = None
 
     @staticmethod
     def of(task: int, outputs: Outputs, seconds: float, **of_stream: Any) -> "Record":
@@ -99,9 +102,11 @@ class Record:
         return record
 
 
-def of_stream(task: Task, outputs: Outputs, is_disjoint: bool, ahead: Ahead | None) -> dict[str, Any]:
+def of_stream(
+    task: Task, outputs: Outputs, is_disjoint: bool, ahead: Ahead | None, exemplars: Samples
+) -> dict[str, Any]:
     """What `Record.of` takes beside the outputs after `task`: what its stream gives a meaning."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"corrupted_exemplars": corrupted_share(exemplars)}
     if ahead is not None:
         found |= {"next_task": ahead.learned, "next_task_untrained": ahead.untrained}
     counts = torch.zeros(task.classes_seen, dtype=torch.int64)

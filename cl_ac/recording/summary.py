@@ -40,6 +40,8 @@ class Summary:
             the next two, where there is no long tail.
         medium_classes: on the next third.
         tail_classes: on the third with the fewest.
+        corrupted_exemplars: share of the exemplars after the last task that are labelled wrongly; None where true
+            labels are not known.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Summary:
     head_classes: float | None = None
     medium_classes: float | None = None
     tail_classes: float | None = None
+    corrupted_exemplars: float | None = None
 
     @property
     def has_acs(self) -> bool:
@@ -94,6 +97,7 @@ def summarise(directory: RunDirectory, reference: float | None = None) -> Summar
         _forward_transfer(records),
         None if last.missing_classes is None else last.missing_classes[-1],
         *([None] * 3 if last.thirds is None else [third[-1] for third in last.thirds]),
+        last.corrupted_exemplars,
     )
 
 

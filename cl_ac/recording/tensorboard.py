@@ -60,7 +60,10 @@ METRICS = {
 # Where the stream gives them a meaning.
 OF_STREAMS = {
     f"summary/{name}": name
-    for name in ("forward_transfer", "missing_classes", "head_classes", "medium_classes", "tail_classes")
+    for name in (
+        *("forward_transfer", "missing_classes", "head_classes", "medium_classes", "tail_classes"),
+        "corrupted_exemplars",
+    )
 }
 # Answers whose accuracy on every task is told while a task is learned; the others are told on the first task only.
 WATCHED_EVERYWHERE = ("final", "most_confident", "nearest_mean/final")

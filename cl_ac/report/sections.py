@@ -116,7 +116,7 @@ STREAM_TEXT = (
     "What the way in which data arrive asks for, of the final exit. Forward transfer (Lopez-Paz & Ranzato, 2017): how "
     "much better a domain is answered just before it is learned than by the network as the run began. Missing classes: "
     "accuracy on the classes seen that the last task did not bring again. Head, medium, tail: thirds of the classes by "
-    "their number of training samples."
+    "their number of training samples. Wrong exemplars: share of the memory whose labels are wrong."
 )
 GAP_TEXT = (
     "Accuracy while later tasks are learned; the figures show the first seed, with dotted lines where tasks begin, and "
@@ -277,6 +277,7 @@ STREAM_COLUMNS = {
     "head_classes": "head",
     "medium_classes": "medium",
     "tail_classes": "tail",
+    "corrupted_exemplars": "wrong exemplars",
 }
 
 

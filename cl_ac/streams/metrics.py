@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from cl_ac.data.samples import Samples
+
 # The most frequent class has more than as many training samples as the rarest: a long tail.
 LONG_TAIL = 5
 
@@ -56,3 +58,11 @@ def forward_transfer(before: Tensor, untrained: Tensor) -> Tensor:
         [E].
     """
     return (before - untrained).mean(0)
+
+
+def corrupted_share(samples: Samples) -> float | None:
+    """The share of samples whose label is wrong; None if true labels are not known, or there are no samples."""
+    true_targets = samples.extras.get("true_targets")
+    if true_targets is None or not len(samples):
+        return None
+    return float((samples.targets != true_targets.to(samples.targets.device)).double().mean())

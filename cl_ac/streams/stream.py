@@ -1,7 +1,7 @@
 """What a stream is: given the labels of the training samples, which of them come with which task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -65,11 +65,13 @@ class Labels:
         targets: class of each, int64 [N], numbered in the benchmark's order of classes.
         split: how many classes and tasks there are meant to be.
         domains: where each comes from, int64 [N]; None for data without domains.
+        mistaken: the class that each class is easily mistaken for; None where nobody knows.
     """
 
     targets: Tensor
     split: Split
     domains: Tensor | None = None
+    mistaken: Mapping[int, int] | None = None
 
 
 @dataclass(frozen=True)

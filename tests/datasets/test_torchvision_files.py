@@ -14,6 +14,7 @@ from cl_ac.benchmark import Benchmark
 from cl_ac.datasets.torchvision_files import (
     DTD,
     GTSRB,
+    SUN397,
     EuroSAT,
     FGVCAircraft,
     Flowers102,
@@ -152,7 +153,20 @@ def test_a_fifth_of_eurosat_is_its_test_set(tmp_path):
         assert len(shades[0] | shades[1]) == 10
 
 
-@pytest.mark.parametrize("kind", [*WRITERS, EuroSAT], ids=lambda kind: kind.__name__)
+def test_places_of_sun397_may_have_kinds(tmp_path):
+    """Folders lie under the first letter, some of them two deep; a fifth of each is for testing."""
+    _text(tmp_path / "SUN397/ClassName.txt", "/a/abbey", "/a/apse/indoor")
+    for name in ("abbey", "apse/indoor"):
+        for number in range(5):
+            _picture(tmp_path / f"SUN397/a/{name}/sun_{number}.jpg", 10 * number + 5 * (name != "abbey"))
+    parts = SUN397(root=str(tmp_path), size=16).load()
+    assert [part.targets.tolist() for part in parts] == [[0] * 4 + [1] * 4, [0, 1]]
+    for target in (0, 1):
+        shades = [part.images[part.targets == target][:, 0, 0, 0].tolist() for part in parts]
+        assert sorted(shades[0] + shades[1]) == [10 * number + 5 * target for number in range(5)]
+
+
+@pytest.mark.parametrize("kind", [*WRITERS, EuroSAT, SUN397], ids=lambda kind: kind.__name__)
 def test_missing_data_say_where_and_how(tmp_path, kind):
     benchmark = kind(root=str(tmp_path))
     benchmark.check()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cl_ac.datasets.unsplit_folder import ImageNetA, ImageNetR, UnsplitFolder
+from cl_ac.datasets.unsplit_folder import RESISC45, ImageNetA, ImageNetR, UnsplitFolder
 from cl_ac.errors import ConfigurationError, DataError
 
 NAMES = ["n01443537", "n01484850"]
@@ -87,9 +87,11 @@ def test_shares_out_of_range(share):
         UnsplitFolder("x", test_share=share)
 
 
-@pytest.mark.parametrize("kind", [ImageNetR, ImageNetA])
+@pytest.mark.parametrize("kind", [ImageNetR, ImageNetA, RESISC45])
 def test_where_it_must_lie_is_said(tmp_path, kind):
-    with pytest.raises(DataError, match=rf"no {kind.__name__} at '.*{kind.stored_as}'; unpack .*{kind.stored_as}\.tar"):
+    with pytest.raises(
+        DataError, match=rf"no {kind.__name__} at '.*{kind.stored_as}'; unpack .*{kind.stored_as}\.[rt]ar"
+    ):
         kind(str(tmp_path)).check()
     with pytest.raises(DataError, match="is no folder of images"):
         UnsplitFolder(str(tmp_path)).check()
