@@ -10,8 +10,9 @@ from cl_ac.cli.run import command as start
 from cl_ac.cli.show import show
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.settings.parser import parse
-from cl_ac.studies.local import run_all
+from cl_ac.studies.local import Local
 from cl_ac.studies.results import check_writable, rows, table, write_results
+from cl_ac.studies.runs import run_all
 from cl_ac.studies.study import Study
 
 
@@ -29,7 +30,8 @@ def command(arguments: Sequence[str]) -> None:
         raise ConfigurationError(f"--workers is {settings.workers}; it must be at least 1")
     if settings.results:
         check_writable(Path(settings.results))
-    finished = run_all(study, Path(settings.out), settings.workers, console, start)
+    engine = Local(settings.workers, not study.names_devices)
+    finished = run_all(study, Path(settings.out), engine, console, start)
     results = rows(study, finished)
     show(table(study, results))
     if settings.results:
