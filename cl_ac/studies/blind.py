@@ -41,15 +41,15 @@ class Sight:
         """The first `tasks` tasks of the search's benchmark, or all.
 
         Raises:
-            UserError: if settings at the ends of the search's ranges make no run, or there are fewer tasks.
+            UserError: if an end of a range or a value of a list makes no run, or there are fewer tasks.
         """
         if judged := [name for name in search.space if name in NOT_CHOSEN]:
             raise ConfigurationError(
                 f"{judged[0]} is in the search's grid, but is no setting that can be chosen by a run's accuracy; "
                 "give it under 'set'"
             )
-        for corner in search.corners:
-            made = _configured(search.options(corner, search.seeds[0]))
+        for probe in search.probes:
+            made = _configured(search.options(probe, search.seeds[0]))
             check(made.approach, made.benchmark, made.training, made.memory, made.watch, made.classifier)
         sizes, epochs = made.benchmark.sizes, made.training.epochs
         if tasks is not None and not 1 <= tasks <= len(sizes):

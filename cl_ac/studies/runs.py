@@ -12,9 +12,13 @@ from rich.console import Console
 
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.recording.hyperparameters import hyperparameters
+from cl_ac.recording.progress import Standing
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent, summarise
 from cl_ac.studies.study import Study, run_name
+
+# Makes one run from the options of `cl-ac run`, and tells how far it is; a function that a new process can import.
+Start = Callable[[list[str], Callable[[Standing], None] | None], None]
 
 
 class Engine(Protocol):
@@ -25,13 +29,9 @@ class Engine(Protocol):
     ) -> Generator[tuple[int, Any, bool], None, None]: ...
 
 
-def run_all(
-    study: Study, out: Path, engine: Engine, console: Console, start: Callable[[list[str]], None]
-) -> dict[str, RunDirectory]:
+def run_all(study: Study, out: Path, engine: Engine, console: Console, start: Start) -> dict[str, RunDirectory]:
     """Runs what is not finished yet; a failed run is reported and the others go on.
 
-    Args:
-        start: makes one run from the options of `cl-ac run`; a function that a new process can import.
     Returns:
         The finished runs by name.
     Raises:
@@ -51,7 +51,9 @@ def run_all(
         for count, (index, problem, killed) in enumerate(ended, start=1):
             name = names[index]
             if killed:
-                problem = "its process was killed twice, perhaps for want of memory; repeat the command to go on"
+                problem = (
+                    "its process was killed again and again, perhaps for want of memory; repeat the command to go on"
+                )
             if problem is None:
                 finished[name] = RunDirectory(out / name)
                 result = percent(summarise(finished[name]).accuracy) + " %"
@@ -79,11 +81,13 @@ def is_complete(directory: RunDirectory) -> bool:
     return bool(records) and records[-1].task + 1 == hyperparameters(directory.config).get("benchmark.tasks")
 
 
-def run_one(start: Callable[[list[str]], None], arguments: list[str], out: str, name: str) -> str | None:
+def run_one(
+    start: Start, arguments: list[str], out: str, name: str, on_progress: Callable[[Standing], None] | None = None
+) -> str | None:
     """Runs one combination in this process and returns what went wrong, or None."""
     try:
         with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
-            start([*arguments, "--out", out, "--name", name, "--resume"])
+            start([*arguments, "--out", out, "--name", name, "--resume"], on_progress)
     except UserError as error:
         return str(error)
     except Exception:

@@ -71,11 +71,12 @@ class Search:
         return {"config": self.config, **self.set, **chosen, "seed": seed}
 
     @property
-    def corners(self) -> tuple[dict[str, Value], dict[str, Value]]:
-        """The choices with the first and with the last value of every setting."""
-        first = {name: values.low if isinstance(values, Range) else values[0] for name, values in self.space.items()}
-        last = {name: values.high if isinstance(values, Range) else values[-1] for name, values in self.space.items()}
-        return first, last
+    def probes(self) -> list[dict[str, Value]]:
+        """A choice for each end of a range and each value of a list, the other settings at their first."""
+        ends = {name: [v.low, v.high] if isinstance(v, Range) else v for name, v in self.space.items()}
+        first = {name: values[0] for name, values in ends.items()}
+        others = [{**first, name: value} for name, values in ends.items() for value in values[1:]]
+        return [first, *others]
 
 
 def _choices(name: str, values: Any) -> Range | list[Value]:

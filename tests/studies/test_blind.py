@@ -70,9 +70,10 @@ def test_what_judges_the_choices_is_not_chosen(guarded_settings, name):
         Sight.of(search_of(guarded_settings(), **{name: [2, 3]}))
 
 
-def test_both_ends_of_a_range_must_make_a_run(guarded_settings):
-    with pytest.raises(ConfigurationError, match=r"approach.strength is -1"):
-        Sight.of(search_of(guarded_settings(), **{"approach.strength": Range(-1.0, 1.0)}))
+@pytest.mark.parametrize(("values", "words"), [(Range(1, 1e13), "is 1"), ([1, -2, 3], "is -2")])
+def test_ends_of_ranges_and_all_values_must_make_a_run(guarded_settings, values, words):
+    with pytest.raises(ConfigurationError, match=f"approach.strength {words}"):
+        Sight.of(search_of(guarded_settings(), **{"approach.strength": values}))
 
 
 def test_best_settings_are_those_of_a_run_on_all_tasks_and_test_images(guarded_settings, tmp_path):

@@ -15,10 +15,11 @@ def test_ranges_and_lists_are_read_and_seeds_are_averaged_over(tmp_path):
     search = Search.read(write(tmp_path, grid, set={"device": "cpu"}))
     assert search.space == {"approach.strength": Range(0.1, 10, True), "exits": [None, "sdn"]}
     assert search.seeds == [3, 4]
-    assert search.corners == (
+    assert search.probes == [
         {"approach.strength": 0.1, "exits": None},
-        {"approach.strength": 10, "exits": "sdn"},
-    )
+        {"approach.strength": 10, "exits": None},
+        {"approach.strength": 0.1, "exits": "sdn"},
+    ]
     assert search.options({"exits": "sdn"}, 4) == {
         "config": "settings.yaml",
         "device": "cpu",

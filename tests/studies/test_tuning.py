@@ -86,14 +86,19 @@ def test_a_trial_behind_the_median_is_given_up_after_its_task(make, here, monkey
     assert not (tuning.folder(1) / "seed=1").exists()
 
 
-def test_settings_that_fail_are_told_and_the_search_goes_on(make, here, capsys):
-    tuning = make(space={"training.lr": [0.05, 1e11]}, trials=4)
-    ended = trials_of(tune(tuning, here, Console(stderr=True)))
-    failed = [each for each in ended if each.problem]
-    assert {each.chosen["training.lr"] for each in failed} == {1e11}
-    assert "lower training.lr" in failed[0].problem
-    assert "lower training.lr" in capsys.readouterr().err
-    assert best_of(ended).chosen["training.lr"] == 0.05
+def test_settings_that_fail_are_told_and_the_search_goes_on(make, here, capsys, monkeypatch):
+    def accuracy(trial, tuning):
+        if trial.number < 2:
+            raise UserError("lower training.lr") if trial.number else ZeroDivisionError
+        return 0.5
+
+    monkeypatch.setattr(tuning_module, "_accuracy", accuracy)
+    ended = trials_of(tune(make(), here, Console(stderr=True)))
+    assert [each.outcome for each in ended] == ["failed", "failed", "finished"]
+    assert "ZeroDivisionError" in ended[0].problem
+    assert ended[1].problem == "lower training.lr"
+    assert "failed: lower training.lr" in capsys.readouterr().err
+    assert best_of(ended).number == 2
 
 
 def test_a_folder_holds_one_search(make, here):
