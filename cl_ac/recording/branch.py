@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from cl_ac.recording.checkpoint import Checkpoint
-from cl_ac.recording.class_names import by_bare_name
 from cl_ac.recording.rundir import RunDirectory
-from cl_ac.recording.settings import settings_digest
+from cl_ac.recording.same_run import settings_digest
+from cl_ac.recording.stored_settings import by_bare_name
 
 
 def branch(source: RunDirectory, target: RunDirectory, config: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from cl_ac.studies.search import Search, Value
 
 # What judges the choices, or says where and how often they are judged, cannot be among them.
 NOT_CHOSEN = (
-    *("out", "name", "resume", "device", "loggers", "keep_checkpoints", "keep_outputs", "benchmark"),
+    *("out", "name", "resume", "device", "devices", "loggers", "keep_checkpoints", "keep_outputs", "benchmark"),
     *(f"benchmark.{name}" for name in ("tasks", "first_task", "classes_per_task", "order")),
     *(f"benchmark.{name}" for name in ("validation", "evaluate_on", "samples_per_class", "test_samples_per_class")),
 )
