@@ -102,11 +102,10 @@ def command(arguments: Sequence[str]) -> None:
 def check(settings: Namespace) -> None:
     """Raises a `ConfigurationError` for options that do not belong together."""
     protocol = settings.protocol
-    for name, owner in {"tasks": ("first_tasks",), "strength": ("continual",), "tolerance": ("continual",)}.items():
-        if settings[name] is not None and protocol not in owner:
-            raise ConfigurationError(f"--{name} belongs to the protocol {owner[0]}, but --protocol is {protocol}")
-    for name, owner in {"tasks": "first_tasks", "strength": "continual"}.items():
-        if settings[name] is None and protocol == owner:
+    for name, owner in {"tasks": "first_tasks", "strength": "continual", "tolerance": "continual"}.items():
+        if settings[name] is not None and protocol != owner:
+            raise ConfigurationError(f"--{name} belongs to the protocol {owner}, but --protocol is {protocol}")
+        if settings[name] is None and protocol == owner and name != "tolerance":
             raise ConfigurationError(f"the protocol {owner} needs --{name}")
     if settings.trials is not None and protocol == "continual":
         raise ConfigurationError("--trials is no option of the protocol continual, which tries every value of lists")

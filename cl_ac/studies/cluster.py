@@ -5,20 +5,21 @@ machine is gone; the run goes on from its checkpoint. One actor beside the drive
 workers do not see the study's folder it also keeps their files, after each epoch.
 """
 
+import logging
 import os
 import socket
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
@@ -119,8 +120,14 @@ class Cluster:
         known = self.address is None or out.is_relative_to(folder)
         place = Place(str(folder) if known else None, str(marker), self.address is None, max(1, int(self.cpus)))
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        keeper = ray.remote(Keeper).options(num_cpus=0, scheduling_strategy=here).remote(str(out))  # type: ignore[attr-defined]
-        task = ray.remote(make_run).options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)
+        beside: dict[str, Any] = {
+            "num_cpus": 0,
+            "scheduling_strategy": here,
+            "max_restarts": RETRIES,
+            "max_task_retries": RETRIES,
+        }
+        keeper: Any = ray.remote(Keeper).options(**beside).remote(str(out))
+        task: Any = ray.remote(make_run).options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)
         waiting, running = deque(range(len(pieces))), dict[Any, int]()
         try:
             with StudyProgress(self.console, len(pieces)) as progress:
@@ -134,10 +141,7 @@ class Cluster:
                     for one in ended:
                         index = running.pop(one)
                         progress.end(pieces[index][2])
-                        try:
-                            yield index, ray.get(one), False
-                        except RayError:
-                            yield index, None, True
+                        yield index, *_result(one)
                     names = {pieces[index][2] for index in running.values()}
                     heard = ray.get(keeper.standings.remote())
                     progress.show({name: standing for name, standing in heard.items() if name in names})
@@ -146,6 +150,16 @@ class Cluster:
                 ray.cancel(one, force=True)
             ray.kill(keeper)
             marker.unlink(missing_ok=True)
+
+
+def _result(run: Any) -> tuple[Any, bool]:
+    """What came of a run, and whether its worker or machine was lost each time."""
+    try:
+        return ray.get(run), False
+    except (WorkerCrashedError, NodeDiedError, OutOfMemoryError):
+        return None, True
+    except RayError as error:
+        return told(error), False
 
 
 @contextmanager
@@ -161,10 +175,14 @@ def cluster(address: str | None, cpus: float, gpus: float, most: int | None, con
         # What the user wrote here is found on other machines too: settings, plugins. Runs stay where they are.
         environment |= {"working_dir": os.getcwd(), "excludes": ["runs", ".git", "*.pt", "*.safetensors"]}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    begun = {"num_cpus": os.cpu_count(), "include_dashboard": False} if address is None else {}
+    begun: dict[str, Any] = {"num_cpus": os.cpu_count(), "include_dashboard": False} if address is None else {}
     try:
         ray.init(
-            address=address or "local", runtime_env=environment, log_to_driver=False, logging_level="error", **begun
+            address=address or "local",
+            runtime_env=environment,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **begun,
         )
     except Exception as error:
         raise ConfigurationError(
@@ -232,6 +250,5 @@ def make_run(work: Callable[..., Any], options: list[str], out: str, name: str, 
             carry_back()
 
         problem = work(options, folder, name, hear)
-        with suppress(FileNotFoundError):
-            carry_back()
+        carry_back()
         return problem

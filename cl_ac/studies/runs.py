@@ -55,7 +55,8 @@ def run_all(study: Study, out: Path, engine: Engine, console: Console, start: St
                     "its process was killed again and again, perhaps for want of memory; repeat the command to go on"
                 )
             if problem is None:
-                finished[name] = RunDirectory(out / name)
+                # Whose settings may name plugins: they are those of the study itself.
+                finished[name] = RunDirectory(out / name, trusted=True)
                 result = percent(summarise(finished[name]).accuracy) + " %"
             else:
                 result = f"failed: {problem}"

@@ -98,7 +98,9 @@ def _choices(name: str, values: Any) -> Range | list[Value]:
 
 
 def _range(name: str, given: Mapping[Any, Any]) -> Range:
-    low, high, log = given.get("low"), given.get("high"), given.get("log", False)
+    low: Any = given.get("low")
+    high: Any = given.get("high")
+    log: Any = given.get("log", False)
     if given.keys() - {"low", "high", "log"} or not (_is_number(low) and _is_number(high)) or not isinstance(log, bool):
         raise ConfigurationError(f"{name} is {shown(given)}; expected a range such as {EXAMPLE}")
     if low >= high:

@@ -122,7 +122,7 @@ def kill_node_when(nodes: Cluster, node: object, is_time: Callable[[], bool]) ->
 def test_runs_of_a_node_that_is_killed_go_on_elsewhere_and_the_table_is_the_local_one(nodes, add_node, work, capsys):
     add_node()
     doomed = add_node()
-    study, out = write_study(work, epochs=60), work / "runs"
+    study, out = write_study(work, epochs=40), work / "runs"
     began = {}
 
     def both_are_at_work() -> bool:
