@@ -38,7 +38,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file, content=content: file.write_bytes(content))  # type: ignore[misc]
+        write_atomically(path, lambda file, content=content: file.write_bytes(content))
 
 
 def wait_for(folder: Path, seconds: float) -> None:
