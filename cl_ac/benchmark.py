@@ -38,6 +38,8 @@ class Benchmark(ABC):
         samples_per_class: use at most so many training images of a class, drawn by the seed.
         test_samples_per_class: use at most so many test images of a class, the same for every seed.
         augmentation: how images become inputs of the network.
+        evaluate_on: the images that accuracy is reported on, `test` or `validation`: then the held-out ones, and no
+            test image is looked at, so that settings can be chosen by what a run reports.
     """
 
     published_order: ClassVar[Sequence[int] | None] = None
@@ -59,15 +61,21 @@ class Benchmark(ABC):
         samples_per_class: int | None = None,
         test_samples_per_class: int | None = None,
         augmentation: Augmentation = Augmentation(),
+        evaluate_on: Literal["test", "validation"] = "test",
     ):
         self.num_tasks, self.first_task, self.classes_per_task = tasks, first_task, classes_per_task
         self.order, self.validation = order, validation
         self.samples_per_class, self.test_samples_per_class = samples_per_class, test_samples_per_class
-        self.augmentation = augmentation
+        self.augmentation, self.evaluate_on = augmentation, evaluate_on
         self.seed = 0
         self.stream: Stream = ClassIncremental()
         if validation != "test" and not 0 <= validation < 1:
             raise ConfigurationError(f"benchmark.validation is {validation}; it must be 'test' or from 0 to below 1")
+        if evaluate_on == "validation" and validation in ("test", 0):
+            raise ConfigurationError(
+                f"benchmark.evaluate_on is 'validation', but benchmark.validation is {validation}; hold out a share of "
+                "the training images, such as 0.1"
+            )
         caps = {"samples_per_class": samples_per_class, "test_samples_per_class": test_samples_per_class}
         for name, cap in caps.items():
             if cap is not None and cap < 1:
@@ -167,6 +175,8 @@ class Benchmark(ABC):
         tasks: list[Task] = []
         for index, arrival in enumerate(arrivals):
             task_train, task_held_out, task_test = (self._in_domain(next(kept), arrival, len(arrivals)) for _ in "123")
+            if self.evaluate_on == "validation":
+                task_test = task_held_out
             validation = task_test if self.validation == "test" else task_held_out
             previous = tasks[-1] if tasks else None
             tasks.append(
@@ -206,11 +216,16 @@ class Benchmark(ABC):
         name = type(self).__name__
         if not (isinstance(loaded, tuple | list) and len(loaded) == 2 and all(isinstance(p, Samples) for p in loaded)):
             raise DataError(f"load() of {name} must give two Samples, those for training and those for testing")
-        for part, samples in zip(("training", "test"), loaded, strict=True):
+        train, test = loaded
+        parts = {"training": train} if self.evaluate_on == "validation" else {"training": train, "test": test}
+        for part, samples in parts.items():
             fault = samples.fault(tuple(self.image_shape), self.num_classes)
             if fault:
                 raise DataError(f"load() of {name} gives {part} samples whose {fault}")
-        return tuple(loaded)
+        if self.evaluate_on == "validation":
+            # Nothing of the test samples goes any further.
+            test = train.select(torch.empty(0, dtype=torch.int64))
+        return train, test
 
     def _chosen(self, train: Samples, test: Samples) -> list[Samples]:
         """Training, held-out and test samples that are used at all, in the order in which they were loaded.

@@ -1,6 +1,6 @@
 """A run: the tasks of a benchmark feed an approach, which trains a network with exits."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from cl_ac.recording.fingerprint import fingerprint
 from cl_ac.recording.following import opened
 from cl_ac.recording.journal import Journal
 from cl_ac.recording.loggers import LoggerName, check_loggers
+from cl_ac.recording.progress import Standing
 from cl_ac.recording.records import Record, of_stream
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.space import outputs_bytes, tell_need
@@ -56,6 +57,7 @@ def run(
     keep_outputs: int = 1,
     config: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    on_progress: Callable[[Standing], None] | None = None,
 ) -> list[Record]:
     """Trains `approach` on every task of `benchmark` in turn.
 
@@ -74,6 +76,8 @@ def run(
         keep_outputs: keep the outputs after each so many-th task, and after the last; 0 after the last only.
         config: all settings as plain values, kept in `directory`; without them (see `settings.configured`) the run
             can be reported, but not rebuilt.
+        on_progress: is told how far the run is after each epoch and each task; what it raises ends the run, which can
+            go on later.
     Returns:
         One record for each task.
     Raises:
@@ -118,7 +122,7 @@ def run(
         epochs = [training.epochs_of(task) for task in range(len(tasks))]
         announced = benchmark.stream.boundaries
         kept = directory, checkpoint, network, approach, epochs, console, loggers, keep_checkpoints, keep_outputs
-        with Journal(*kept) as journal:
+        with Journal(*kept, on_progress) as journal:
             for task in tasks[checkpoint.task :]:
                 told = task if announced else task.unannounced
                 unfinished = checkpoint.fit if task.index == checkpoint.task else None

@@ -31,6 +31,7 @@ class AvalancheBenchmark(Benchmark):
         validation: share of each class's training images that is held out; `test` validates on the test images.
         samples_per_class: use at most so many training images of a class.
         test_samples_per_class: use at most so many test images of a class.
+        evaluate_on: the images that accuracy is reported on, `test` or the held-out ones, `validation`.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class AvalancheBenchmark(Benchmark):
         validation: float | Literal["test"] = 0.1,
         samples_per_class: int | None = None,
         test_samples_per_class: int | None = None,
+        evaluate_on: Literal["test", "validation"] = "test",
     ):
         super().__init__(
             validation=validation,
             samples_per_class=samples_per_class,
             test_samples_per_class=test_samples_per_class,
             augmentation=augmentation,
+            evaluate_on=evaluate_on,
         )
         self.factory, self.arguments = factory, arguments or {}
 

@@ -164,6 +164,8 @@ def test_seen_tests_in_order_with_their_task():
         ({"order": [0, 1, 2, 2]}, ["benchmark.order", "exactly once"]),
         ({"validation": 1.0}, ["benchmark.validation is 1.0", "below 1"]),
         ({"validation": -0.1}, ["benchmark.validation is -0.1"]),
+        ({"validation": 0, "evaluate_on": "validation"}, ["benchmark.evaluate_on", "benchmark.validation is 0"]),
+        ({"validation": "test", "evaluate_on": "validation"}, ["benchmark.evaluate_on", "hold out a share"]),
         ({"samples_per_class": 0}, ["benchmark.samples_per_class is 0", "at least 1"]),
         ({"test_samples_per_class": 0}, ["benchmark.test_samples_per_class is 0", "at least 1"]),
         ({"augmentation": Augmentation((0.5,) * 2, (0.5,) * 2)}, ["augmentation.mean has 2 values", "1 channels"]),
@@ -292,3 +294,13 @@ def test_made_domains_change_all_parts_of_a_task_alike(toy_benchmark):
         assert torch.equal(PermutedPixels().images(before.images, 1, 2, benchmark.seed), after.images)
         assert before.extras["domain"].unique().tolist() == [0]
         assert after.extras["domain"].unique().tolist() == [1]
+def test_what_is_evaluated_on_held_out_images_touches_nothing_of_the_test_samples():
+    class Untouched(Samples):
+        def __getattribute__(self, name):
+            raise AssertionError(f"{name} of the test samples was asked for")
+
+    benchmark = Numbered([8] * 4, tasks=2, validation=0.25, evaluate_on="validation")
+    benchmark.load = lambda: (_numbered([8] * 4), Untouched.__new__(Untouched))
+    assert [len(task.train) for task in benchmark] == [12, 12]
+    assert all(task.test is task.validation and len(task.test) == 4 for task in benchmark)
+    assert benchmark.seen(benchmark[1])[1].tolist() == [0] * 4 + [1] * 4

@@ -21,6 +21,8 @@ from cl_ac.serving.finished import finished
 from cl_ac.settings.configured import from_settings
 from cl_ac.settings.parser import parse, run_parser
 from cl_ac.settings.plugins import classes
+from cl_ac.studies.blind import Sight
+from cl_ac.studies.search import Search
 from cl_ac.studies.study import Study
 
 ROOT = Path(__file__).parent.parent
@@ -145,7 +147,7 @@ def test_commands_in_order_make_new_folders_and_use_those_that_exist(page, check
         if name == "run":
             parser = run_parser()
             folder = from_settings(parser, parse(parser, words)).directory.path
-        elif name == "study":
+        elif name in ("study", "tune"):
             folder = Path(value_of("--out", words))
         elif name == "report":
             assert any(Path(words[0]) in (each, each.parent) for each in made), command
@@ -165,6 +167,14 @@ def test_a_study_says_how_many_runs_it_starts(page):
     for line in re.findall(r"^cl-ac study .*$", page.read_text(), re.MULTILINE):
         count = len(list(Study.read(str(ROOT / shlex.split(line)[2])).cells()))
         assert f"# starts {count} runs" in line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_searches_can_be_made(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for _, path, *words in commands(page, "tune"):
+        tasks = int(value_of("--tasks", words)) if "--tasks" in words else None
+        assert Sight.of(Search.read(path), tasks).sizes
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if plugins(page)], ids=page_name)

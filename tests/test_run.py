@@ -202,3 +202,25 @@ def test_new_rows_are_warmed_up_with_the_temperature_that_they_answer_with(toy_r
     toy_run(PASS(temperature=0.1), training=Training(epochs=1, batch_size=8, schedule="constant"))
     assert all(torch.equal(correct(torch.ones(1)), torch.ones(1) / 0.1) for correct in given)
     assert len(given) == 3
+
+
+def test_a_run_tells_how_far_it_is_after_each_epoch_and_task(toy_run):
+    heard = []
+    directory = toy_run(FineTuning(), on_progress=heard.append)
+    told = [(each.finished, each.epoch, each.done) for each in heard]
+    assert told == [(0, 1, 1), (0, 2, 2), (1, 0, 2), (1, 1, 3), (1, 2, 4), (2, 0, 4), (2, 1, 5), (2, 2, 6), (3, 0, 6)]
+    assert {(each.tasks, each.total) for each in heard} == {(3, 6)}
+    means = [sum(record.most_confident) / len(record.most_confident) for record in directory.records]
+    assert [each.accuracy for each in heard] == [None] * 2 + [means[0]] * 3 + [means[1]] * 3 + [means[2]]
+
+
+def test_what_listens_may_end_a_run_that_goes_on_later(toy_run):
+    def end(standing):
+        if standing.finished == 2:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        toy_run(FineTuning(), "ended", on_progress=end)
+    whole = toy_run(FineTuning(), "whole")
+    ended = toy_run(FineTuning(), "ended", resume=True)
+    assert [record.exits for record in ended.records] == [record.exits for record in whole.records]

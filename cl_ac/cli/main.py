@@ -13,6 +13,7 @@ COMMANDS = {
     "approaches": "list the methods there are",
     "run": "train an approach on a benchmark",
     "study": "run every combination of some settings, and tabulate means over seeds",
+    "tune": "choose settings by accuracy on held-out images",
     "report": "compare finished runs",
     "exits": "what the exits of a finished run are worth",
     "attach": "train auxiliary classifiers on the frozen network of a finished run",
@@ -22,6 +23,7 @@ COMMANDS = {
 GO_ON = {
     "run": "; repeat the command with --resume to go on",
     "study": "; repeat the command to go on, finished runs are kept",
+    "tune": "; repeat the command to go on, finished trials are kept",
 }
 USAGE = "\n".join(
     [

@@ -2,12 +2,13 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cl_ac import __version__
 from cl_ac.cli.show import show
 from cl_ac.processes.group import together
 from cl_ac.processes.launch import check, launch
+from cl_ac.recording.progress import Standing
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.tables import summary_table
 from cl_ac.run import run
@@ -15,8 +16,12 @@ from cl_ac.settings.configured import from_settings
 from cl_ac.settings.parser import parse, run_parser
 
 
-def command(arguments: Sequence[str]) -> None:
-    """`cl-ac run`: parses, builds what the settings describe, and runs it, on its own or with other processes."""
+def command(arguments: Sequence[str], on_progress: Callable[[Standing], None] | None = None) -> None:
+    """`cl-ac run`: parses, builds what the settings describe, and runs it, on its own or with other processes.
+
+    Args:
+        on_progress: is told how far the run is, if this process makes it.
+    """
     parser = run_parser()
     settings = parse(parser, arguments)
     with together() as group:
@@ -27,7 +32,7 @@ def command(arguments: Sequence[str]) -> None:
         configured = from_settings(parser, settings)
         if configured.resume and group.is_first:
             say_other_version(configured.directory)
-        run(**vars(configured))
+        run(**vars(configured), on_progress=on_progress)
     if group.is_first:
         show(summary_table([configured.directory]))
         print(f"results and TensorBoard events: {configured.directory.path}")

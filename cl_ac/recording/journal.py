@@ -1,7 +1,7 @@
 """What happens beside training: checkpoints, results on disk, TensorBoard and progress."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from cl_ac.network import ExitNetwork
 from cl_ac.recording.checkpoint import Checkpoint, frozen_path
 from cl_ac.recording.frozen import FrozenWeights
 from cl_ac.recording.loggers import LoggerName
-from cl_ac.recording.progress import RunProgress
+from cl_ac.recording.progress import RunProgress, Standing
 from cl_ac.recording.records import Record
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.tensorboard import EventLog
@@ -34,6 +34,7 @@ class Journal:
         loggers: where scalars and figures go.
         keep_checkpoints: keep the state after every task, not only the newest.
         keep_outputs: keep the outputs after each so many-th task, and the newest.
+        on_progress: is told after each epoch and each task, when they are kept.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class Journal:
         loggers: Sequence[LoggerName] = ("tensorboard",),
         keep_checkpoints: bool = False,
         keep_outputs: int = 1,
+        on_progress: Callable[[Standing], None] | None = None,
     ):
         self.directory, self.checkpoint, self.frozen = directory, checkpoint, checkpoint.frozen
         self.network, self.approach = network, approach
         self.keep_checkpoints, self.keep_outputs = keep_checkpoints, keep_outputs
+        self.on_progress = on_progress
         fit = checkpoint.fit or {"epoch": 0, "steps": 0}
         self.step = checkpoint.steps + fit["steps"]
         self.epochs, self.tasks = epochs, len(epochs)
@@ -83,6 +86,7 @@ class Journal:
         self.events.epoch(report, self.step)
         self._save(task.index, self.checkpoint.steps, report.state)
         self.progress.epoch(task, report)
+        self._tell(task.index, report.epoch + 1)
 
     def task(self, task: Task, outputs: Outputs, of_stream: Mapping[str, Any]) -> None:
         """Keeps the results of one task; from here on a resumed run starts with the next.
@@ -96,6 +100,24 @@ class Journal:
         self.began = time.perf_counter()
         self._save(task.index + 1, self.step, None)
         self.progress.task(record, self.tasks)
+        self._tell(task.index + 1, 0)
+
+    def _tell(self, finished: int, epoch: int) -> None:
+        if self.on_progress is None:
+            return
+        records = self.directory.records
+        answers = records[-1].most_confident if records else []
+        self.on_progress(
+            Standing(
+                tasks=self.tasks,
+                finished=finished,
+                epoch=epoch,
+                epochs=self.epochs[finished] if finished < self.tasks else 0,
+                done=sum(self.epochs[:finished]) + epoch,
+                total=sum(self.epochs),
+                accuracy=sum(answers) / len(answers) if answers else None,
+            )
+        )
 
     def _save(self, task: int, steps: int, fit: dict | None) -> None:
         run, seconds = self.checkpoint.run, time.perf_counter() - self.began

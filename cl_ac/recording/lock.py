@@ -16,20 +16,22 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, wait: bool = False) -> Iterator[None]:
     """Holds a lock on the file at `path`, made if there is none; it says who holds it.
 
     The system releases it when the process ends, also when it is killed.
 
+    Args:
+        wait: until another process that holds it lets it go.
     Raises:
-        ConfigurationError: if another process holds it.
+        ConfigurationError: if another process holds it, and `wait` is off.
         StorageError: if the file cannot be written.
     """
     with storing(path):
         file = path.open("a+")
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "which it is cannot be seen from here"

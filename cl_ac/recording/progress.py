@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from rich.console import Console
@@ -12,6 +13,29 @@ from cl_ac.data.tasks import Task
 from cl_ac.evaluation import average
 from cl_ac.recording.records import Record
 from cl_ac.training import EpochReport
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is.
+
+    Args:
+        tasks: of the run.
+        finished: tasks that are learned and evaluated.
+        epoch: epochs done of the task being learned.
+        epochs: that it has; 0 after the last task.
+        done: epochs done of the whole run.
+        total: epochs of the whole run.
+        accuracy: of the most confident exit after the newest finished task, mean over the tasks seen; None before.
+    """
+
+    tasks: int
+    finished: int
+    epoch: int
+    epochs: int
+    done: int
+    total: int
+    accuracy: float | None
 
 
 class RunProgress:

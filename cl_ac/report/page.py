@@ -73,27 +73,43 @@ def write_report(directories: Sequence[RunDirectory], folder: Path) -> Path:
     comparisons, empty = compare(directories)
     if not comparisons:
         raise ConfigurationError("none of the runs has a finished task; there is nothing to report")
-    for name in ("figures", "tables"):
-        writable_folder(folder / name)
     parts = []
     for number, comparison in enumerate(comparisons, start=1):
         # Files of one benchmark need no word for it.
         prefix = f"{_slug(comparison.title)}-" if len(comparisons) > 1 else ""
         found = list(sections(comparison))
-        drawn = {}
-        for section in found:
-            for name, figure in section.figures.items():
-                with storing(folder):
-                    drawn[name] = save_figure(figure, folder / "figures" / _slug(prefix + name))
-            for table in section.tables:
-                for ending, text in zip(TABLE_FORMATS, (table.csv(), table.markdown(), table.latex()), strict=True):
-                    path = folder / "tables" / f"{_slug(prefix + table.name)}.{ending}"
-                    write_atomically(path, partial(Path.write_text, data=text))
+        drawn = _write_files(found, folder, prefix)
         parts.append(_comparison(comparison, found, drawn, f"benchmark-{number}", len(comparisons) > 1))
+    return _write(folder, _page(comparisons, empty, parts))
+
+
+def write_page(title: str, text: str, found: Sequence[Section], folder: Path) -> Path:
+    """Writes a page of any sections, and their figures and tables, as `write_report` does."""
+    drawn = _write_files(found, folder)
+    body = "\n".join(_section(section, drawn, f"section-{number}") for number, section in enumerate(found))
+    return _write(folder, _document(title, f'<p class="soft">{_escape(text)} {_made()}.</p>', body))
+
+
+def _write(folder: Path, content: str) -> Path:
     page = folder / "report.html"
-    content = _page(comparisons, empty, parts)
     write_atomically(page, lambda path: path.write_text(content))
     return page
+
+
+def _write_files(found: Sequence[Section], folder: Path, prefix: str = "") -> dict[str, str]:
+    """Writes the figures and tables of some sections; the SVG of each figure by its name."""
+    for name in ("figures", "tables"):
+        writable_folder(folder / name)
+    drawn = {}
+    for section in found:
+        for name, figure in section.figures.items():
+            with storing(folder):
+                drawn[name] = save_figure(figure, folder / "figures" / _slug(prefix + name))
+        for table in section.tables:
+            for ending, text in zip(TABLE_FORMATS, (table.csv(), table.markdown(), table.latex()), strict=True):
+                path = folder / "tables" / f"{_slug(prefix + table.name)}.{ending}"
+                write_atomically(path, partial(Path.write_text, data=text))
+    return drawn
 
 
 def save_figure(figure: Figure, stem: Path) -> str:
@@ -113,17 +129,28 @@ def _page(comparisons: Sequence[Comparison], empty: Sequence[RunDirectory], part
     groups = sum(len(comparison.groups) for comparison in comparisons)
     links = [f'<a href="#benchmark-{n}">{_escape(each.title)}</a>' for n, each in enumerate(comparisons, start=1)]
     left_out = f"<p>No task is finished yet in {_escape(', '.join(each.name for each in empty))}.</p>" if empty else ""
-    made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, cl_ac {cl_ac.__version__}"
     one = len(comparisons) == 1
     title = f"Continual learning on {comparisons[0].title if one else _count(len(comparisons), 'benchmark')}"
+    head = (
+        f'<p class="soft">{_count(runs, "run")} with {_count(groups, "combination")} of settings. {_made()}.</p>\n'
+        f"{left_out}{'<nav>' + ''.join(links) + '</nav>' if len(links) > 1 else ''}"
+    )
+    return _document(title, head, "".join(parts))
+
+
+def _made() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, cl_ac {cl_ac.__version__}"
+
+
+def _document(title: str, head: str, body: str) -> str:
+    """A whole page: `head` stands under its title."""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{_escape(title)}</title><link rel="icon" href="data:,"><style>{CSS}</style></head>
 <body><header><h1>{_escape(title)}</h1>
-<p class="soft">{_count(runs, "run")} with {_count(groups, "combination")} of settings. {made}.</p>
-{left_out}{"<nav>" + "".join(links) + "</nav>" if len(links) > 1 else ""}</header>
+{head}</header>
 <main>
-{"".join(parts)}
+{body}
 </main></body></html>
 """
 

@@ -1,76 +1,50 @@
-"""A study's runs on this machine, several at a time."""
+"""The pieces of a study on this machine, several at a time."""
 
-import io
 import os
-import traceback
-from collections.abc import Callable
-from contextlib import closing, redirect_stderr, redirect_stdout
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from rich.console import Console
 
-from cl_ac.errors import ConfigurationError, UserError
-from cl_ac.recording.hyperparameters import hyperparameters
-from cl_ac.recording.rundir import RunDirectory
-from cl_ac.recording.summary import percent, summarise
-from cl_ac.studies.study import Study, run_name
 from cl_ac.studies.workers import Worker, share_out
 
 
-def run_all(
-    study: Study, out: Path, workers: int, console: Console, start: Callable[[list[str]], None]
-) -> dict[str, RunDirectory]:
-    """Runs what is not finished yet, `workers` at a time; a failed run is reported and the others go on.
-
-    Workers share the GPUs of the machine evenly, unless the study names devices.
+@dataclass(frozen=True)
+class Local:
+    """Processes on this machine.
 
     Args:
-        start: makes one run from the options of `cl-ac run`; a function that a new process can import.
-    Returns:
-        The finished runs by name.
-    Raises:
-        ConfigurationError: if the folder of the runs cannot be made.
+        workers: how many.
+        share_gpus: whether they share the GPUs of the machine evenly; else they find those that their settings name.
     """
-    cells = list(study.cells())
-    names = [run_name(cell) for cell in cells]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"cannot write to '{out}' (--out): {error.strerror}") from error
-    before = sum(is_complete(RunDirectory(out / name)) for name in names)
-    say = partial(console.print, highlight=False, soft_wrap=True)
-    say(f"{len(cells)} runs in {out}, {before} of them finished before; at most {workers} at a time")
 
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = [] if study.names_devices else gpus_of_workers(workers, torch.cuda.device_count(), visible)
+    workers: int
+    share_gpus: bool = True
 
-    def worker(place: int) -> Worker:
-        return Worker(partial(run_one, start), threads, gpus[place] if gpus else None)
+    def do(
+        self, work: Callable[..., Any], pieces: Sequence[tuple], begin: Callable[[int], None]
+    ) -> Generator[tuple[int, Any, bool], None, None]:
+        """Lets the processes do all pieces, in order; they are gone when the caller goes on or is interrupted.
 
-    finished: dict[str, RunDirectory] = {}
-    pieces = [(study.arguments(cell), str(out), name) for cell, name in zip(cells, names, strict=True)]
-    ended = share_out(pieces, worker, workers, lambda index: say(f"begins  {names[index]}"))
-    with closing(ended):
-        for count, (index, problem, killed) in enumerate(ended, start=1):
-            name = names[index]
-            if killed:
-                problem = "its process was killed twice, perhaps for want of memory; repeat the command to go on"
-            if problem is None:
-                finished[name] = RunDirectory(out / name)
-                result = percent(summarise(finished[name]).accuracy) + " %"
-            else:
-                result = f"failed: {problem}"
-            say(f"{count}/{len(cells)}  {name}  {result}")
-    return finished
+        Args:
+            work: is called with each piece; a function that a new process can import.
+            pieces: arguments of each call.
+            begin: is told the index of a piece that begins.
+        Yields:
+            As they end: the index of a piece, what came of it, and whether its process was killed, again and again.
+        """
+        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = gpus_of_workers(self.workers, torch.cuda.device_count(), visible) if self.share_gpus else []
 
+        def worker(place: int) -> Worker:
+            return Worker(work, threads, gpus[place] if gpus else None)
 
-def is_complete(directory: RunDirectory) -> bool:
-    """Whether all tasks of a run are finished, as far as its settings tell how many there are."""
-    records = directory.records
-    return bool(records) and records[-1].task + 1 == hyperparameters(directory.config).get("benchmark.tasks")
+        return share_out(pieces, worker, self.workers, begin)
+
+    def __str__(self) -> str:
+        return f"at most {self.workers} at a time"
 
 
 def gpus_of_workers(workers: int, count: int, visible: str | None) -> list[str]:
@@ -82,15 +56,3 @@ def gpus_of_workers(workers: int, count: int, visible: str | None) -> list[str]:
     """
     names = visible.split(",") if visible else [str(gpu) for gpu in range(count)]
     return [names[worker % count] for worker in range(workers)] if count > 1 else []
-
-
-def run_one(start: Callable[[list[str]], None], arguments: list[str], out: str, name: str) -> str | None:
-    """Runs one combination in this process and returns what went wrong, or None."""
-    try:
-        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
-            start([*arguments, "--out", out, "--name", name, "--resume"])
-    except UserError as error:
-        return str(error)
-    except Exception:
-        return traceback.format_exc()
-    return None

@@ -32,21 +32,12 @@ class Study:
         Raises:
             ConfigurationError: if the file is missing or does not describe one.
         """
-        content = read(path, "a study")
-        grids = content.get("grid")
-        grids = grids if isinstance(grids, list) else [grids]
-        if not isinstance(content.get("config"), str) or not all(map(_is_grid, grids)):
+        config, grids, shared = parts(path, "study")
+        if not all(map(_is_grid, grids)):
             raise ConfigurationError(
                 f"the study '{path}' needs 'config', a settings file, and 'grid', lists of values or several such grids"
             )
-        if extra := content.keys() - {"config", "grid", "set"}:
-            raise ConfigurationError(
-                f"the study '{path}' has unknown keys {sorted(map(str, extra))}; known: config, grid, set"
-            )
-        shared = content.get("set") or {}
-        if not isinstance(shared, dict) or not all(isinstance(name, str) for name in shared):
-            raise ConfigurationError(f"'set' in the study '{path}' is {shown(shared)}; expected options and values")
-        return Study(content["config"], grids, shared)
+        return Study(config, grids, shared)
 
     @property
     def varied(self) -> list[str]:
@@ -72,6 +63,29 @@ class Study:
     def arguments(self, cell: Mapping[str, Any]) -> list[str]:
         """The command line of one run."""
         return as_arguments({"config": self.config, **self.set, **cell})
+
+
+def parts(path: str, kind: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """What stands under 'config', 'grid' and 'set' in a YAML file; the grids as a list, and what is in them unseen.
+
+    Args:
+        kind: of what it describes, `study` or `search`.
+    Raises:
+        ConfigurationError: if the file is missing, or has other parts.
+    """
+    content = read(path, f"a {kind}")
+    grids = content.get("grid")
+    if not isinstance(content.get("config"), str) or not grids:
+        values = "lists of values or several such grids" if kind == "study" else "ranges and lists of values"
+        raise ConfigurationError(f"the {kind} '{path}' needs 'config', a settings file, and 'grid', {values}")
+    if extra := content.keys() - {"config", "grid", "set"}:
+        raise ConfigurationError(
+            f"the {kind} '{path}' has unknown keys {sorted(map(str, extra))}; known: config, grid, set"
+        )
+    shared = content.get("set") or {}
+    if not isinstance(shared, dict) or not all(isinstance(name, str) for name in shared):
+        raise ConfigurationError(f"'set' in the {kind} '{path}' is {shown(shared)}; expected options and values")
+    return content["config"], grids if isinstance(grids, list) else [grids], shared
 
 
 def _is_grid(grid: Any) -> bool:

@@ -14,7 +14,8 @@ from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.same_run import settings_digest
 from cl_ac.serving.finished import finished
 from cl_ac.studies import local
-from cl_ac.studies.local import gpus_of_workers, is_complete
+from cl_ac.studies.local import gpus_of_workers
+from cl_ac.studies.runs import is_complete
 from cl_ac.studies.study import Study
 from cl_ac.studies.workers import Worker
 
