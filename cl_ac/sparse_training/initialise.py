@@ -11,7 +11,7 @@ from cl_ac.sparse_training.orthogonal import sparse_orthogonal
 
 Kernels = Literal["scattered", "fuller", "whole"]
 
-# Steps and rate of the search for approximate isometry (Lee et al., 2020, section 4).
+# Steps of the search for approximate isometry, and the rate at which it begins.
 ISOMETRY_STEPS, ISOMETRY_RATE = 1000, 0.1
 
 
@@ -85,22 +85,23 @@ def masked_orthogonal(layer: MaskedLayer, gain: float, generator: torch.Generato
     return weight.view(layer.original.shape)
 
 
+@torch.no_grad()
 def approximate_isometry(layer: MaskedLayer, kept: Tensor, gain: float, generator: torch.Generator) -> Tensor:
     """Values for a given mask that come as near as gradient descent finds to an isometry (Lee et al., 2020, AI).
 
-    `min ‖(M ∘ W)ᵀ (M ∘ W) − σ² I‖` over matrices of outputs × (inputs · taps), or of their transposes where these are
-    smaller, from rescaled normal values.
+    `min ‖(M ∘ W) (M ∘ W)ᵀ − σ² I‖` over matrices of outputs × (inputs · taps), or of their transposes where these are
+    smaller, from rescaled normal values. The rate falls to 0: near its minimum the norm has steep sides.
     """
     blocks, outputs, inputs, taps = layer.matrices
-    shape = (blocks, outputs, inputs * taps)
-    mask = kept.reshape(shape).double()
-    weight = rescaled_gaussian(layer, kept, gain, generator).reshape(shape).requires_grad_()
-    target = gain**2 * torch.eye(min(outputs, inputs * taps), dtype=torch.float64)
-    optimizer = torch.optim.SGD([weight], lr=ISOMETRY_RATE)
-    for _ in range(ISOMETRY_STEPS):
-        masked = weight * mask
-        gram = masked @ masked.mT if outputs <= inputs * taps else masked.mT @ masked
-        optimizer.zero_grad()
-        (gram - target).flatten(1).norm(dim=1).sum().backward()
-        optimizer.step()
-    return weight.detach().view(layer.original.shape)
+    mask = kept.reshape(blocks, outputs, inputs * taps).double()
+    weight = rescaled_gaussian(layer, kept, gain, generator).view_as(mask) * mask
+    tall = outputs > inputs * taps
+    weight, mask = (weight.mT, mask.mT) if tall else (weight, mask)
+    target = gain**2 * torch.eye(weight.shape[1], dtype=torch.float64)
+    for step in range(ISOMETRY_STEPS):
+        excess = torch.baddbmm(target, weight, weight.mT, beta=-1)
+        distance = excess.flatten(1).norm(dim=1).clamp(min=1e-12)
+        rate = ISOMETRY_RATE * (1 - step / ISOMETRY_STEPS)
+        # The gradient of the distance is 2 E W / ‖E‖.
+        weight = weight - 2 * rate * (excess @ weight) * mask / distance[:, None, None]
+    return (weight.mT if tall else weight).reshape(layer.original.shape)

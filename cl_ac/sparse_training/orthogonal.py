@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 
+# Pairs per column that may bring no non-zero before no more are tried.
+PATIENCE = 4
+
+
 def fewest(rows: int, columns: int) -> int:
     """The smallest number of non-zeros that an orthogonal n × m matrix can have: density 1 / M."""
     return min(rows, columns)
@@ -35,14 +39,14 @@ def sparse_orthogonal(rows: int, columns: int, count: int, generator: torch.Gene
     values = np.eye(long, short)
     support, sizes = values != 0, np.zeros(long, dtype=np.int64)
     sizes[:short] = 1
-    present, refused = short, 0
-    while present < count and refused < long:
+    present, idle = short, 0
+    while present < count and idle < PATIENCE * long:
         first, second = stream.choice(long, 2, replace=False, shuffle=False)
         union = support[first] | support[second]
         size = int(np.count_nonzero(union))
         grown = present + 2 * size - int(sizes[first] + sizes[second])
+        idle = 0 if present < grown <= count else idle + 1
         if grown > count:
-            refused += 1
             continue
         angle = stream.uniform(0, 2 * math.pi)
         cosine, sine = math.cos(angle), math.sin(angle)
@@ -50,7 +54,7 @@ def sparse_orthogonal(rows: int, columns: int, count: int, generator: torch.Gene
         values[first], values[second] = cosine * left - sine * right, sine * left + cosine * right
         support[first] = support[second] = union
         sizes[first] = sizes[second] = size
-        present, refused = grown, 0
+        present = grown
     matrix = torch.from_numpy(values)
     return (matrix if rows >= columns else matrix.T).contiguous()
 
