@@ -147,13 +147,16 @@ def saved_macs(network: ExitNetwork, layers: Sequence[MaskedLayer]) -> list[floa
     """Multiply-accumulates of one image with masked weights, up to each exit [E]."""
     pruned = {layer.module: layer.size - int(layer.mask.kept.sum()) for layer in layers}
     channels = {layer.module: len(layer.original) for layer in layers}
+    for module in [each for each in pruned if isinstance(each, nn.MultiheadAttention)]:
+        # Attention reads the weight of its last projection without calling it.
+        pruned[module] += pruned.pop(module.out_proj, 0)
     total = 0.0
 
     def count(module: nn.Module, given: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
         nonlocal total
-        # Attention projects each token that it is given, a convolution and a linear layer give the places they stood at.
-        places = given[0].numel() / given[0].shape[-1] if isinstance(output, tuple) else output.numel() / channels[module]
-        total += places * pruned[module]
+        values = output[0] if isinstance(output, tuple) else output
+        width = values.shape[-1] if isinstance(output, tuple) else channels[module]
+        total += values.numel() / width * pruned[module]
 
     handles = [module.register_forward_hook(count) for module in pruned]
     was_training = network.training
