@@ -35,18 +35,24 @@ def density_of(network: ExitNetwork) -> float:
     return sum(layer.density * layer.size for layer in layers) / sum(layer.size for layer in layers)
 
 
-@pytest.mark.parametrize("layers", ["uniform", "erk", "magnitude", "snip", "grasp", "synflow"])
-@pytest.mark.parametrize("kernels", ["scattered", "whole"])
-@pytest.mark.parametrize("init", ["eoi", "gaussian"])
-def test_the_whole_network_has_the_density(layers, kernels, init, toy_trainer, toy_benchmark):
+@pytest.mark.parametrize(
+    "sparse",
+    [
+        *(Sparse(0.2, layers=layers) for layers in ("uniform", "erk", "magnitude", "snip", "grasp")),
+        *(Sparse(0.2, kernels=kernels) for kernels in ("fuller", "whole")),
+        *(Sparse(0.2, init) for init in ("isometry", "orthogonal", "gaussian", "own")),
+        Sparse(0.2, "gaussian", "synflow", "whole"),
+    ],
+    ids=lambda sparse: f"{sparse.init}-{sparse.layers}-{sparse.kernels}",
+)
+def test_the_whole_network_has_the_density(sparse, toy_trainer, toy_benchmark):
     task = toy_benchmark().tasks[0]
-    sparse = Sparse(0.2, init, layers, kernels)
     network = prepared(sparse, toy_trainer, task)
     assert density_of(network) == pytest.approx(0.2, abs=0.01)
     again = prepared(sparse, toy_trainer, task)
     for first, second in zip(masked_layers(network), masked_layers(again), strict=True):
         assert torch.equal(first.original, second.original) and torch.equal(first.mask.kept, second.mask.kept)
-    if init == "eoi":
+    if sparse.init == "eoi":
         assert sparse.record(network, task, toy_trainer).orthogonality < 1e-6
 
 
