@@ -33,9 +33,9 @@ class SparseLinear(GrowingLinear):
     @torch.no_grad()
     def grow(self, num_classes: int, generator: torch.Generator) -> None:
         super().grow(num_classes, generator)
-        rows = self.new_weight
-        count = max(round(self.density * rows.numel()), fewest(*rows.shape))
-        drawn = sparse_orthogonal(*rows.shape, count, generator).to(rows.device)
+        rows, features = self.new_weight, self.in_features
+        count = max(round(self.density * rows.numel()), fewest(num_classes, features))
+        drawn = sparse_orthogonal(num_classes, features, count, generator).to(rows.device)
         self.old_mask, self.new_mask = self.mask, drawn != 0
         if self.gain is not None:
             rows.copy_(self.gain * drawn)

@@ -43,7 +43,7 @@ def exactly_orthogonal(
     Returns:
         Values in float64 and mask, both blocks × outputs × inputs × taps.
     """
-    blocks, outputs, inputs, taps = layer.matrices
+    blocks, outputs, inputs, _ = layer.matrices
     central = central_count(layer, count, kernels)
     shares = [central // blocks + (index < central % blocks) for index in range(blocks)]
     matrices = torch.stack([sparse_orthogonal(outputs, inputs, share, generator) for share in shares])

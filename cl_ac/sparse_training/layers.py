@@ -55,12 +55,12 @@ class MaskedLayer:
     @property
     def original(self) -> nn.Parameter:
         """What learns, zero where it is masked."""
-        return self.module.parametrizations[self.tensor].original  # type: ignore[index, union-attr, return-value]
+        return self.module.parametrizations[self.tensor].original  # type: ignore[index]
 
     @property
     def mask(self) -> Mask:
         """Its mask; other parametrisations, such as adapters, may stand before it."""
-        return next(each for each in self.module.parametrizations[self.tensor] if isinstance(each, Mask))  # type: ignore[index, union-attr]
+        return next(each for each in self.module.parametrizations[self.tensor] if isinstance(each, Mask))  # type: ignore[index]
 
     @property
     def weight(self) -> Tensor:
@@ -125,7 +125,7 @@ def masked_layers(module: nn.Module) -> Iterator[MaskedLayer]:
         tensor = "in_proj_weight" if isinstance(each, nn.MultiheadAttention) else "weight"
         if not parametrize.is_parametrized(each, tensor):
             continue
-        if any(isinstance(part, Mask) for part in each.parametrizations[tensor]):  # type: ignore[index, union-attr]
+        if any(isinstance(part, Mask) for part in each.parametrizations[tensor]):
             if isinstance(each, nn.MultiheadAttention):
                 yield MaskedLayer(name, each, tensor, blocks=3)
             elif isinstance(each, _ConvNd) and not _is_patchwise(each):

@@ -1,7 +1,7 @@
 """Matrices that are sparse and exactly orthogonal (Exact Orthogonal Initialisation, EOI; Nowak et al., ICML 2024).
 
-A product of random Givens rotations is orthogonal after each of them, and each makes the matrix a little denser. Shapes:
-n rows, m columns, M = max(n, m). Of a tall matrix the columns are orthonormal, of a wide one the rows.
+A product of random Givens rotations is orthogonal after each of them, and each makes the matrix a little denser.
+Shapes: n rows, m columns, M = max(n, m). Of a tall matrix the columns are orthonormal, of a wide one the rows.
 """
 
 import math
@@ -9,7 +9,6 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-
 
 # Pairs per column that may bring no non-zero before no more are tried.
 PATIENCE = 4

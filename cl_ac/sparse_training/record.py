@@ -120,7 +120,10 @@ def record(
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return SparseRecord(
         kept / (kept + pruned),
-        [LayerRecord(layer.name, list(layer.original.shape), layer.density, layer_error(layer, gain)) for layer in layers],
+        [
+            LayerRecord(layer.name, list(layer.original.shape), layer.density, layer_error(layer, gain))
+            for layer in layers
+        ],
         signals(network, images) if len(images) else None,
         macs,
         [cost - less for cost, less in zip(macs, spared, strict=False)],

@@ -166,9 +166,7 @@ class Sparse:
         fewest = [count * kernel for count, kernel in zip(least, taps, strict=True)]
         return share_out(shares, [layer.size for layer in layers], fewest, self.density)
 
-    def _scores(
-        self, network: ExitNetwork, layers: list[MaskedLayer], task: Task, trainer: Trainer
-    ) -> list[Tensor]:
+    def _scores(self, network: ExitNetwork, layers: list[MaskedLayer], task: Task, trainer: Trainer) -> list[Tensor]:
         """What the mask of each layer goes by: the highest are kept."""
         if self.layers == "magnitude":
             return magnitude(layers)

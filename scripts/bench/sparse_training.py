@@ -1,8 +1,8 @@
 """What sparse networks learn, by what their weights start from.
 
 Two studies on scikit-learn's digits. `depth`: plain tanh networks of 100 and 300 layers of 64 units, an eighth of whose
-weights is kept, learn all ten classes at once. `continual`: LwF on five tasks of two classes with a tenth of the weights
-of the small convolutional network, without and with ACs. Rows are written as they come.
+weights is kept, learn all ten classes at once. `continual`: LwF on five tasks of two classes with a tenth of the
+weights of the small convolutional network, without and with ACs. Rows are written as they come.
 
     python scripts/bench/sparse_training.py depth --results results/sparse_depth_digits-cpu.json
     python scripts/bench/sparse_training.py continual --results results/sparse_lwf_digits-cpu.json

@@ -10,7 +10,8 @@ def test_layers_follow_each_other_and_acs_hang_at_the_quarters():
     network = ExitNetwork(PlainMLP((1, 4, 4), depth=8, width=6), PlainMLP((1, 4, 4), depth=8).exits("sdn"))
     network.grow(3, 0)
     assert network.backbone.stage_names == ["flat", *(f"layer{index}" for index in range(8))]
-    assert network.exits.at == ["layer1", "layer3", "layer5"] and network.exits.weights == [0.25, 0.5, 0.75]
+    assert network.exits.at == ["layer1", "layer3", "layer5"]
+    assert network.exits.weights == [0.25, 0.5, 0.75]
     assert network(torch.randn(2, 1, 4, 4)).shape == (4, 2, 3)
 
 

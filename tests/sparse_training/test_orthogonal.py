@@ -18,7 +18,8 @@ def test_orthogonal_at_any_shape_and_density(rows, columns, share, seed):
     least = fewest(rows, columns)
     count = least + round(share * (rows * columns - least))
     matrix = sparse_orthogonal(rows, columns, count, stream(seed))
-    assert matrix.shape == (rows, columns) and matrix.dtype == torch.float64
+    assert matrix.shape == (rows, columns)
+    assert matrix.dtype == torch.float64
     assert orthogonality_error(matrix) < 1e-12
     assert least <= matrix.count_nonzero() <= count
     assert torch.equal(matrix, sparse_orthogonal(rows, columns, count, stream(seed)))

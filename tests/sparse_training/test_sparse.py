@@ -51,7 +51,8 @@ def test_the_whole_network_has_the_density(sparse, toy_trainer, toy_benchmark):
     assert density_of(network) == pytest.approx(0.2, abs=0.01)
     again = prepared(sparse, toy_trainer, task)
     for first, second in zip(masked_layers(network), masked_layers(again), strict=True):
-        assert torch.equal(first.original, second.original) and torch.equal(first.mask.kept, second.mask.kept)
+        assert torch.equal(first.original, second.original)
+        assert torch.equal(first.mask.kept, second.mask.kept)
     if sparse.init == "eoi":
         assert sparse.record(network, task, toy_trainer).orthogonality < 1e-6
 
@@ -97,11 +98,13 @@ def test_a_resumed_run_goes_on_bit_for_bit_with_its_masks(toy_run, training):
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
-    assert resumed.sparsity() == whole.sparsity() and resumed.sparsity(2) == whole.sparsity(2)
+    assert resumed.sparsity() == whole.sparsity()
+    assert resumed.sparsity(2) == whole.sparsity(2)
     assert resumed.sparsity(2).density == pytest.approx(0.4, abs=0.01)
     for name in [name for name in first if name.endswith("_mask")]:
         weight = first[name.replace("_mask", "_weight")]
-        assert 0 < first[name].float().mean() < 0.6 and (weight[~first[name]] == 0).all()
+        assert 0 < first[name].float().mean() < 0.6
+        assert (weight[~first[name]] == 0).all()
 
 
 def test_heads_are_dense_unless_asked_for(toy_run):
@@ -135,7 +138,9 @@ def test_a_finished_run_answers_as_it_did_and_so_do_its_exports(sparse_run, tmp_
     for fold in (False, True):
         model = load(tmp_path / "model.pt", "cpu", fold)
         torch.testing.assert_close(model.network(images), expected)
-        assert torch.equal(model(images).predictions, EarlyExitModel(run.network, None, Confidence(0.5))(images).predictions)
+        assert torch.equal(
+            model(images).predictions, EarlyExitModel(run.network, None, Confidence(0.5))(images).predictions
+        )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +148,10 @@ def test_a_finished_run_answers_as_it_did_and_so_do_its_exports(sparse_run, tmp_
     [
         (["--sparse.density", "0"], "sparse.density is 0"),
         (["--sparse.density", "1.5"], "sparse.density is 1.5"),
-        (["--sparse.density", "0.0001"], "sparse.density is 0.0001; the weights of this network can be orthogonal from"),
+        (
+            ["--sparse.density", "0.0001"],
+            "sparse.density is 0.0001; the weights of this network can be orthogonal from",
+        ),
         (["--sparse.init", "other"], "sparse.init is 'other'"),
         (["--sparse.layers", "other"], "sparse.layers is 'other'"),
         (["--sparse.gain", "0"], "sparse.gain is 0"),
@@ -154,10 +162,21 @@ def test_a_finished_run_answers_as_it_did_and_so_do_its_exports(sparse_run, tmp_
     ],
 )
 def test_mistakes_are_one_sentence(options, sentence, tmp_path, capsys):
-    base = ["--benchmark", "Digits", "--benchmark.tasks", "2", "--training.epochs", "1", "--training.schedule", "constant"]
+    base = [
+        "--benchmark",
+        "Digits",
+        "--benchmark.tasks",
+        "2",
+        "--training.epochs",
+        "1",
+        "--training.schedule",
+        "constant",
+    ]
     assert main(["run", *base, *SPARSE, *options, "--out", str(tmp_path / "runs")]) == 2
     told = capsys.readouterr().err.strip()
-    assert sentence in told and "Traceback" not in told and told.count("\n") == 0
+    assert sentence in told
+    assert "Traceback" not in told
+    assert told.count("\n") == 0
     assert not (tmp_path / "runs").exists()
 
 
