@@ -31,6 +31,7 @@ from cl_ac.recording.progress import Standing
 from cl_ac.recording.records import Record, of_stream
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.space import outputs_bytes, tell_need
+from cl_ac.sparse_training.sparse import Sparse
 from cl_ac.training import EpochReport, Fit, Trainer, Training
 from cl_ac.watching.ahead import Outlook
 from cl_ac.watching.drift import measure
@@ -49,6 +50,7 @@ def run(
     classifier: Classifier | None = None,
     watch: Watch = Watch(),
     sparsify: Sparsify = Sparsify(),
+    sparse: Sparse = Sparse(),
     device: str = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -68,6 +70,7 @@ def run(
         classifier: what answers at inference; by default what the approach asks for, mostly the linear heads.
         watch: what is looked at while a task is trained.
         sparsify: how the feed-forward networks of a transformer are made sparse meanwhile; not at all by default.
+        sparse: which share of the weights learns at all; all by default.
         device: `cpu`, `cuda`, `cuda:1`, …; `auto` takes a GPU if there is one.
         seed: of every random stream.
         resume: go on after the last finished epoch that `directory` holds.
@@ -95,7 +98,7 @@ def run(
     place = choose_device(device)
     sparsify.prepare(backbone)
     approach.prepare(backbone)
-    network = assemble(approach, backbone, exits, memory, classifier, training.channels_last).to(place)
+    network = assemble(approach, backbone, exits, memory, classifier, training.channels_last, sparse).to(place)
     check_learning(approach, training)
     approach.to(place)
     recall = training.frozen_outputs.recall(place) if backbone.frozen_stages else None
@@ -115,6 +118,9 @@ def run(
     with opened(directory, group, config, resume, fingerprint(benchmark), tell) as (directory, checkpoint):
         restore(checkpoint, network, approach, directory.checkpoint_path)
         approach.to(place)
+        if sparse.enabled and not checkpoint.network:
+            sparse.initialise(network, tasks[0], trainer)
+            directory.keep_sparsity(None, sparse.record(network, tasks[0], trainer))
         if checkpoint.task and checkpoint.fit is None and not directory.has_outputs(checkpoint.task - 1):
             answer_again(directory, trainer, network, approach, benchmark, tasks[checkpoint.task - 1])
         if checkpoint.task == len(tasks):
@@ -159,6 +165,8 @@ def run(
                 if watch.drift:
                     earlier = directory.grams(task.index - 1)
                     directory.keep_drift(task.index, *measure(task, answering, trainer, earlier))
+                if sparse.enabled:
+                    directory.keep_sparsity(task.index, sparse.record(answering, task, trainer, approach.inference))
                 outputs = evaluate(trainer, network, approach, benchmark, task)
                 ahead = outlook.after(task, trainer, answering, partial(approach.answer, answering))
                 found = of_stream(task, outputs, benchmark.stream.disjoint, ahead, memory.samples)
@@ -173,6 +181,7 @@ def assemble(
     memory: Memory,
     classifier: Classifier | None,
     channels_last: bool = False,
+    sparse: Sparse = Sparse(),
 ) -> ExitNetwork:
     """The network before its first task; `approach` is given the memory and what answers at inference."""
     exits = backbone.exits(exits) if isinstance(exits, str) else exits
@@ -184,6 +193,7 @@ def assemble(
             "task: leave classifier out"
         )
     network = ExitNetwork(backbone, exits, approach.build_classifier)
+    sparse.prepare(network)
     return network.to(memory_format=torch.channels_last) if channels_last else network
 
 

@@ -21,7 +21,7 @@ FLOORS = (
     ("settings",),
     ("run",),
     ("recording",),
-    ("efficiency", "approaches"),
+    ("efficiency", "sparse_training", "approaches"),
     ("watching", "exits"),
     ("approach",),
     ("classifiers",),
@@ -37,7 +37,7 @@ FLOORS = (
 FLOOR = {room: -number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms on one floor or below that have no business with each other all the same.
 APART = {
-    "approaches": ("evaluation.", "watching.", "exits.", "efficiency.", "recording."),
+    "approaches": ("evaluation.", "watching.", "exits.", "efficiency.", "sparse_training.", "recording."),
     "backbones": ("training.", "benchmark.", *(f"data.{name}." for name in ("samples", "loading", "batches", "tasks"))),
     "report": ("training.", "watching.watch."),
     "exits.rules": ("network.", "training."),

@@ -97,7 +97,8 @@ def parameters_between(backbone: Backbone, units: Tensor) -> dict[str, Tensor]:
 
     def close(gate: Gate, layers: list[nn.Module]) -> None:
         for layer in layers:
-            for parameter in layer.parameters(recurse=False):
+            # What a layer computes its weight from is its own too.
+            for parameter in layer.parameters():
                 to = chosen[gate].view(-1, *[1] * (parameter.ndim - 1))
                 if parameter.ndim == 1:
                     masks[parameter] |= to

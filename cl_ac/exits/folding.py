@@ -4,12 +4,13 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cl_ac.data.copying import copied
@@ -23,7 +24,7 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     Batch norm that does not follow a convolution stays, and so does all of it in a module whose control flow depends on
     its input, which cannot be traced.
     """
-    module = copied(module).eval().requires_grad_(False)
+    module = with_plain_weights(copied(module).eval().requires_grad_(False))
     try:
         traced = fx.symbolic_trace(module)
     # Tracing runs the module's own code on stand-ins for tensors, which raises whatever that code raises.
@@ -45,6 +46,22 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def with_plain_weights(module: nn.Module) -> nn.Module:
+    """`module` with the present weights of layers that compute theirs, such as by masks or adapters, in place of that.
+
+    Torch's own function changes the classes of such layers, which copies share.
+    """
+    for layer in [each for each in module.modules() if parametrize.is_parametrized(each)]:
+        parametrized = cast(nn.ModuleDict, layer.parametrizations)
+        weights = {name: getattr(layer, name).detach().clone() for name in parametrized}
+        del layer.parametrizations
+        layer.__class__ = type(layer).__bases__[0]
+        for name, weight in weights.items():
+            setattr(layer, name, nn.Parameter(weight, requires_grad=False))
+    return module
 
 
 class InferenceStages(nn.Module):

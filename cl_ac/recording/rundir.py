@@ -6,6 +6,7 @@ data.json          what the data of each task are recognised by when the run goe
 metrics.jsonl      one line for each finished task
 outputs/           every exit's logits on the test data, one file for each finished task (that `keep_outputs` names)
 watch/             accuracy on all tasks seen while a task is learned, one file for each task, if `watch.every` is set
+sparsity/          how dense and how orthogonal a sparse network is, at the start and after each task, and its cost
 drift/             how far features and classifiers moved, one file for each finished task, if `watch.drift` is set
 checkpoint.pt      the state after the last finished epoch
 frozen.pt          the weights of frozen stages, which the checkpoint leaves out, if there are any
@@ -38,6 +39,7 @@ from cl_ac.recording.records import Record, RecordFile
 from cl_ac.recording.same_run import changed_settings, may_change, settings_digest
 from cl_ac.recording.space import is_kept
 from cl_ac.recording.stored_settings import by_bare_name
+from cl_ac.sparse_training.record import SparseRecord
 from cl_ac.watching.drift import Drift, Grams
 from cl_ac.watching.stability import Watched
 
@@ -375,6 +377,23 @@ class RunDirectory:
         folder = self.path / "drift"
         with reading(folder, "remove the folder to do without it"):
             return Drift.load(folder / f"task_{task}.safetensors") if folder.exists() else None
+
+    def keep_sparsity(self, task: int | None, record: SparseRecord) -> None:
+        """Keeps what a sparse network is like after `task`, or at the start (None)."""
+        write_atomically(self._sparsity_path(task), record.save)
+
+    def sparsity(self, task: int | None = None) -> SparseRecord | None:
+        """What a sparse network was like after `task`, or at the start; None where it was not sparse.
+
+        Raises:
+            DamagedRun: if it cannot be read.
+        """
+        path = self._sparsity_path(task)
+        with reading(path, "remove the folder sparsity/ to do without it"):
+            return SparseRecord.load(path) if path.exists() else None
+
+    def _sparsity_path(self, task: int | None) -> Path:
+        return self.path / "sparsity" / ("start.json" if task is None else f"task_{task}.json")
 
     def _watched_path(self, task: int) -> Path:
         return self.path / "watch" / f"task_{task}.safetensors"

@@ -18,6 +18,7 @@ from cl_ac.recording.files import reading
 from cl_ac.recording.hyperparameters import Value, hyperparameters
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import Summary, summarise
+from cl_ac.sparse_training.record import SparseRecord
 from cl_ac.watching.drift import Drift
 from cl_ac.watching.stability import Watched
 
@@ -93,6 +94,12 @@ class Group:
     def drifts(self) -> list[Drift]:
         """How far features and classifiers moved, of each seed for which it was measured."""
         return [drift for run in self.runs if (drift := run.drift()) is not None]
+
+    @cached_property
+    def sparsity(self) -> list[tuple[SparseRecord, SparseRecord]]:
+        """What each seed's sparse network was like at the start and after the last task; empty where it was dense."""
+        pairs = [(run.sparsity(), run.sparsity(self.tasks - 1)) for run in self.runs]
+        return [(start, end) for start, end in pairs if start is not None and end is not None]
 
     @cached_property
     def costs(self) -> list[ExitCosts | None]:

@@ -179,7 +179,8 @@ def with_fresh_heads(run: Finished, exits: Exits | str, seed: int) -> tuple[Exit
     objects, trained = run.objects, run.network
     approach = Attached(objects.approach)
     approach.take(objects.approach, len(trained), trained.num_classes, run.device)
-    network = assemble(approach, trained.backbone, exits, approach.memory, None, objects.training.channels_last)
+    parts = approach, trained.backbone, exits, approach.memory, None, objects.training.channels_last
+    network = assemble(*parts, objects.sparse)
     network.heads[-1].load_state_dict(trained.heads[-1].state_dict())
     network.sizes = list(trained.sizes)
     for depth, head in enumerate(network.heads[:-1]):

@@ -98,4 +98,5 @@ def _objects(config: Mapping[str, Any], trusted: bool = False, given: Sequence[A
 def _assemble(objects: Objects) -> ExitNetwork:
     objects.sparsify.prepare(objects.backbone)
     objects.approach.prepare(objects.backbone)
-    return assemble(objects.approach, objects.backbone, objects.exits, objects.memory, objects.classifier)
+    parts = objects.approach, objects.backbone, objects.exits, objects.memory, objects.classifier
+    return assemble(*parts, sparse=objects.sparse)

@@ -17,6 +17,7 @@ from cl_ac.network import NO_EXITS, Backbone, Exits
 from cl_ac.settings.messages import sentence
 from cl_ac.settings.parser import PLUGINS, checker, instantiate, run_parser
 from cl_ac.settings.plugins import classes, find, shown
+from cl_ac.sparse_training.sparse import Sparse
 from cl_ac.training import Training
 from cl_ac.watching.watch import Watch
 
@@ -34,6 +35,7 @@ class Objects:
     classifier: Classifier | None
     watch: Watch
     sparsify: Sparsify
+    sparse: Sparse
 
 
 def build(parser: ArgumentParser, settings: Namespace, saved: bool = False) -> Objects:
@@ -63,6 +65,7 @@ def build(parser: ArgumentParser, settings: Namespace, saved: bool = False) -> O
         objects.get("classifier"),
         objects.watch,
         objects.sparsify,
+        objects.sparse,
     )
 
 

@@ -21,6 +21,7 @@ from cl_ac.settings.messages import sentence
 from cl_ac.settings.plugins import classes
 from cl_ac.settings.preprocessing import take_over_preprocessing
 from cl_ac.settings.presets import with_tuned_values
+from cl_ac.sparse_training.sparse import Sparse
 from cl_ac.streams.stream import Stream
 from cl_ac.training import Training
 from cl_ac.watching.watch import Watch
@@ -36,7 +37,13 @@ PLUGINS: dict[str, type] = {
 OPTIONAL = ("classifier", "stream")
 
 # The settings of a run that stand together under a name.
-GROUPS: dict[str, type] = {"training": Training, "memory": Memory, "watch": Watch, "sparsify": Sparsify}
+GROUPS: dict[str, type] = {
+    "training": Training,
+    "memory": Memory,
+    "watch": Watch,
+    "sparsify": Sparsify,
+    "sparse": Sparse,
+}
 
 
 def checker(trusted: bool = True, given: Sequence[Any] = ()) -> Checker:
@@ -76,6 +83,7 @@ def run_parser() -> ArgumentParser:
     parser.add_class_arguments(Memory, "memory")
     parser.add_class_arguments(Watch, "watch")
     parser.add_class_arguments(Sparsify, "sparsify")
+    parser.add_class_arguments(Sparse, "sparse")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if any")
     parser.add_argument(
         "--devices", type=int, default=1, help="how many of them share the passes of the network; batches stay as large"

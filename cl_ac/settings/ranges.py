@@ -169,6 +169,10 @@ RANGES: dict[str, Range] = {
     "lr": POSITIVE,
     "workers": Range(0, 1024),
     "Exits.pool": Range(1, 4096),
+    # sparse training
+    "Sparse.density": SOME,
+    "Sparse.gain": POSITIVE,
+    "jacobian": Range(0, 1024),
 }
 
 

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from cl_ac.backbones.resnet import BasicBlock
 from cl_ac.exits.folding import FEW_MACS, InferenceStages, fold_batch_norm
+from cl_ac.network import Backbone
+from cl_ac.sparse_training.layers import masked_layers, put_masks
 
 
 def normalised(features: int) -> nn.BatchNorm2d:
@@ -242,3 +244,19 @@ def test_a_convolution_that_is_used_twice_is_packed_twice():
     images = torch.randn(2, 16, 12, 12, generator=torch.Generator().manual_seed(0))
     _, calls = inferring(Summing(RESULTS[3]), images)
     assert convolutions(calls) == 2
+
+
+def test_layers_that_compute_their_weights_are_folded_with_those_of_this_moment():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
+    put_masks(Backbone((3, 6, 6), {"all": module}))
+    for layer in masked_layers(module):
+        layer.set(layer.original.detach(), torch.rand(layer.original.shape) < 0.5)
+    images = torch.randn(2, 3, 6, 6)
+    expected = module.eval()(images)
+    folded = fold_batch_norm(module)
+    torch.testing.assert_close(folded(images), expected)
+    assert [type(layer) for layer in folded.children()] == [nn.Conv2d, nn.Conv2d]
+    # The module itself still has its masks, and so has every copy of it.
+    assert len(list(masked_layers(copy.deepcopy(module)))) == 2
+    torch.testing.assert_close(module(images), expected)

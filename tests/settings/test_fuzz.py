@@ -38,6 +38,7 @@ FILE = {
     "memory": {"size": 0},
     "watch": {"every": 0},
     "sparsify": {"loss": "none"},
+    "sparse": {"density": 0.5, "init": "own", "layers": "uniform"},
     "classifier": {"class_path": "Gaussian", "init_args": {"scale": "unit"}},
     "seed": 0,
     "out": "runs",
