@@ -30,6 +30,7 @@ Family = Literal[
     "replay",
     "rebalancing",
     "prototypes",
+    "tuning",
     "expansion",
     "task networks",
     "own",

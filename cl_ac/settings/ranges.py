@@ -107,6 +107,11 @@ RANGES: dict[str, Range] = {
     "sigma": POSITIVE,
     "later_lr": POSITIVE,
     "rank": Range(1, 8192),
+    "backbone_rate": SOME,
+    "alignment_epochs": EPOCHS,
+    "alignment_lr": POSITIVE,
+    "SLCA.samples": COUNT,
+    "norm": POSITIVE,
     # classifiers, and the approaches that hand these on to them
     # Less is lost in the rounding of sums over images.
     "ACIL.ridge": Range(1e-9, 1e12),
