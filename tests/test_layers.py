@@ -25,7 +25,7 @@ FLOORS = (
     ("watching", "exits"),
     ("approach",),
     ("classifiers",),
-    ("memory", "teacher", "importance"),
+    ("memory", "teacher", "importance", "tuning"),
     ("training", "backbones", "datasets"),
     ("network",),
     ("heads", "benchmark", "evaluation"),
