@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, fx, nn
 
+from cl_ac.backbones.blocks import find_blocks
 from cl_ac.backbones.feed_forward import find_feed_forwards
 from cl_ac.data.layouts import Layout
 from cl_ac.errors import ConfigurationError, unknown
@@ -28,7 +29,7 @@ class _Root(nn.Module):
 class _Tracer(fx.Tracer):
     """Keeps modules that act differently in training whole: they obey `train()` and `eval()` when the graph runs.
 
-    Feed-forward networks stay whole too, so that `efficiency` can replace them.
+    Transformer blocks and feed-forward networks stay whole too, so that other rooms can put something into them.
     """
 
     def __init__(self, whole: Collection[nn.Module]):
@@ -162,6 +163,7 @@ def _trace(model: nn.Module, name: str) -> fx.Graph:
     """The graph of `model`; `training=` arguments of its functions follow the mode in which the graph runs."""
     graphs = []
     whole = {found.module for found in find_feed_forwards(model).values()}
+    whole |= {block.module for block in find_blocks(model)}
     for mode in (True, False):
         try:
             graphs.append(_Tracer(whole).trace(model.train(mode)))

@@ -106,7 +106,7 @@ def plain(module: nn.Module) -> Sequence[FeedForward]:
     """Linear, activation, Linear: torchvision's `MLPBlock`, timm's `Mlp`, Hugging Face's `GPT2MLP`, our own ViT's."""
     names = PLAIN if not isinstance(module, nn.Sequential) else [_sequential_names(module)]
     for first, activation, second in names:
-        up, down, act = (_child(module, name) for name in (first, second, activation))
+        up, down, act = (child(module, name) for name in (first, second, activation))
         if (up := linear_weights(up)) and (down := linear_weights(down)) and act is not None and _fits(up, down):
             return [_described(module, activation, up, down)]
     return []
@@ -115,7 +115,7 @@ def plain(module: nn.Module) -> Sequence[FeedForward]:
 def gated(module: nn.Module) -> Sequence[FeedForward]:
     """A GLU of three Linears: Hugging Face's `LlamaMLP` and `GemmaMLP`, timm's `SwiGLU`."""
     for first, activation, second, third in GATED:
-        gate, up, down, act = (_child(module, name) for name in (first, second, third, activation))
+        gate, up, down, act = (child(module, name) for name in (first, second, third, activation))
         gate, up, down = linear_weights(gate), linear_weights(up), linear_weights(down)
         if gate and up and down and act is not None and _fits(up, down) and gate[0].shape == up[0].shape:
             return [_described(module, activation, up, down, gate)]
@@ -125,7 +125,7 @@ def gated(module: nn.Module) -> Sequence[FeedForward]:
 def packed(module: nn.Module) -> Sequence[FeedForward]:
     """A GLU whose gate and up weights are the halves of one Linear, in either order: timm's `GluMlp`, `Phi3MLP`."""
     for first, activation, second in PACKED:
-        both, down, act = (_child(module, name) for name in (first, second, activation))
+        both, down, act = (child(module, name) for name in (first, second, activation))
         if (both := linear_weights(both)) and (down := linear_weights(down)) and act is not None:
             weight, bias = both
             biases = (None, None) if bias is None else bias.chunk(2)
@@ -140,9 +140,9 @@ def packed(module: nn.Module) -> Sequence[FeedForward]:
 
 def split_over_layer(module: nn.Module) -> Sequence[FeedForward]:
     """Hugging Face's `BertLayer` and its kin: `intermediate` and `output.dense`, residual and norm outside."""
-    up, down = (linear_weights(_child(module, f"{name}.dense")) for name in ("intermediate", "output"))
+    up, down = (linear_weights(child(module, f"{name}.dense")) for name in ("intermediate", "output"))
     activation = "intermediate.intermediate_act_fn"
-    if up and down and _child(module, activation) is not None and _fits(up, down):
+    if up and down and child(module, activation) is not None and _fits(up, down):
         described = _described(module, activation, up, down)
         return [replace(described, parts=("intermediate", "output.dense"))]
     return []
@@ -273,7 +273,8 @@ def _inside(name: str, path: str) -> bool:
     return not path or name == path or name.startswith(f"{path}.")
 
 
-def _child(module: nn.Module, path: str) -> nn.Module | None:
+def child(module: nn.Module, path: str) -> nn.Module | None:
+    """The submodule at `path`; None if there is none."""
     for name in path.split("."):
         module = module._modules.get(name)
         if module is None:

@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cl_ac.backbones.attention import KINDS, Kind
 from cl_ac.backbones.feed_forward import evaluating, linear_weights
 from cl_ac.backbones.vit import MLP
 from cl_ac.data.seeding import global_stream
 from cl_ac.efficiency.observation import call, check_repeatable, observed
 from cl_ac.efficiency.padding import RealTokens
 from cl_ac.efficiency.sparsify import Sparsify, Sparsity
-from cl_ac.efficiency.split_attention import KINDS, Kind, split_projections
+from cl_ac.efficiency.split_attention import split_projections
 from cl_ac.errors import ConfigurationError, unknown
 
 

@@ -4,28 +4,13 @@ Legend: D model width, B batch, T tokens.
 """
 
 from collections.abc import Mapping
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cl_ac.backbones.attention import FUSED, KINDS, SEPARATE, Kind
 from cl_ac.backbones.feed_forward import linear_weights
-
-Kind = Literal["query", "key", "value", "output"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
-# Names where one layer gives queries, keys and values one after the other, and of the output.
-FUSED = (("qkv", "proj"), ("c_attn", "c_proj"))
-# Names of an attention module's projections, in the order of `KINDS`; "../" is the parent.
-SEPARATE = (
-    ("q_proj", "k_proj", "v_proj", "o_proj"),
-    ("q_proj", "k_proj", "v_proj", "out_proj"),
-    ("q_proj", "k_proj", "v_proj", "proj"),
-    ("query", "key", "value", "../output.dense"),
-    ("query", "key", "value", "output"),
-    *((f"{fused}.query", f"{fused}.key", f"{fused}.value", output) for fused, output in FUSED),
-)
 
 
 class Joined(nn.Module):
