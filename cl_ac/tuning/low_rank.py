@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -19,14 +20,16 @@ class LowRank(Entry):
 
     Args:
         shape: of the weight.
+        rows: of the weight, to which it is added.
         rank: columns of up, rows of down.
         alpha: numerator of the fixed factor.
     """
 
-    def __init__(self, shape: Sequence[int], rank: int, alpha: float):
+    def __init__(self, shape: Sequence[int], rows: slice, rank: int, alpha: float):
         super().__init__()
+        self.around = (0, 0, rows.start, shape[0] - rows.stop)
         self.down = nn.Parameter(torch.zeros(rank, math.prod(shape[1:])))
-        self.up = nn.Parameter(torch.zeros(shape[0], rank))
+        self.up = nn.Parameter(torch.zeros(rows.stop - rows.start, rank))
         self.scale = alpha / rank
 
     @torch.no_grad()
@@ -35,7 +38,7 @@ class LowRank(Entry):
         self.down.copy_(torch.empty(self.down.shape).uniform_(-bound, bound, generator=generator))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return (self.scale * self.up @ self.down).view_as(weight)
+        return F.pad(self.scale * self.up @ self.down, self.around).view_as(weight)
 
 
 def add_low_rank(
@@ -53,8 +56,8 @@ def add_low_rank(
     Args:
         rank: of what is added.
         alpha: what is added is scaled by `alpha / rank`; None for `rank`, a factor of 1.
-        names: layers, by the end of their path or a pattern of it, such as `qkv` or `blocks.*.attn.proj`; None for all
-            but the first, which reads the image.
+        names: layers, by the end of their path or a pattern of it, such as `qkv` or `blocks.*.attn.proj`, or `query`,
+            `key` and `value` of every attention; None for all layers but the first, which reads the image.
         first: of these only so many, from shallow to deep; None for all.
     Raises:
         ConfigurationError: if a name matches nothing, there is nothing to stand on, or the rank is below 1.
@@ -70,7 +73,7 @@ def add_low_rank(
         )
     added = []
     for place in chosen[:first]:
-        bank = Bank(partial(LowRank, place.tensor.shape, rank, rank if alpha is None else alpha))
+        bank = Bank(partial(LowRank, place.tensor.shape, place.rows, rank, rank if alpha is None else alpha))
         bank = bank.to(place.tensor.device, place.tensor.dtype)
         parametrize.register_parametrization(place.module, place.weight, bank)
         added.append(bank)

@@ -1,4 +1,4 @@
-"""Scale and shift: every output of the layers of a frozen network gets a factor and a summand (Lian et al., 2022, SSF)."""
+"""Scale and shift: the outputs of frozen layers get factors and summands that learn (Lian et al., 2022, SSF)."""
 
 import torch
 from torch import Tensor, nn

@@ -20,8 +20,8 @@ def check_layouts(backbone: Backbone) -> None:
     for name, layout in zip(backbone.stage_names, backbone.layouts(), strict=True):
         if layout is None:
             raise ConfigurationError(
-                f"what the stage '{name}' of the backbone {type(backbone).__name__} gives cannot stand beside another's, "
-                "since what its axes are cannot be known; say it in backbone.layouts"
+                f"what the stage '{name}' of the backbone {type(backbone).__name__} gives cannot stand beside "
+                "another's, since what its axes are cannot be known; say it in backbone.layouts"
             )
 
 
