@@ -111,6 +111,11 @@ RANGES: dict[str, Range] = {
     "alignment_epochs": EPOCHS,
     "alignment_lr": POSITIVE,
     "SLCA.samples": COUNT,
+    "scale": Range(-1e6, 1e6),
+    "reweight": WEIGHT,
+    "blocks": COUNT,
+    "frozen_epochs": EPOCHS,
+    "LAE.decay": MOST,
     "norm": POSITIVE,
     # classifiers, and the approaches that hand these on to them
     # Less is lost in the rounding of sums over images.
