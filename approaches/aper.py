@@ -5,6 +5,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork, Task, TrainingSet
+from cl_ac.backbones.branching import make_branching
 from cl_ac.classifiers.classifier import Classifier
 from cl_ac.classifiers.nearest_mean import NearestMean
 from cl_ac.data.copying import seen_again
@@ -14,9 +15,9 @@ from cl_ac.losses import cross_entropy
 from cl_ac.teacher import Teacher
 from cl_ac.tuning.adapters import add_adapters
 from cl_ac.tuning.bank import draw
-from cl_ac.tuning.merging import merge, untune
+from cl_ac.tuning.merging import switch_off
 from cl_ac.tuning.scale_shift import add_scale_shift
-from cl_ac.tuning.side_by_side import check_layouts, side_by_side
+from cl_ac.tuning.side_by_side import side_by_side
 
 Tuning = Literal["finetune", "adapter", "ssf"]
 
@@ -30,7 +31,7 @@ class APER(Approach):
     longer features counts more, as in the paper. Everything depends on the classes of the first task: repeat it with
     other orders of classes.
 
-    Two passes answer. Scales and shifts are merged into the weights, so that they cost nothing more.
+    Two passes answer.
 
     Args:
         tuning: `finetune`; `adapter`, beside each feed-forward network, or beside each larger convolution of a backbone
@@ -57,7 +58,7 @@ class APER(Approach):
         return NearestMean(normalise=False)
 
     def prepare(self, backbone) -> None:
-        check_layouts(backbone)
+        make_branching(backbone)
         if self.tuning != "finetune":
             backbone.freeze("all")
         if self.tuning == "adapter":
@@ -82,6 +83,5 @@ class APER(Approach):
     def inference_network(self, network: ExitNetwork) -> ExitNetwork:
         pretrained = self.pretrained.network
         before, adapted = seen_again(network if pretrained is None else pretrained), seen_again(network)
-        untune(before)
-        merge(adapted)
+        switch_off(before)
         return side_by_side([before, adapted])

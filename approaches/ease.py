@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.approach import Approach, Batch, ExitNetwork
-from cl_ac.backbones.branching import channel_axis
+from cl_ac.backbones.branching import channel_axis, make_branching
 from cl_ac.classifiers.classifier import Classifier
 from cl_ac.data.copying import seen_again
 from cl_ac.data.layouts import Layout
@@ -16,7 +16,7 @@ from cl_ac.errors import ConfigurationError
 from cl_ac.losses import cross_entropy
 from cl_ac.tuning.adapters import add_adapters
 from cl_ac.tuning.bank import banks, draw, use
-from cl_ac.tuning.side_by_side import check_layouts, side_by_side
+from cl_ac.tuning.side_by_side import side_by_side
 
 
 class EASE(Approach):
@@ -49,7 +49,7 @@ class EASE(Approach):
         return SubspaceMeans(self.reweight)
 
     def prepare(self, backbone) -> None:
-        check_layouts(backbone)
+        make_branching(backbone)
         backbone.freeze("all")
         add_adapters(backbone, **self.adapters)
 

@@ -111,4 +111,9 @@ class LAE(Approach):
         names = list(tuning_parameters(network))
         kept = dict(zip(names, self.offline(len(names)), strict=False))
         slow = functional_call(network, kept, (images,))
-        return torch.maximum(network(images).log_softmax(-1), slow.log_softmax(-1))
+        return self.together(network(images), slow)
+
+    @staticmethod
+    def together(online: Tensor, offline: Tensor) -> Tensor:
+        """The larger of both log-probabilities, of logits [E, B, C]."""
+        return torch.maximum(online.log_softmax(-1), offline.log_softmax(-1))

@@ -13,17 +13,20 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cl_ac.data.copying import copied
+from cl_ac.tuning.merging import merge
 
 PAIRS = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d))
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """A frozen copy of `module` for evaluation, in which convolutions have absorbed the batch norm that follows them.
+    """A frozen copy of `module` for evaluation, in which convolutions have absorbed the batch norm that follows them,
+    and weights what tunes them.
 
     Batch norm that does not follow a convolution stays, and so does all of it in a module whose control flow depends on
     its input, which cannot be traced.
     """
     module = copied(module).eval().requires_grad_(False)
+    merge(module)
     try:
         traced = fx.symbolic_trace(module)
     # Tracing runs the module's own code on stand-ins for tensors, which raises whatever that code raises.

@@ -5,7 +5,16 @@ from torch.nn.utils import parametrize
 
 from cl_ac.tuning.adapters import Adapted
 from cl_ac.tuning.bank import Bank
-from cl_ac.tuning.scale_shift import Scale, ScaleShift
+from cl_ac.tuning.scale_shift import Switched
+
+
+def switch_off(module: nn.Module) -> None:
+    """Puts all tuning out of work, so that the network answers as before; a state knows it."""
+    for part in module.modules():
+        if isinstance(part, Bank):
+            part.mix = {}
+        elif isinstance(part, Switched):
+            part.at_work = False
 
 
 def merge(module: nn.Module) -> None:
@@ -32,5 +41,5 @@ def _remove_parametrizations(module: nn.Module, keep: bool) -> None:
         own = type(part)
         part.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))
         for name, chain in list(part.parametrizations.items()):  # type: ignore[union-attr, operator]
-            if all(isinstance(each, Bank | Scale | ScaleShift) for each in chain):
+            if all(isinstance(each, Bank | Switched) for each in chain):
                 parametrize.remove_parametrizations(part, name, leave_parametrized=keep)

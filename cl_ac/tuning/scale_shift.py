@@ -9,7 +9,28 @@ from cl_ac.network import Backbone
 from cl_ac.tuning.weights import weights
 
 
-class Scale(nn.Module):
+class Switched(nn.Module):
+    """A change of a weight that can be switched off (`at_work`), which a state knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_work = True
+
+    def tuned(self, value: Tensor) -> Tensor:
+        """The weight with the change."""
+        raise NotImplementedError
+
+    def forward(self, value: Tensor) -> Tensor:
+        return self.tuned(value) if self.at_work else value
+
+    def get_extra_state(self) -> bool:
+        return self.at_work
+
+    def set_extra_state(self, state: bool) -> None:
+        self.at_work = state
+
+
+class Scale(Switched):
     """Multiplies the weights of each output by a factor, 1 at first.
 
     Args:
@@ -22,11 +43,11 @@ class Scale(nn.Module):
         self.axis = axis
         self.scale = nn.Parameter(torch.ones(outputs))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.scale.view(-1, *[1] * (weight.ndim - 1 if self.axis == 0 else 0))
+    def tuned(self, value: Tensor) -> Tensor:
+        return value * self.scale.view(-1, *[1] * (value.ndim - 1 if self.axis == 0 else 0))
 
 
-class ScaleShift(nn.Module):
+class ScaleShift(Switched):
     """Multiplies biases by the factors of the weights to which they belong, and adds a summand, 0 at first.
 
     Args:
@@ -37,8 +58,8 @@ class ScaleShift(nn.Module):
         super().__init__()
         self.scale, self.shift = scale.scale, nn.Parameter(torch.zeros_like(scale.scale))
 
-    def forward(self, bias: Tensor) -> Tensor:
-        return bias * self.scale + self.shift
+    def tuned(self, value: Tensor) -> Tensor:
+        return value * self.scale + self.shift
 
 
 def add_scale_shift(backbone: Backbone) -> None:
