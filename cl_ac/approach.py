@@ -30,8 +30,8 @@ Family = Literal[
     "replay",
     "rebalancing",
     "prototypes",
-    "tuning",
     "expansion",
+    "tuning",
     "task networks",
     "own",
 ]

@@ -41,10 +41,8 @@ def test_old_classes_in_new_subspaces_by_definition(sizes, seed):
             if space <= own:
                 assert (found[c, space] == means[c, space]).all()
                 continue
-            rows = means[task_of == space]
-            cosines = (
-                rows[:, own] @ means[c, own] / np.linalg.norm(rows[:, own], axis=1) / np.linalg.norm(means[c, own])
-            )
+            rows, likeness = means[task_of == space], means[c, own] / np.linalg.norm(means[c, own])
+            cosines = rows[:, own] @ likeness / np.linalg.norm(rows[:, own], axis=1)
             shares = np.exp(cosines) / np.exp(cosines).sum()
             np.testing.assert_allclose(found[c, space], shares @ rows[:, space])
 

@@ -75,6 +75,7 @@ def test_heads_learn_alone_at_first_and_nothing_moves_the_average(prepared, toy_
     toy_learn(approach, network, [first])
     network.grow(2, 0)
     batch = Batch(torch.randn(2, 1, 6, 6), torch.tensor([2, 3]), second, epoch=0, epochs=2)
+    network.zero_grad()
     before = values(network)
     optimizer = torch.optim.SGD(tuning_parameters(network).values(), 1.0, momentum=0.9, fused=True)
     approach.loss(network, batch).sum().backward()
