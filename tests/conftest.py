@@ -9,6 +9,8 @@ import torch
 from hypothesis import settings
 from torch import nn
 
+from cl_ac.approach import Approach
+from cl_ac.backbones.vit import ViT
 from cl_ac.benchmark import Benchmark, Task
 from cl_ac.cli.main import main
 from cl_ac.data.augmentation import Augmentation
@@ -73,6 +75,17 @@ class ToyBackbone(Backbone):
         super().__init__(image_shape, stages)
 
 
+class ToyTransformer(Backbone):
+    """Three transformer blocks on four patches, with the same stages; the second and the third block share one."""
+
+    presets = ToyBackbone.presets
+
+    def __init__(self, image_shape: tuple[int, int, int] = (1, 6, 6), width: int = 8):
+        patches, first, second, third, token = ViT(image_shape, 3, width, 3, 2).stages
+        stages = {"first": nn.Sequential(patches, first), "second": nn.Sequential(second, third), "pool": token}
+        super().__init__(image_shape, stages)
+
+
 TOY_TRAINING = Training(epochs=2, batch_size=8, lr=0.05, momentum=0.9, schedule="constant")
 
 
@@ -83,12 +96,12 @@ def toy_benchmark() -> Callable[..., ToyBenchmark]:
 
 
 @pytest.fixture(scope="session")
-def toy_backbone() -> Callable[..., ToyBackbone]:
-    """Makes a backbone with given seed."""
+def toy_backbone() -> Callable[..., Backbone]:
+    """Makes a backbone with given seed, for an approach if one is named: a transformer if it needs one."""
 
-    def make(seed: int = 0) -> ToyBackbone:
+    def make(seed: int = 0, approach: Approach | None = None) -> Backbone:
         with global_stream(seed, "backbone"):
-            return ToyBackbone()
+            return ToyTransformer() if approach is not None and approach.needs_transformer else ToyBackbone()
 
     return make
 
@@ -124,7 +137,8 @@ def toy_run(toy_backbone, tmp_path) -> Callable[..., Path]:
     def make(approach, name: str = "run", exits: Exits | str = NO_EXITS, memory: int = 0, **options) -> RunDirectory:
         directory = RunDirectory(tmp_path / name)
         seed = options.get("seed", 0)
-        given = {"benchmark": ToyBenchmark(), "backbone": toy_backbone(seed), "training": TOY_TRAINING, "device": "cpu"}
+        given = {"benchmark": ToyBenchmark(), "training": TOY_TRAINING, "device": "cpu"}
+        given["backbone"] = toy_backbone(seed, approach)
         # Drawing figures would take four fifths of the time of a run.
         given["loggers"] = ()
         settings = {**given, **options}

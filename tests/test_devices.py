@@ -149,7 +149,7 @@ def test_every_approach_learns_there_what_it_learns_here(toy_backbone, toy_bench
     logits, tasks = [], toy_benchmark().tasks
     for place in ("cpu", "emulated"):
         toy_trainer.device, approach = torch.device(place), made(name)
-        network = network_of(approach, toy_backbone(), memory_for(name)).to(place)
+        network = network_of(approach, toy_backbone(approach=approach), memory_for(name)).to(place)
         approach.to(place)
         for task in tasks:
             toy_learn(approach, network, [task])
@@ -163,7 +163,7 @@ def test_every_approach_learns_there_what_it_learns_here(toy_backbone, toy_bench
 @pytest.mark.parametrize("name", APPROACHES)
 def test_steps_never_wait_for_the_host(toy_backbone, toy_benchmark, toy_trainer, toy_learn, name):
     toy_trainer.device, approach, waits = torch.device("emulated"), made(name), []
-    network = network_of(approach, toy_backbone(), memory_for(name)).to("emulated")
+    network = network_of(approach, toy_backbone(approach=approach), memory_for(name)).to("emulated")
     follow = approach.end_step
 
     def end_step(network) -> None:

@@ -40,6 +40,7 @@ class SelfAttention:
         layers: submodules of `module` that give queries, keys and values: one that gives all, or three; none for
             `torch.nn.MultiheadAttention`, whose weights are its own.
         output: the submodule that mixes the heads; "" where that is not done in `module`.
+        several: whether `module` gives more than tokens; set where it is found.
         name: path of `module` in the model; set where it is found.
     """
 
@@ -47,6 +48,7 @@ class SelfAttention:
     heads: int
     layers: tuple[str, ...]
     output: str
+    several: bool = False
     name: str = ""
 
     def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,7 +96,7 @@ def find_attentions(model: nn.Module) -> dict[str, SelfAttention]:
     """
     found = {}
     for name, module in model.named_modules():
-        described = next(filter(_computes_the_same, _candidates(module)), None)
+        described = next(filter(None, map(_checked, _candidates(module))), None)
         if described is not None and not any(name.startswith(f"{outer}.") for outer in found if outer):
             found[name] = replace(described, name=name)
     return found
@@ -121,32 +123,33 @@ def _candidates(module: nn.Module) -> Sequence[SelfAttention]:
 
 
 @torch.no_grad()
-def _computes_the_same(described: SelfAttention) -> bool:
-    """Whether the parts of `described` give what its module gives in evaluation mode."""
+def _checked(described: SelfAttention) -> SelfAttention | None:
+    """`described` if its parts give what its module gives in evaluation mode; on the meta device always."""
     module = described.module
     weight = next(module.parameters(), None)
     if weight is None or weight.is_meta:
-        return weight is not None
+        return None if weight is None else described
     with evaluating(module), torch.autocast(weight.device.type, enabled=False):
         try:
             layer, name, _ = described.rows("query")
             tokens = random_tokens(getattr(layer, name))
-            output = attend(module, tokens)
+            output, several = attend(module, tokens)
             expected = described.mix(*described.project(tokens))
         # A module that is no such attention after all may ask for anything else.
         except Exception:
-            return False
+            return None
     if not isinstance(output, Tensor) or output.shape != expected.shape:
-        return False
+        return None
     tolerance = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 3e-2
-    return bool((output - expected).abs().max() <= tolerance * expected.abs().max())
+    close = bool((output - expected).abs().max() <= tolerance * expected.abs().max())
+    return replace(described, several=several) if close else None
 
 
-def attend(module: nn.Module, tokens: Tensor) -> Tensor:
-    """What an attention module gives for tokens [B, T, D] that attend to each other."""
-    several = hasattr(module, "batch_first")
-    output = module(tokens, tokens, tokens) if several else module(tokens)
-    return output[0] if isinstance(output, tuple) else output
+def attend(module: nn.Module, tokens: Tensor) -> tuple[Tensor, bool]:
+    """What an attention module gives for tokens [B, T, D] that attend to each other, and whether it gives more."""
+    three = hasattr(module, "batch_first")
+    output = module(tokens, tokens, tokens) if three else module(tokens)
+    return (output[0], True) if isinstance(output, tuple) else (output, False)
 
 
 def random_tokens(weight: Tensor) -> Tensor:

@@ -58,6 +58,7 @@ def by_family() -> list[tuple[str, type[Approach]]]:
 def needs(approach: type[Approach]) -> list[str]:
     """What a method asks for beside data and a network."""
     found = [need for hook, need in NEEDS.items() if getattr(approach, hook) is not getattr(Approach, hook)]
+    found += ["a vision transformer"] if approach.needs_transformer else []
     return [*found, *(["images of a known task"] if issubclass(approach, TaskApproach) else [])]
 
 

@@ -33,11 +33,13 @@ class Backbone(nn.Module):
         ConfigurationError: if a stage that is named does not exist.
 
     `only_at_start` names the options that say what the weights start from: a network that takes a saved state is built
-    without them.
+    without them. `known_by_weights` says that what frozen stages give depends on the image and their weights
+    alone, so that it may be kept.
     """
 
     presets: ClassVar[Mapping[str, Exits]] = {}
     only_at_start: ClassVar[tuple[str, ...]] = ()
+    known_by_weights: bool = True
 
     def __init__(
         self,

@@ -190,7 +190,7 @@ class ExitNetwork(nn.Module):
         if not (isinstance(images, Recognised) and images.unchanged and len(fixed)):
             return self.at_exits(self.stage_outputs(images))
         state = [*fixed.parameters(), *fixed.buffers()]
-        if any(value.requires_grad for value in state):
+        if not self.backbone.known_by_weights or any(value.requires_grad for value in state):
             # A method has put something into them.
             return self.at_exits(self.stage_outputs(images))
         ends = [end for _, end in self.bounds]

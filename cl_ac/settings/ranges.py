@@ -117,6 +117,18 @@ RANGES: dict[str, Range] = {
     "frozen_epochs": EPOCHS,
     "LAE.decay": MOST,
     "norm": POSITIVE,
+    "L2P.pool": Range(1, 65_536),
+    "L2P.length": Range(1, 4096),
+    "chosen": Range(1, 65_536),
+    "pull": WEIGHT,
+    "general_blocks": Range(0, 1000),
+    "expert_blocks": Range(0, 1000),
+    "general_length": Range(1, 4096),
+    "expert_length": Range(1, 4096),
+    "components": Range(1, 65_536),
+    "CODAPrompt.length": Range(2, 4096),
+    "CODAPrompt.blocks": Range(0, 1000),
+    "orthogonality": WEIGHT,
     # classifiers, and the approaches that hand these on to them
     # Less is lost in the rounding of sums over images.
     "ACIL.ridge": Range(1e-9, 1e12),

@@ -31,9 +31,12 @@ def prepared(toy_backbone):
 
 
 @pytest.mark.parametrize("tuning", ["adapter", "ssf"])
-def test_untouched_tuning_answers_as_simplecil(toy_run, tuning):
+def test_untouched_tuning_answers_as_simplecil(toy_run, toy_backbone, tuning):
     training = Training(epochs=0, batch_size=8)
-    runs = [toy_run(each, type(each).__name__, "sdn", training=training) for each in (SimpleCIL(), APER(tuning))]
+    runs = [
+        toy_run(each, type(each).__name__, "sdn", training=training, backbone=toy_backbone())
+        for each in (SimpleCIL(), APER(tuning))
+    ]
     first, second = (run.outputs(2).logits for run in runs)
     torch.testing.assert_close(first, second)
 

@@ -19,7 +19,9 @@ APPROACHES = classes("approach", Approach)
 SHORT = {
     "ACIL": {"width": 16},
     "BiC": {"bias_epochs": 2},
+    "CODAPrompt": {"components": 2, "blocks": (0, 2)},
     "DSAL": {"width": 16},
+    "DualPrompt": {"general_blocks": (0,), "expert_blocks": (1, 2)},
     "DyER": {"classifier_epochs": 2},
     "EEIL": {"balanced_epochs": 1},
     "FOSTER": {"compression_epochs": 2},
@@ -135,15 +137,16 @@ def test_resuming_after_any_epoch_equals_an_uninterrupted_run(toy_run, monkeypat
 @pytest.mark.parametrize("frozen", ["first", "all"])
 @pytest.mark.parametrize("name", APPROACHES)
 def test_frozen_stages_stay_as_they_are(toy_run, toy_backbone, name, frozen):
-    backbone = toy_backbone()
+    approach = make(name)
+    backbone = toy_backbone(approach=approach)
     backbone.freeze(frozen)
     stages = backbone.stages[: 1 if frozen == "first" else 3]
     if (name, frozen) == ("SSRE", "all"):
         # All that it would move are adapters beside convolutions that are not frozen.
         with pytest.raises(ConfigurationError, match="not wholly frozen"):
-            toy_run(make(name), "run", "sdn", memory_for(name), backbone=backbone)
+            toy_run(approach, "run", "sdn", memory_for(name), backbone=backbone)
         return
     before = [(value, value.clone()) for value in stages.state_dict(keep_vars=True).values()]
-    directory = toy_run(make(name), "run", "sdn", memory_for(name), backbone=backbone)
+    directory = toy_run(approach, "run", "sdn", memory_for(name), backbone=backbone)
     assert [record.task for record in directory.records] == [0, 1, 2]
     assert all(torch.equal(value, kept) for value, kept in before)

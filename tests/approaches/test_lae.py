@@ -98,10 +98,10 @@ def test_loss_is_over_the_new_classes(prepared, toy_benchmark, toy_trainer, toy_
         torch.testing.assert_close(loss, expected)
 
 
-def test_two_passes_answer(toy_run, prepared):
+def test_two_passes_answer(toy_run, toy_backbone, prepared):
     approach, network = prepared()
     assert approach.passes(network) == 2
-    lae = toy_run(LAE(width=3, blocks=1), "lae")
+    lae = toy_run(LAE(width=3, blocks=1), "lae", backbone=toy_backbone())
     plain = toy_run(FineTuning(), "plain")
     # An adapter of 4 channels to 3 and back, on 6 × 6 places.
     added = 2 * 36 * 4 * 3

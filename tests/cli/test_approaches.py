@@ -42,6 +42,7 @@ def test_papers_and_needs_are_read_from_the_class():
     assert citation(APPROACHES["ER"]) == "Rolnick et al. 2019; Riemer et al. 2019"
     assert citation(APPROACHES["DyER"]) == "Yan, Xie & He 2021"
     assert needs(APPROACHES["LwF"]) == []
+    assert needs(APPROACHES["L2P"]) == ["modules in the backbone", "a vision transformer"]
     assert needs(APPROACHES["HAT"]) == [
         "modules in the backbone",
         "parameters or rates of its own",
