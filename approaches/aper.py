@@ -48,7 +48,7 @@ class APER(Approach):
         super().__init__()
         if tuning not in get_args(Tuning):
             raise ConfigurationError(unknown("approach.tuning", tuning, get_args(Tuning)))
-        self.tuning, self.adapters = tuning, {"width": width, "scale": scale, "dropout": dropout}
+        self.tuning, self.width, self.scale, self.dropout = tuning, width, scale, dropout
         self.pretrained = Teacher()
 
     def build_classifier(self, in_features: int) -> GrowingCosine:
@@ -62,7 +62,7 @@ class APER(Approach):
         if self.tuning != "finetune":
             backbone.freeze("all")
         if self.tuning == "adapter":
-            add_adapters(backbone, **self.adapters)
+            add_adapters(backbone, self.width, self.scale, self.dropout)
         elif self.tuning == "ssf":
             add_scale_shift(backbone)
 

@@ -1,7 +1,5 @@
 """EASE: an adapter for each task, whose features are joined; old classes are placed in new subspaces by likeness."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,9 +7,9 @@ from torch import Tensor
 from cl_ac.approach import Approach, Batch, ExitNetwork
 from cl_ac.backbones.branching import channel_axis, make_branching
 from cl_ac.classifiers.classifier import Classifier
+from cl_ac.classifiers.prototypes import placed
 from cl_ac.data.copying import seen_again
 from cl_ac.data.layouts import Layout
-from cl_ac.data.tasks import task_slices
 from cl_ac.errors import ConfigurationError
 from cl_ac.losses import cross_entropy
 from cl_ac.tuning.adapters import add_adapters
@@ -43,7 +41,7 @@ class EASE(Approach):
         super().__init__()
         if reweight < 0:
             raise ConfigurationError(f"approach.reweight is {reweight:g}; it must be at least 0")
-        self.adapters, self.reweight = {"width": width, "scale": scale, "dropout": dropout}, reweight
+        self.width, self.scale, self.dropout, self.reweight = width, scale, dropout, reweight
 
     def inference_classifier(self) -> Classifier:
         return SubspaceMeans(self.reweight)
@@ -51,7 +49,7 @@ class EASE(Approach):
     def prepare(self, backbone) -> None:
         make_branching(backbone)
         backbone.freeze("all")
-        add_adapters(backbone, **self.adapters)
+        add_adapters(backbone, self.width, self.scale, self.dropout)
 
     def expand(self, task, network, trainer) -> None:
         if not task.is_first:
@@ -111,19 +109,3 @@ class SubspaceMeans(Classifier):
         parts = F.normalize(features.unflatten(1, means.shape[1:]), dim=-1)
         cosines = torch.einsum("btd,ctd->bct", parts, F.normalize(means, dim=-1))
         return (self.trust * cosines).sum(-1) / self.temperature
-
-
-def placed(means: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Class means [C, T, D] in the subspaces of all tasks, where those of tasks after a class's own are made of the
-    classes of these tasks.
-
-    Args:
-        means: what is in the places of later tasks does not matter.
-        sizes: classes of each task [T].
-    """
-    means, tasks = means.clone(), task_slices(sizes)
-    for new, rows in enumerate(tasks):
-        for old, earlier in enumerate(tasks[:new]):
-            likeness = F.normalize(means[earlier, old], dim=-1) @ F.normalize(means[rows, old], dim=-1).T
-            means[earlier, new] = likeness.softmax(-1) @ means[rows, new]
-    return means

@@ -15,8 +15,10 @@ from cl_ac.training import Learning, ParameterGroup
 from cl_ac.tuning.adapters import add_adapters
 from cl_ac.tuning.bank import draw, tuning_parameters
 from cl_ac.tuning.low_rank import add_low_rank
+from cl_ac.tuning.prompted import add_prompts, promptable, prompts_in
+from cl_ac.tuning.prompts import Prefixes
 
-Kind = Literal["adapter", "lora"]
+Kind = Literal["adapter", "lora", "prefix"]
 
 
 class LAE(Approach):
@@ -27,13 +29,14 @@ class LAE(Approach):
     then on: `offline ← decay · offline + (1 − decay) · online`. Of the probabilities that both give a class, the larger
     one is its score, at each exit. Two passes answer.
 
-    (In published code the average also moves in the first task, and in steps that move nothing.) Short runs want a
-    smaller `decay`: with the default 1000 steps move the average a tenth of the way.
+    Short runs want a smaller `decay`: with the default 1000 steps move the average a tenth of the way.
 
     Args:
-        kind: `adapter`, beside feed-forward networks, or beside the larger convolutions of a backbone without any; or
-            `lora`, low-rank adapters on the keys and values of attention, or on all layers of a backbone without any.
+        kind: `adapter`, beside feed-forward networks, or beside the larger convolutions of a backbone without any;
+            `lora`, low-rank adapters on the keys and values of attention, or on all layers of a backbone without any;
+            or `prefix`, keys and values that join those of attention.
         width: of adapters, or the rank.
+        length: keys, and as many values, of a prefix.
         blocks: so many blocks, or convolutions, are tuned, from shallow to deep.
         frozen_epochs: epochs of each task at the beginning in which the heads learn alone.
         decay: how much of the offline parameters each step keeps.
@@ -46,6 +49,7 @@ class LAE(Approach):
         self,
         kind: Kind = "adapter",
         width: int = 5,
+        length: int = 10,
         blocks: int = 5,
         frozen_epochs: int = 3,
         decay: float = 0.9999,
@@ -53,18 +57,22 @@ class LAE(Approach):
         super().__init__()
         if kind not in get_args(Kind):
             raise ConfigurationError(unknown("approach.kind", kind, get_args(Kind)))
-        if blocks < 1 or frozen_epochs < 0 or not 0 <= decay < 1:
+        if min(length, blocks) < 1 or frozen_epochs < 0 or not 0 <= decay < 1:
             raise ConfigurationError(
-                f"LAE.blocks is {blocks}, LAE.frozen_epochs {frozen_epochs} and LAE.decay {decay:g}; the blocks must "
-                "be at least 1, the epochs at least 0, the decay at least 0 and below 1"
+                f"LAE.length is {length}, LAE.blocks {blocks}, LAE.frozen_epochs {frozen_epochs} and LAE.decay "
+                f"{decay:g}; the first two must be at least 1, the epochs at least 0, the decay at least 0 and below 1"
             )
-        self.kind, self.width, self.blocks = kind, width, blocks
+        self.kind, self.width, self.length, self.blocks = kind, width, length, blocks
         self.frozen_epochs, self.decay = frozen_epochs, decay
         self.moving = False
 
     def prepare(self, backbone) -> None:
         backbone.freeze("all")
-        if self.kind == "adapter":
+        if self.kind == "prefix":
+            found = promptable(backbone, "LAE with prefixes")
+            prefixes = Prefixes(min(self.blocks, len(found.blocks)), self.length, found.width)
+            add_prompts(backbone, prefixes, found)
+        elif self.kind == "adapter":
             add_adapters(backbone, self.width, scale=1.0, dropout=0.0, first=self.blocks)
         elif find_attentions(backbone):
             add_low_rank(backbone, self.width, names=["key", "value"], first=2 * self.blocks)
@@ -72,7 +80,9 @@ class LAE(Approach):
             add_low_rank(backbone, self.width, first=self.blocks)
 
     def begin_task(self, task, network, trainer) -> None:
-        if task.is_first:
+        if task.is_first and self.kind == "prefix":
+            prompts_in(network.backbone, Prefixes).draw(trainer.generator("prefixes"))
+        elif task.is_first:
             draw(network, lambda index: trainer.generator("adapters", index))
 
     def learns(self, network: ExitNetwork) -> Learning:
@@ -92,28 +102,23 @@ class LAE(Approach):
 
     def end_step(self, network: ExitNetwork) -> None:
         if self.moving:
-            online = list(tuning_parameters(network).values())
-            torch._foreach_lerp_(self.offline(len(online)), [value.detach() for value in online], 1 - self.decay)
+            online = [value.detach() for value in tuning_parameters(network).values()]
+            torch._foreach_lerp_(self.offline, online, 1 - self.decay)
 
     def end_task(self, task, network, trainer) -> None:
         if task.is_first:
             for index, value in enumerate(tuning_parameters(network).values()):
                 self.register_buffer(f"offline_{index}", value.detach().clone())
 
-    def offline(self, count: int) -> list[Tensor]:
+    @property
+    def offline(self) -> list[Tensor]:
         """The offline parameters; none before the first task has ended."""
-        return [getattr(self, f"offline_{index}") for index in range(count) if hasattr(self, f"offline_{index}")]
+        return [value for name, value in self.named_buffers() if name.startswith("offline_")]
 
     def passes(self, network: ExitNetwork) -> int:
         return 2
 
     def answer(self, network: ExitNetwork, images: Tensor) -> Tensor:
-        names = list(tuning_parameters(network))
-        kept = dict(zip(names, self.offline(len(names)), strict=False))
-        slow = functional_call(network, kept, (images,))
-        return self.together(network(images), slow)
-
-    @staticmethod
-    def together(online: Tensor, offline: Tensor) -> Tensor:
-        """The larger of both log-probabilities, of logits [E, B, C]."""
-        return torch.maximum(online.log_softmax(-1), offline.log_softmax(-1))
+        offline = dict(zip(tuning_parameters(network), self.offline, strict=False))
+        slow = functional_call(network, offline, (images,))
+        return torch.maximum(network(images).log_softmax(-1), slow.log_softmax(-1))

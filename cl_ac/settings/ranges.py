@@ -115,6 +115,7 @@ RANGES: dict[str, Range] = {
     "reweight": WEIGHT,
     "blocks": COUNT,
     "frozen_epochs": EPOCHS,
+    "LAE.length": Range(1, 4096),
     "LAE.decay": MOST,
     "norm": POSITIVE,
     "L2P.pool": Range(1, 65_536),

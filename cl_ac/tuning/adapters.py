@@ -53,7 +53,7 @@ def linear_bottleneck(features: int, width: int, scale: float, dropout: float) -
 
 
 def convolutional_bottleneck(
-    channels: tuple[int, int], stride: tuple[int, int], width: int, scale: float, dropout: float
+    channels: tuple[int, int], stride: tuple[int, ...], width: int, scale: float, dropout: float
 ) -> Bottleneck:
     """An adapter of 1 × 1 convolutions, [B, channels[0], …] to [B, channels[1], …]."""
     down = skip_init(nn.Conv2d, channels[0], width, 1, stride)

@@ -1,9 +1,11 @@
 """What tunes one place of a frozen network: entries of one make, one for each task or use, that add something there."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from cl_ac.tuning.prompts import Prompts
 
 
 class Entry(nn.Module):
@@ -87,7 +89,7 @@ def use(module: nn.Module, mix: Mapping[int, float]) -> None:
 
 
 def tuning_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of the newest entries, by their names in `module`."""
-    newest: Iterable[nn.Parameter] = (p for bank in banks(module) for p in bank.newest.parameters())
-    wanted = {id(parameter) for parameter in newest}
+    """The parameters of the newest entries and of prompts, by their names in `module`."""
+    prompts = (part for part in module.modules() if isinstance(part, Prompts))
+    wanted = {id(p) for part in [*(bank.newest for bank in banks(module)), *prompts] for p in part.parameters()}
     return {name: parameter for name, parameter in module.named_parameters() if id(parameter) in wanted}

@@ -40,6 +40,6 @@ def _remove_parametrizations(module: nn.Module, keep: bool) -> None:
         # A copy has the class of what it was copied from, and torch takes properties away from the class.
         own = type(part)
         part.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))
-        for name, chain in list(part.parametrizations.items()):  # type: ignore[union-attr, operator]
+        for name, chain in list(part.parametrizations.items()):
             if all(isinstance(each, Bank | Switched) for each in chain):
                 parametrize.remove_parametrizations(part, name, leave_parametrized=keep)

@@ -1,10 +1,12 @@
 """Several networks of one make as one network, whose exits read what all of them see."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch.nn.functional as F
 from torch import nn
 
+from cl_ac.backbones.branching import Branched
 from cl_ac.network import ExitNetwork
 
 
@@ -19,8 +21,9 @@ def side_by_side(networks: Sequence[ExitNetwork]) -> ExitNetwork:
             pieces, so hand copies.
     """
     joined, others = networks[-1], len(networks) - 1
-    for index, stage in enumerate(joined.backbone.stages):
-        stage.branches = nn.ModuleList(network.backbone.stages[index].branches[0] for network in networks)
+    for stages in zip(*(network.backbone.stages for network in networks), strict=True):
+        branched = [cast(Branched, stage) for stage in stages]
+        branched[-1].branches = nn.ModuleList(stage.branches[0] for stage in branched)
     for head in joined.heads:
         classifier = head.classifier
         for name in ("old_weight", "new_weight"):

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cl_ac.approaches.ease import EASE, SubspaceMeans, placed
+from cl_ac.approaches.ease import EASE, SubspaceMeans
+from cl_ac.classifiers.prototypes import placed
 from cl_ac.data.batches import Batch
 from cl_ac.errors import ConfigurationError
 from cl_ac.exits.model import EarlyExitModel

@@ -44,28 +44,20 @@ def test_the_surer_of_both_is_the_score(prepared, toy_benchmark, toy_trainer, to
     np.testing.assert_allclose(found, np.maximum(*answers), rtol=1e-4)
 
 
-def test_probabilities_of_two_networks():
-    # (.6, .4) and (.1, .9) make the scores (.6, .9).
-    approach = LAE()
-    first, second = torch.tensor([[[0.6, 0.4]]]).log(), torch.tensor([[[0.1, 0.9]]]).log()
-    torch.testing.assert_close(approach.together(first, second).exp(), torch.tensor([[[0.6, 0.9]]]))
-
-
 def test_the_average_begins_after_the_first_task_and_follows_each_step(prepared, toy_benchmark, toy_trainer, toy_learn):
     approach, network = prepared(frozen_epochs=0, decay=0.75)
     first, second, _ = toy_benchmark().tasks
-    assert approach.offline(1) == []
+    assert approach.offline == []
     toy_learn(approach, network, [first])
     after_first = values(network)
-    count = len(after_first)
-    assert all(torch.equal(one, other) for one, other in zip(approach.offline(count), after_first, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(approach.offline, after_first, strict=True))
     network.grow(2, 0)
     approach.loss(network, Batch(torch.randn(2, 1, 6, 6), torch.tensor([2, 3]), second))
     with torch.no_grad():
         for value in tuning_parameters(network).values():
             value.add_(1.0)
     approach.end_step(network)
-    for slow, start in zip(approach.offline(count), after_first, strict=True):
+    for slow, start in zip(approach.offline, after_first, strict=True):
         torch.testing.assert_close(slow, start + 0.25)
 
 
@@ -82,7 +74,7 @@ def test_heads_learn_alone_at_first_and_nothing_moves_the_average(prepared, toy_
     optimizer.step()
     approach.end_step(network)
     assert all(torch.equal(one, other) for one, other in zip(values(network), before, strict=True))
-    assert all(torch.equal(one, other) for one, other in zip(approach.offline(len(before)), before, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(approach.offline, before, strict=True))
     assert any(parameter.grad.any() for head in network.heads for parameter in head.new_rows)
 
 
@@ -116,7 +108,7 @@ def test_the_first_blocks_are_tuned(prepared):
 def test_impossible_settings_are_refused(prepared):
     with pytest.raises(ConfigurationError, match=r"unknown approach\.kind 'lara'; did you mean 'lora'"):
         LAE("lara")
-    with pytest.raises(ConfigurationError, match="decay 1; the blocks"):
+    with pytest.raises(ConfigurationError, match=r"LAE\.decay 1; the first two"):
         LAE(decay=1.0)
     with pytest.raises(ConfigurationError, match="rank of low-rank adapters is 0"):
         prepared(kind="lora", width=0)

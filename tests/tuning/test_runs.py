@@ -22,6 +22,7 @@ METHODS = {
     "APER, finetune": lambda: APER("finetune"),
     "EASE": lambda: EASE(width=4),
     "LAE, adapter": lambda: LAE(width=2, frozen_epochs=1, decay=0.5),
+    "LAE, prefix": lambda: LAE("prefix", length=2, frozen_epochs=1, decay=0.5),
     "LAE, lora": lambda: LAE("lora", width=2, frozen_epochs=1, decay=0.5),
 }
 FROZEN = [name for name in METHODS if name != "SLCA" and "finetune" not in name]
