@@ -1,6 +1,5 @@
 """LAE: what tunes a pretrained network learns each task, a slow average of it remembers, and both answer."""
 
-from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -70,8 +69,7 @@ class LAE(Approach):
         backbone.freeze("all")
         if self.kind == "prefix":
             found = promptable(backbone, "LAE with prefixes")
-            prefixes = Prefixes(min(self.blocks, len(found.blocks)), self.length, found.width)
-            add_prompts(backbone, prefixes, found)
+            add_prompts(backbone, Prefixes(self.blocks, self.length, found.width), found)
         elif self.kind == "adapter":
             add_adapters(backbone, self.width, scale=1.0, dropout=0.0, first=self.blocks)
         elif find_attentions(backbone):
@@ -92,13 +90,12 @@ class LAE(Approach):
         # A task of few epochs leaves one for what tunes.
         waiting = batch.epoch < min(self.frozen_epochs, batch.epochs - 1)
         self.moving = not (waiting or batch.task.is_first)
-        with torch.no_grad() if waiting else nullcontext():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not waiting):
             hidden = network.hidden(batch.images)
         loss = cross_entropy(network.classify(hidden), batch.targets, batch.task.classes)
-        if not waiting:
-            return loss
         # A gradient of zero, since fused optimisers want one from the first step on.
-        return loss + 0 * torch.stack([value.sum() for value in tuning_parameters(network).values()]).sum()
+        still = sum(value.sum() for value in tuning_parameters(network).values()) if waiting else 0
+        return loss + 0 * still
 
     def end_step(self, network: ExitNetwork) -> None:
         if self.moving:
