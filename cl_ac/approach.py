@@ -147,6 +147,10 @@ class Approach(Growing):
             return self.correct(network(images))
         return self.inference.logits(self.inference.features(network, images))
 
+    def passes(self, network: ExitNetwork) -> int:
+        """How many passes of the network `answer` takes: its cost."""
+        return 1
+
     def answer_in_task(self, network: ExitNetwork, images: Tensor, task: int) -> Tensor:
         """The logits [E, B, classes of the task] of images whose task is known: by default those of `answer`."""
         return self.answer(network, images)[..., task_slices(network.sizes)[task]]
@@ -181,6 +185,9 @@ class TaskApproach(Approach):
     def answer_in_task(self, network: ExitNetwork, images: Tensor, task: int) -> Tensor:
         logits = functional_call(network, self.tensors_in_task(network, task), (images,))
         return self.correct(logits)[..., task_slices(network.sizes)[task]]
+
+    def passes(self, network: ExitNetwork) -> int:
+        return len(network.sizes)
 
     def answer(self, network: ExitNetwork, images: Tensor) -> Tensor:
         answers = [self.answer_in_task(network, images, task) for task in range(len(network.sizes))]

@@ -399,9 +399,7 @@ def evaluate(trainer: Trainer, network: ExitNetwork, approach: Approach, benchma
     if logits.isnan().any():
         lr = trainer.training.lr
         raise UserError(f"the answers after task {task.index + 1} are no numbers; lower training.lr (now {lr:g})")
-    cost = exit_costs(answering, approach.inference)
-    if isinstance(approach, TaskApproach):
-        cost = cost.times(len(task.sizes))
+    cost = exit_costs(answering, approach.inference).times(approach.passes(answering))
     return Outputs(logits, samples.targets, tasks, task.sizes, cost)
 
 

@@ -221,7 +221,7 @@ def test_python_page_is_a_program(checkout, capsys):
 def test_pretrained_page_is_a_program(checkout):
     page = ROOT / "docs" / "pretrained.md"
     checkout(page)
-    (code,) = blocks(page, "python")
+    code, tuned = blocks(page, "python")
     assert len([line for line in code.splitlines() if line and "import" not in line]) <= 10
     tiny = code.replace('size": 64', 'size": 32, "benchmark.samples_per_class": 4, "device": "cpu", "loggers": []')
     assert tiny != code
@@ -229,6 +229,8 @@ def test_pretrained_page_is_a_program(checkout):
     exec(compile(tiny, "docs/pretrained.md", "exec"), names)
     assert names["label"] in range(10)
     assert names["experiment"].config["backbone"]["init_args"]["weights"] is True
+    exec(compile(tuned, "docs/pretrained.md", "exec"), names)
+    assert not any("parametrizations" in name for name in names["backbone"].state_dict())
 
 
 def test_every_python_block_is_run():

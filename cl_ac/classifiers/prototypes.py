@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cl_ac.data.batches import Batch
 from cl_ac.data.growing import Growing
-from cl_ac.data.tasks import Task
+from cl_ac.data.tasks import Task, task_slices
 from cl_ac.network import ExitNetwork
 from cl_ac.training import Trainer
 
@@ -165,3 +165,19 @@ def statistics(values: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     shape = values.shape[1:]
     variance = centred.square().sum().item() / features
     return mean.view(shape).float(), directions.view(rank, *shape).float(), variance
+
+
+def placed(means: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Class means [C, T, D] in the subspaces of all tasks, where those of tasks after a class's own are made of the
+    classes of these tasks (Zhou et al., 2024, EASE).
+
+    Args:
+        means: what is in the places of later tasks does not matter.
+        sizes: classes of each task [T].
+    """
+    means, tasks = means.clone(), task_slices(sizes)
+    for new, rows in enumerate(tasks):
+        for old, earlier in enumerate(tasks[:new]):
+            likeness = F.normalize(means[earlier, old], dim=-1) @ F.normalize(means[rows, old], dim=-1).T
+            means[earlier, new] = likeness.softmax(-1) @ means[rows, new]
+    return means

@@ -19,7 +19,8 @@ PAIRS = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, n
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """A frozen copy of `module` for evaluation, in which convolutions have absorbed the batch norm that follows them.
+    """A frozen copy of `module` for evaluation, in which convolutions have absorbed the batch norm that follows them,
+    and weights what tunes them.
 
     Batch norm that does not follow a convolution stays, and so does all of it in a module whose control flow depends on
     its input, which cannot be traced.

@@ -14,6 +14,7 @@ from cl_ac.losses.classification import (
     sample_mean,
     separated_cross_entropy,
     supervised_contrast,
+    tasks_at_one_norm,
     taskwise_cross_entropy_per_sample,
 )
 from cl_ac.losses.distillation import (
@@ -65,6 +66,7 @@ __all__ = [
     "spatial_distillation",
     "squared_error",
     "supervised_contrast",
+    "tasks_at_one_norm",
     "taskwise_cross_entropy_per_sample",
     "taskwise_distillation",
     "transplanted",

@@ -88,6 +88,19 @@ def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
     return weights / weights.mean()
 
 
+def tasks_at_one_norm(logits: Tensor, tasks: list[slice], norm: float) -> Tensor:
+    """Logits divided by `norm` times the mean, over tasks, of the length of a task's logits (Zhang et al., 2023, SLCA).
+
+    Args:
+        logits: [E, B, C].
+        tasks: the columns of each task.
+    Returns:
+        [E, B, C].
+    """
+    lengths = torch.stack([logits[..., task].norm(dim=-1, keepdim=True) for task in tasks]).mean(0)
+    return logits / (norm * lengths.clamp(min=1e-7))
+
+
 def separated_cross_entropy(logits: Tensor, targets: Tensor, split: int, old: slice, new: slice) -> Tensor:
     """Separated softmax (SS-IL, Ahn et al., 2021, eq. 3): new samples among new classes, replayed ones among old.
 

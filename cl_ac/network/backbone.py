@@ -25,8 +25,8 @@ class Backbone(nn.Module):
             tokens with the class token first, and three are a map, as the modules that read it show, else with
             channels first.
         frozen: what never learns: `none`, `all` stages, or the name of a stage, up to which and including it all are
-            frozen. Frozen stages stay in evaluation mode, batch norm and dropout too; what a method puts into them
-            later learns.
+            frozen. Frozen stages stay in evaluation mode, batch norm and dropout too; modules that a method puts into
+            them later learn.
         lr_scale: factor on the learning rate of what is not frozen, or a factor for each stage that is named.
 
     Raises:
@@ -79,6 +79,11 @@ class Backbone(nn.Module):
         super().train(mode)
         for stage in self.stages[: self.frozen_stages]:
             stage.eval()
+            for module in stage.modules() if mode else ():
+                parameters = list(module.parameters())
+                # What a method has put into it.
+                if parameters and all(parameter.requires_grad for parameter in parameters):
+                    module.train()
         return self
 
     def lr_scales(self) -> dict[nn.Parameter, float]:

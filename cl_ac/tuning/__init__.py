@@ -1,1 +1,1 @@
-"""What is put into a pretrained transformer so that it learns without changing its weights."""
+"""What is put into a pretrained network so that it learns while its weights stay as they are."""

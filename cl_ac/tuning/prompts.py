@@ -127,3 +127,27 @@ class VisualPrompts(Prompts):
         if block >= len(self.tokens):
             return None
         return self.tokens[block].expand(len(tokens), -1, -1)
+
+
+class Prefixes(Prompts):
+    """The same keys and values for every image in each of the first blocks (prefix tuning, Li & Liang, 2021).
+
+    Args:
+        blocks: how many.
+        length: L, keys and as many values.
+        width: D.
+    """
+
+    reads_query = False
+
+    def __init__(self, blocks: int, length: int, width: int):
+        super().__init__()
+        self.pairs = nn.Parameter(torch.zeros(blocks, 2, length, width))
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator) -> None:
+        """Draws them between -1 and 1, as those of prompts that are drawn."""
+        self.pairs.copy_(2 * torch.rand(self.pairs.shape, generator=generator) - 1)
+
+    def told(self, block: int, query: Tensor | None, tokens: Tensor) -> Tensor | None:
+        return self.pairs[block].expand(len(tokens), -1, -1, -1) if block < len(self.pairs) else None
