@@ -231,7 +231,9 @@ def _chain(name: str, calls: Sequence[Call], twins: Sequence[Call]) -> tuple[Cha
     chain, current, position = Chain(), whole.read, whole.began
     while not _same(current, last.read):
         following, reading = _next(calls, "", current, position), None
-        if following is None or _reading(current[0], last) is not None:
+        # Dropout hands on what it reads here, and must not be left out.
+        hands_on = following is not None and _same(following.gave, current)
+        if following is None or (not hands_on and _reading(current[0], last) is not None):
             following, reading = _read_next(calls, current[0], position, last)
         if following is None:
             after = max(chain.points, key=chain.points.__getitem__, default="its beginning")

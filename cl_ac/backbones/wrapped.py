@@ -29,7 +29,7 @@ class WrappedModel(Backbone):
             classifier of another number of classes does not matter. None leaves the initial weights.
         options: keyword arguments of what builds it.
         layouts: what the axes of stages' outputs are, where the model does not show it: `channels_first`,
-            `channels_last`, `class_token`, `tokens` or `vector`.
+            `channels_last`, `class_token`, `tokens`, `patches`, `patch_map` or `vector`.
 
     Raises:
         ConfigurationError: if the model cannot be built, loaded, cut there, or fed with such images.
