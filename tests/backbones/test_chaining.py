@@ -142,7 +142,7 @@ def test_what_is_no_chain_is_refused(model, stages, sentence):
     [
         (["encoder.layers.2"], "unknown stage to cut the model Model at 'encoder.layers.2'; did you mean"),
         (["encoder", "embeddings"], "name each end once, from shallow to deep"),
-        (["drop"], "unknown stage"),
+        (["head"], "unknown stage"),
     ],
 )
 def test_stages_must_exist_in_order(stages, sentence):

@@ -10,8 +10,12 @@ from torch import nn
 from cl_ac.backbones.hugging_face import HuggingFaceModel, published
 from cl_ac.cli.main import main
 from cl_ac.errors import ConfigurationError
+from cl_ac.exits.model import EarlyExitModel
+from cl_ac.exits.rules import Confidence, decide
 from cl_ac.network import ExitNetwork, Exits
 from cl_ac.recording.rundir import RunDirectory
+from cl_ac.serving.attach import Attachment, attach
+from cl_ac.serving.finished import finished
 from cl_ac.settings.parser import parse, run_parser
 
 transformers = pytest.importorskip("transformers")
@@ -184,14 +188,43 @@ def test_the_command_line_takes_the_models_own_images_over(tmp_path):
     assert parse(run_parser(), given).benchmark.init_args.augmentation.size is None
 
 
-def test_a_run_with_training_free_exits_leaves_early_as_its_outputs_say(tmp_path, capsys):
-    saved(tmp_path / "vit", "ViT") if (tmp_path / "vit").mkdir() is None else None
-    given = ["--benchmark", "Digits", "--benchmark.tasks", "2", "--benchmark.samples_per_class", "10"]
-    given += ["--approach", "FineTuning", "--classifier", "NearestMean", "--training.epochs", "0", "--device", "cpu"]
-    given += ["--backbone", f"hf:{tmp_path / 'vit'}", "--backbone.weights", "true", "--backbone.frozen", "all"]
-    given += ["--exits.at", "[1, 2]", "--exits.weights", "[1, 1]", "--exits.tokens", "patches", "--loggers", "[]"]
-    assert main(["run", *given, "--benchmark.augmentation.crop", "none", "--out", str(tmp_path), "--name", "run"]) == 0
-    outputs = RunDirectory(tmp_path / "run").outputs(1)
+@pytest.fixture
+def run_of(tmp_path):
+    """Makes a run of digits on a frozen tiny ViT."""
+    (tmp_path / "vit").mkdir()
+    saved(tmp_path / "vit", "ViT")
+
+    def make(*given: str) -> RunDirectory:
+        shared = ["--benchmark", "Digits", "--benchmark.tasks", "2", "--benchmark.samples_per_class", "10"]
+        shared += ["--benchmark.augmentation.crop", "none", "--approach", "FineTuning", "--device", "cpu"]
+        shared += ["--backbone", f"hf:{tmp_path / 'vit'}", "--backbone.weights", "true", "--backbone.frozen", "all"]
+        assert main(["run", *shared, *given, "--loggers", "[]", "--out", str(tmp_path), "--name", "run"]) == 0
+        return RunDirectory(tmp_path / "run")
+
+    return make
+
+
+def test_training_free_exits_leave_early_as_their_outputs_say_and_take_no_acs(run_of, tmp_path):
+    at = ["--exits.at", "[1, 2]", "--exits.weights", "[1, 1]", "--exits.tokens", "patches"]
+    directory = run_of("--classifier", "NearestMean", "--training.epochs", "0", *at)
+    outputs, rule = directory.outputs(1), Confidence(0.3)
     assert len(outputs.logits) == 3
-    assert main(["exits", str(tmp_path / "run"), "--measure"]) == 0
-    assert "ms" in capsys.readouterr().out
+    run = finished(directory, "cpu")
+    samples, _ = run.objects.benchmark.seen(run.objects.benchmark[1])
+    images = run.objects.benchmark.augmentation.apply(samples.images)
+    model = EarlyExitModel(run.network, rule=rule, approach=run.objects.approach)
+    found, expected = model(images), decide(rule, outputs)
+    assert torch.equal(found.exits, expected.exits)
+    assert torch.equal(found.predictions, expected.predictions)
+    assert len(expected.exits.unique()) > 1
+    with pytest.raises(ConfigurationError, match="left the linear heads untrained"):
+        attach(directory, RunDirectory(tmp_path / "attached"), Exits([1], [1.0]), device="cpu")
+
+
+def test_acs_are_attached_to_a_frozen_pretrained_network(run_of, tmp_path):
+    source, directory = run_of("--training.epochs", "1"), RunDirectory(tmp_path / "attached")
+    attach(source, directory, Exits([1, 2], [1.0, 1.0], tokens="map"), Attachment(epochs=3, lr=0.01), "cpu")
+    before, after = source.outputs(1), directory.outputs(1)
+    torch.testing.assert_close(after.logits[-1], before.logits[-1])
+    assert len(after.logits) == 3
+    assert len(finished(directory, "cpu").network) == 3
