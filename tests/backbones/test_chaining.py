@@ -12,7 +12,7 @@ from cl_ac.errors import ConfigurationError
 class Block(nn.Module):
     """Answers in a tuple, and reads a scale beside its tokens."""
 
-    def __init__(self, width: int, learns: bool = False):
+    def __init__(self, width: int):
         super().__init__()
         self.inner = nn.Linear(width, width)
 
@@ -86,7 +86,9 @@ def test_stages_give_what_the_classifier_reads(reading, images):
     whole = nn.Sequential(*stages.values()).eval()
     assert torch.allclose(model.head(whole(images)), model.eval()(images), atol=1e-6)
     assert torch.equal(stages["encoder.layers.0"](model.embeddings(images))[:, :, 0], first(model, images))
-    assert {id(p) for p in whole.parameters()} == {id(p) for p in model.parameters()} - set(map(id, model.head.parameters()))
+    assert {id(p) for p in whole.parameters()} == {id(p) for p in model.parameters()} - set(
+        map(id, model.head.parameters())
+    )
 
 
 def first(model: Model, images):
