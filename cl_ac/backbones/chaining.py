@@ -3,8 +3,7 @@
 Shapes: B batch, T tokens, D features.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cl_ac.backbones.calls import Call, first_tensor, same, steady, watched
 from cl_ac.backbones.cutting import LAST_STAGE, usual_stages
 from cl_ac.data.layouts import Layout
 from cl_ac.errors import ConfigurationError, told, unknown
@@ -33,36 +33,6 @@ CLASS_TOKENS = {"cls_token", "class_token", "class_embedding"}
 
 class NoChain(ConfigurationError):
     """A model whose modules do not run one after the other."""
-
-
-@dataclass(eq=False)
-class Call:
-    """A module that ran: what it read and gave, and when.
-
-    Args:
-        path: of the module in its model.
-        place: of the tensor among the positional arguments, or the name of the keyword argument.
-        read: the tensor that it read, with its version then.
-        gave: the first tensor that it gave, with its version then.
-        plain: whether that tensor is all that it gave.
-    """
-
-    path: str
-    module: nn.Module
-    arguments: tuple
-    options: dict[str, Any]
-    place: int | str
-    read: tuple[Tensor, int]
-    began: int
-    ended: int = -1
-    gave: tuple[Tensor, int] | None = None
-    plain: bool = True
-
-    @property
-    def others(self) -> list[Any]:
-        """All arguments but the tensor that runs through."""
-        kept = [value for index, value in enumerate(self.arguments) if index != self.place]
-        return [*kept, *(value for name, value in sorted(self.options.items()) if name != self.place)]
 
 
 class Step(nn.Module):
@@ -134,7 +104,7 @@ def chained(
     stream = torch.Generator().manual_seed(0)
     inputs = [torch.randn(count, *image_shape, generator=stream) for count in (2, 3)]
     try:
-        calls, twins = (_watched(model.eval(), images, options) for images in inputs)
+        calls, twins = (watched(model.eval(), images, options) for images in inputs)
     # A model runs code of its own, which may raise anything.
     except Exception as error:
         raise ConfigurationError(
@@ -165,64 +135,6 @@ def token_layout(model: nn.Module) -> Layout:
     return "class_token" if names & CLASS_TOKENS else "tokens"
 
 
-def first_tensor(output: Any) -> Any:
-    """The tensor that a module gives, the first if there are several."""
-    if isinstance(output, Mapping):
-        output = next(iter(output.values()), None)
-    while isinstance(output, tuple | list) and output:
-        output = output[0]
-    return output
-
-
-@torch.no_grad()
-def _watched(model: nn.Module, images: Tensor, options: Mapping[str, Any]) -> list[Call]:
-    """Every call of a module while `model` reads `images`, in the order in which they began; the model's own first."""
-    calls: list[Call] = []
-    paths: dict[nn.Module, str] = {module: path for path, module in model.named_modules()}
-    clock, open_calls = iter(range(2**62)), []
-
-    def before(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
-        places: list[int | str] = [*range(len(arguments)), *named]
-        values = [*arguments, *named.values()]
-        found = next(((place, value) for place, value in zip(places, values, strict=True) if _flows(value)), None)
-        if found is None:
-            open_calls.append(None)
-            return
-        place, tensor = found
-        read = tensor, tensor._version
-        call = Call(paths[module], module, arguments, dict(named), place, read, next(clock))
-        calls.append(call)
-        open_calls.append(call)
-
-    def after(module: nn.Module, arguments: tuple, output: Any) -> None:
-        call, tensor = open_calls.pop(), first_tensor(output)
-        if call is not None:
-            call.ended = next(clock)
-            call.gave = (tensor, tensor._version) if isinstance(tensor, Tensor) else None
-            call.plain = tensor is output
-
-    with _hooked(model, before, after):
-        model(images, **options)
-    return calls
-
-
-def _flows(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-@contextmanager
-def _hooked(model: nn.Module, before: Callable, after: Callable) -> Iterator[None]:
-    handles = []
-    for module in model.modules():
-        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(module.register_forward_hook(after))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _chain(name: str, calls: Sequence[Call], twins: Sequence[Call]) -> tuple[Chain, Tensor]:
     """The modules from the images to what the last linear layer reads, and what it reads of the twins' images."""
     whole = calls[0]
@@ -231,10 +143,10 @@ def _chain(name: str, calls: Sequence[Call], twins: Sequence[Call]) -> tuple[Cha
     twin_of = dict(zip(calls, twins, strict=True))
     last = _end(name, calls)
     chain, current, position = Chain(), whole.read, whole.began
-    while not _same(current, last.read):
+    while not same(current, last.read):
         following, reading = _next(calls, "", current, position), None
         # Dropout hands on what it reads here, and must not be left out.
-        hands_on = following is not None and _same(following.gave, current)
+        hands_on = following is not None and same(following.gave, current)
         if following is None or (not hands_on and _reading(current[0], last) is not None):
             following, reading = _read_next(calls, current[0], position, last)
         if following is None:
@@ -251,7 +163,7 @@ def _chain(name: str, calls: Sequence[Call], twins: Sequence[Call]) -> tuple[Cha
 
 def _end(name: str, calls: Sequence[Call]) -> Call:
     """The last linear layer, or what stands in its place where the model has no classes."""
-    last = next((each for each in reversed(calls[1:]) if _same(each.gave, calls[0].gave)), None)
+    last = next((each for each in reversed(calls[1:]) if same(each.gave, calls[0].gave)), None)
     if last is None or not isinstance(last.module, nn.Linear | nn.Identity):
         raise ConfigurationError(f"the model {name} does not end in a linear layer; choose a classification model")
     return last
@@ -264,7 +176,7 @@ def _next(calls: Sequence[Call], inside: str, current: tuple[Tensor, int], posit
         (
             call
             for call in calls
-            if call.began > position and call.path.startswith(prefix) and call.path and _same(call.read, current)
+            if call.began > position and call.path.startswith(prefix) and call.path and same(call.read, current)
         ),
         None,
     )
@@ -293,7 +205,7 @@ def _append(chain: Chain, call: Call, calls: Sequence[Call], twin_of: Mapping[Ca
     """Adds a module to the chain, taken apart as far as its parts are a chain; returns the last part."""
     parts, final = _parts(call, calls, twin_of), call
     if parts is None:
-        if call.gave is None or not _steady(call, twin_of[call]):
+        if call.gave is None or not steady(call, twin_of[call]):
             raise NoChain(_refusal(name, f"'{call.path}' reads more of an image than what the module before gave"))
         plain = not call.others and call.place == 0 and call.plain
         chain.steps.append(call.module if plain else Step(call))
@@ -308,37 +220,14 @@ def _parts(call: Call, calls: Sequence[Call], twin_of: Mapping[Call, Call]) -> l
     found: list[Call] = []
     current, position, complete = call.read, call.began, 0
     while (following := _next(calls, call.path, current, position)) is not None and following.began < call.ended:
-        if following.gave is None or not (_steady(following, twin_of[following]) or _parts(following, calls, twin_of)):
+        if following.gave is None or not (steady(following, twin_of[following]) or _parts(following, calls, twin_of)):
             return None
         found.append(following)
         current, position = following.gave, following.ended
-        if _same(current, call.gave):
+        if same(current, call.gave):
             # What follows may still hand on the same tensor, as dropout does here.
             complete = len(found)
     return found[:complete] or None
-
-
-def _same(one: tuple[Tensor, int] | None, other: tuple[Tensor, int] | None) -> bool:
-    """Whether two are the same tensor, into which nothing was written in between."""
-    return one is not None and other is not None and one[0] is other[0] and one[1] == other[1]
-
-
-def _steady(call: Call, twin: Call) -> bool:
-    """Whether a module's other arguments are the same for all images, and nothing that learns."""
-    return (
-        call.place == twin.place
-        and len(call.others) == len(twin.others)
-        and all(_equal(one, other) for one, other in zip(call.others, twin.others, strict=True))
-    )
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        alike = isinstance(other, Tensor) and one.shape == other.shape and torch.equal(one, other)
-        return alike and not isinstance(one, nn.Parameter)
-    if isinstance(one, tuple | list):
-        return type(one) is type(other) and len(one) == len(other) and all(map(_equal, one, other))
-    return isinstance(one, bool | int | float | str | None) and one == other
 
 
 def _without_tensor(call: Call) -> tuple[list[Any], dict[str, Any]]:

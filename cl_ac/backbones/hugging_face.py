@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cl_ac.backbones.chaining import READINGS, chained, first_tensor, token_layout
+from cl_ac.backbones.calls import first_tensor
+from cl_ac.backbones.chaining import READINGS, chained, token_layout
 from cl_ac.backbones.weights import check_fit, state_in
 from cl_ac.backbones.wrapped import WrappedModel, described
 from cl_ac.data.layouts import Layout

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cl_ac.backbones.chaining import NoChain, Reading, chained, first_tensor
+from cl_ac.backbones.chaining import NoChain, Reading, chained
 from cl_ac.backbones.wrapped import WrappedModel
 from cl_ac.errors import ConfigurationError
 
@@ -165,9 +165,3 @@ def test_any_model_that_cannot_be_traced_becomes_a_backbone(monkeypatch, images)
     monkeypatch.setattr(nn, "mine", lambda: Model(varying=True), raising=False)
     with pytest.raises(ConfigurationError, match="the model Model cannot be traced"):
         WrappedModel((1, 8, 8), "torch.nn.mine", ["encoder.layers.0"])
-
-
-def test_the_first_tensor_of_what_a_module_gives():
-    tensor = torch.zeros(1)
-    for output in (tensor, (tensor, 1), [(tensor,)], {"last": tensor, "more": 1}):
-        assert first_tensor(output) is tensor
