@@ -15,6 +15,10 @@ from cl_ac.errors import ConfigurationError, unknown
 LAST_STAGE = "penultimate"
 
 
+class CannotBeTraced(ConfigurationError):
+    """A model's code depends on its input or its mode."""
+
+
 class _Root(nn.Module):
     """Calls a model with images only, so that its further arguments keep their defaults and are no inputs."""
 
@@ -53,7 +57,8 @@ def cut(model: nn.Module, stages: Sequence[str] | None) -> dict[str, fx.GraphMod
         stages: submodules at whose end a stage ends, shallow to deep; None for those of `usual_stages`.
 
     Raises:
-        ConfigurationError: if the model cannot be traced, or not be cut there because more than one tensor crosses.
+        CannotBeTraced: if its code depends on what it reads, or is another in training.
+        ConfigurationError: if it cannot be cut there because more than one tensor crosses.
     """
     name, root = type(model).__name__, _Root(model)
     graph = _trace(root, name)
@@ -129,7 +134,7 @@ def usual_stages(model: nn.Module, points: Mapping[str, int]) -> list[str]:
     """Where to cut a model of which nothing else is known: after each of its blocks, shallow to deep.
 
     Blocks are modules that hold modules. Where one of them holds nine tenths of all parameters in blocks, such as the
-    layers of a transformer, its own blocks are taken instead.
+    layers of a transformer, its own blocks are taken instead; so are those of lists of modules.
 
     Args:
         points: where the model can be cut, each with the place of its end.
@@ -142,6 +147,12 @@ def usual_stages(model: nn.Module, points: Mapping[str, int]) -> list[str]:
         if not inside or sizes[path] < 0.9 * sum(sizes.values()):
             break
         blocks = inside
+    while any(isinstance(block, nn.ModuleList) for block in blocks.values()):
+        opened = [
+            _blocks(block, f"{name}.") if isinstance(block, nn.ModuleList) else {name: block}
+            for name, block in blocks.items()
+        ]
+        blocks = {name: block for part in opened for name, block in part.items()}
     by_end = {points[name]: name for name in blocks if name in points}
     return [by_end[end] for end in sorted(by_end)]
 
@@ -171,7 +182,7 @@ def _trace(model: nn.Module, name: str) -> fx.Graph:
             graphs.append(_Tracer(whole).trace(model.train(mode)))
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ConfigurationError(
+            raise CannotBeTraced(
                 f"the model {name} cannot be traced ({reason}); choose a model without control "
                 "flow that depends on its input, or write a Backbone with its stages"
             ) from error
@@ -184,7 +195,7 @@ def _trace(model: nn.Module, name: str) -> fx.Graph:
             with evaluation.inserting_before(twin):
                 twin.kwargs = {**twin.kwargs, "training": evaluation.get_attr("training")}
     if _structure(training) != _structure(evaluation):
-        raise ConfigurationError(
+        raise CannotBeTraced(
             f"the model {name} runs other code in training than in evaluation; choose another model, "
             "or write a Backbone with its stages"
         )

@@ -1,7 +1,7 @@
 """Weights of somebody else's model, out of a file."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ def load_weights(model: nn.Module, path: str, used: nn.Module | None = None) -> 
     Raises:
         ConfigurationError: if it cannot be read or is another model's.
     """
-    state, own = _plain(_state_in(path), model), model.state_dict(keep_vars=True)
+    state, own = _plain(state_in(path), model), model.state_dict(keep_vars=True)
     needed = {id(value) for value in (used or model).state_dict(keep_vars=True).values()}
     unused = {name for name, value in own.items() if id(value) not in needed}
     common = (own.keys() & state.keys()) - unused
@@ -39,18 +39,29 @@ def load_weights(model: nn.Module, path: str, used: nn.Module | None = None) -> 
         "are unknown to it": state.keys() - own.keys(),
         "have other shapes": (other := {name for name in common if own[name].shape != state[name].shape}),
     }
-    told_faults = [
-        f"{len(names)} tensors {what}, such as '{min(names)[:80]}'" for what, names in faults.items() if names
-    ]
+    detail = ""
     if other:
         name = min(other)
-        told_faults[-1] += f" with {tuple(state[name].shape)} in the file and {tuple(own[name].shape)} in the model"
-    if told_faults:
-        raise ConfigurationError(f"weights '{path}' are no state of {type(model).__name__}: {'; '.join(told_faults)}")
+        detail = f" with {tuple(state[name].shape)} in the file and {tuple(own[name].shape)} in the model"
+    check_fit(path, type(model).__name__, faults, detail)
     model.load_state_dict({name: state[name] for name in common}, strict=False)
 
 
-def _state_in(path: str) -> dict[str, Tensor]:
+def check_fit(path: str, name: str, faults: Mapping[str, Collection[str]], detail: str = "") -> None:
+    """Raises a `ConfigurationError` if any tensors are named in `faults`, by what is wrong with them.
+
+    Args:
+        name: of the model's class.
+        detail: more on the last fault.
+    """
+    told_faults = [
+        f"{len(names)} tensors {what}, such as '{min(names)[:80]}'" for what, names in faults.items() if names
+    ]
+    if told_faults:
+        raise ConfigurationError(f"weights '{path}' are no state of {name}: {'; '.join(told_faults)}{detail}")
+
+
+def state_in(path: str) -> dict[str, Tensor]:
     """The tensors by name in the file at `path`."""
     way_out = "save the model's state_dict() with torch.save"
     try:

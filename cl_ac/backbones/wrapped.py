@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from cl_ac.backbones.cutting import LAST_STAGE, cut, token_layout
+from cl_ac.backbones import chaining
+from cl_ac.backbones.cutting import LAST_STAGE, CannotBeTraced, cut, token_layout
 from cl_ac.backbones.weights import load_weights
 from cl_ac.data.layouts import Layout, usual_layout
 from cl_ac.errors import ConfigurationError, told
@@ -28,7 +29,7 @@ class WrappedModel(Backbone):
             classifier of another number of classes does not matter. None leaves the initial weights.
         options: keyword arguments of what builds it.
         layouts: what the axes of stages' outputs are, where the model does not show it: `channels_first`,
-            `channels_last`, `class_token`, `tokens` or `vector`.
+            `channels_last`, `class_token`, `tokens`, `patches`, `patch_map` or `vector`.
 
     Raises:
         ConfigurationError: if the model cannot be built, loaded, cut there, or fed with such images.
@@ -48,11 +49,11 @@ class WrappedModel(Backbone):
         **learning,
     ):
         network = self._built(model, image_shape, weights is True, dict(options or {}))
-        parts = cut(network, stages)
+        parts, layout = self.cut(network, image_shape, stages)
         super().__init__(image_shape, parts, layouts, **learning)
+        self.token_layout = layout
         if isinstance(weights, str):
-            load_weights(network, weights, used=self)
-        self.token_layout = token_layout(parts[LAST_STAGE].graph)
+            self.load(network, weights)
         *_, features = self.shapes()
         if len(features) != 1:
             raise ConfigurationError(f"the model '{model}' ends in features of shape {features}; it needs one vector")
@@ -61,6 +62,27 @@ class WrappedModel(Backbone):
         if len(shape) == 2:
             return None if witnessed == "channels_first" else self.token_layout
         return witnessed if len(shape) == 3 else usual_layout(shape)
+
+    @staticmethod
+    def cut(
+        network: nn.Module, image_shape: tuple[int, int, int], stages: Sequence[str] | None
+    ) -> tuple[dict[str, nn.Module], Layout | None]:
+        """The stages by name, and whether its tokens have one that speaks for the image; None if it does not show it.
+
+        A model whose code cannot be traced is cut by watching it run.
+        """
+        try:
+            parts = cut(network, stages)
+        except CannotBeTraced as error:
+            try:
+                return chaining.chained(network, image_shape, stages), chaining.token_layout(network)
+            except chaining.NoChain:
+                raise error from None
+        return parts, token_layout(parts[LAST_STAGE].graph)
+
+    def load(self, network: nn.Module, path: str) -> None:
+        """Loads a file with weights into the whole model."""
+        load_weights(network, path, used=self)
 
     def _built(self, model: str, image_shape: tuple[int, int, int], pretrained: bool, options: dict) -> nn.Module:
         """The whole model, or one sentence that says why there is none."""

@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens, D features.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
@@ -15,9 +16,18 @@ from torch.nn.modules.conv import _ConvNd
 from cl_ac.errors import ConfigurationError, unknown
 
 # A vector [D]; a map [channels, height, width] or [height, width, channels]; tokens [T, D] of which the first speaks
-# for the image (class_token) or all together do (tokens).
-Layout = Literal["vector", "channels_first", "channels_last", "class_token", "tokens"]
-AXES: dict[str, int] = {"vector": 1, "channels_first": 3, "channels_last": 3, "class_token": 2, "tokens": 2}
+# for the image (class_token), or all together do (tokens), or those do that stand for a square of patches behind all
+# others: their mean (patches) or the map that they make (patch_map).
+Layout = Literal["vector", "channels_first", "channels_last", "class_token", "tokens", "patches", "patch_map"]
+AXES: dict[str, int] = {
+    "vector": 1,
+    "channels_first": 3,
+    "channels_last": 3,
+    "class_token": 2,
+    "tokens": 2,
+    "patches": 2,
+    "patch_map": 2,
+}
 
 
 def usual_layout(shape: Sequence[int]) -> Layout | None:
@@ -42,6 +52,10 @@ def read(hidden: Tensor, layout: str) -> Tensor:
     image first [B, T, D], or a vector [B, D]."""
     if layout == "channels_last":
         return hidden.permute(0, 3, 1, 2)
+    if layout in ("patches", "patch_map"):
+        side = math.isqrt(hidden.shape[1])
+        patches = hidden[:, hidden.shape[1] - side * side :]
+        return patches.mean(1, keepdim=True) if layout == "patches" else patches.mT.unflatten(2, (side, side))
     return hidden.mean(1, keepdim=True) if layout == "tokens" else hidden
 
 

@@ -86,12 +86,12 @@ class Head(nn.Module):
 
 
 class TokenHead(Head):
-    """A classifier on the first (class) token of [B, tokens, D], or on their mean, after layer normalisation.
+    """A classifier on the first (class) token of [B, tokens, D], or on a mean of them, after layer normalisation.
 
     The normalisation has no scale and shift of its own: the linear layer of each class can absorb them.
 
     Args:
-        layout: `class_token` or `tokens`.
+        layout: `class_token`, `tokens` or `patches`.
     """
 
     def __init__(self, classifier: GrowingClassifier, cascade: Cascade | None = None, layout: Layout = "class_token"):
@@ -112,7 +112,7 @@ class Pooling(nn.Module):
     Args:
         shape: of the feature map.
         factor: by which each side shrinks, rounded up.
-        layout: where in the shape the channels stand, `channels_first` or `channels_last`.
+        layout: where in the shape the channels stand, `channels_first` or `channels_last`; or `patch_map` of tokens.
     """
 
     def __init__(self, shape: Sequence[int], factor: int = 2, layout: Layout = "channels_first"):
@@ -225,7 +225,7 @@ def build_head(
     cascade: Cascade | None = None,
     layout: Layout | None = None,
 ) -> Head:
-    """The head for a map (pooled), for tokens [T, D] (the class token, or their mean), or for a vector [D].
+    """The head for a map (pooled), for tokens [T, D] (the class token, a mean, or their map), or for a vector [D].
 
     Args:
         pool: factor by which a map's sides shrink.
@@ -236,7 +236,7 @@ def build_head(
     layout = usual_layout(shape) if layout is None else layout
     if layout is None:
         raise ValueError(f"a stage's output of shape {tuple(shape)} has no usual layout; name it")
-    if AXES[layout] == 3:
+    if len(read_shape(shape, layout)) == 3:
         pooling = Pooling(shape, pool, layout)
         reader = classifier(pooling.out_features(shape))
         if isinstance(reader, GrowingLinear):

@@ -5,6 +5,7 @@ Shapes: E exits, B batch, C classes seen so far, D features.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Self, cast
@@ -16,7 +17,7 @@ from cl_ac.data.copying import copied
 from cl_ac.data.layouts import AXES, Layout, read, read_shape
 from cl_ac.data.recognised import Recognised
 from cl_ac.data.seeding import generator
-from cl_ac.errors import ConfigurationError, unknown
+from cl_ac.errors import ConfigurationError
 from cl_ac.heads import Cascade, GrowingClassifier, GrowingLinear, Head, build_head
 from cl_ac.network.backbone import Backbone
 from cl_ac.network.exits import NO_EXITS, Exits
@@ -44,26 +45,22 @@ class ExitNetwork(nn.Module):
         classifier: Callable[[int], GrowingClassifier] = GrowingLinear,
     ):
         super().__init__()
-        self.backbone, self.exits = backbone, exits
+        names, at = backbone.stage_names, exits.stages(backbone.stage_names)
+        self.backbone, self.exits = backbone, replace(exits, at=at)
         self.batch_norm_frozen = False
-        names = backbone.stage_names
-        for name in exits.at:
-            if name not in names[:-1]:
-                raise ConfigurationError(unknown("stage in exits.at", name, names[:-1]))
-        positions = [names.index(name) + 1 for name in exits.at]
-        if sorted(positions) != positions:
-            raise ConfigurationError(f"exits.at is {exits.at}; name the stages from shallow to deep")
+        positions = [names.index(name) + 1 for name in at]
         self.bounds = list(pairwise([0, *positions, len(names)]))
         self.measure()
-        for name, position in zip(exits.at, positions, strict=True):
+        for name, position in zip(at, positions, strict=True):
             self._need_layout(position - 1, f"an AC at '{name}'")
+            exits.check_tokens(name, self.stage_shapes[position - 1])
         heads = [
             build_head(
                 shape,
                 exits.pool,
                 classifier,
                 Cascade() if exits.cascade and index else None,
-                self.stage_layouts[self.bounds[index][1] - 1],
+                exits.layout(self.stage_layouts[self.bounds[index][1] - 1]),
             )
             for index, shape in enumerate(self.shapes[:-1])
         ]

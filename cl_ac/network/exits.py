@@ -1,9 +1,17 @@
 """Where auxiliary classifiers hang, and how much they weigh."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cl_ac.errors import ConfigurationError
+from cl_ac.data.layouts import AXES, Layout
+from cl_ac.errors import ConfigurationError, unknown
+
+# What `tokens` names, as a layout.
+TOKEN_LAYOUTS: dict[str, Layout] = {"class": "class_token", "mean": "tokens", "patches": "patches", "map": "patch_map"}
+# A class token and registers; more mean that patches make no square.
+MOST_OTHER_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -11,21 +19,24 @@ class Exits:
     """Where auxiliary classifiers (ACs) hang and how much their losses weigh; the final classifier comes on top.
 
     Args:
-        at: the stages at whose end an AC hangs, shallowest first.
+        at: the stages at whose end an AC hangs, shallowest first, by their names or numbers from 0.
         weights: final loss weight of each AC; the final classifier's is 1.
         ramp: `linear` raises each weight from 0.01 to its final value over the epochs of a task, `constant` keeps it.
         pool: factor by which a feature map's sides shrink before the classifier.
         detach: whether ACs only read the backbone and send no gradient into it (linear probing).
         cascade: whether each AC also reads the logits of the AC before it, without gradient (Wołczyk et al., 2021,
             ZTW); the final classifier never does.
+        tokens: what ACs read of a transformer's tokens: the `class` token, the `mean` of all, the mean of the `patches`
+            alone, or their `map`, pooled as feature maps are; `auto` is the class token if there is one, else the mean.
     """
 
-    at: list[str]
+    at: list[str | int]
     weights: list[float]
     ramp: Literal["linear", "constant"] = "linear"
     pool: int = 2
     detach: bool = False
     cascade: bool = False
+    tokens: Literal["auto", "class", "mean", "patches", "map"] = "auto"
 
     def __post_init__(self) -> None:
         if len(self.at) != len(self.weights):
@@ -38,6 +49,47 @@ class Exits:
             raise ConfigurationError(f"exits.at is {self.at}; every stage may be named once")
         if self.pool < 1:
             raise ConfigurationError(f"exits.pool is {self.pool}; it must be at least 1")
+
+    def stages(self, names: Sequence[str]) -> list[str]:
+        """The stages in `at` by name.
+
+        Args:
+            names: of all stages, shallow to deep.
+        Raises:
+            ConfigurationError: if there is no such stage, the last one is named, or they are not in order.
+        """
+        allowed, found = list(names[:-1]), []
+        for stage in self.at:
+            number = int(stage) if str(stage) not in allowed and str(stage).isdecimal() else None
+            if number is not None and number >= len(allowed):
+                raise ConfigurationError(
+                    f"exits.at has {number}; stages that may have an AC are numbered from 0 to {len(allowed) - 1}"
+                )
+            found.append(str(stage) if number is None else allowed[number])
+            if found[-1] not in allowed:
+                raise ConfigurationError(unknown("stage in exits.at", found[-1], allowed))
+        if sorted(set(found), key=allowed.index) != found:
+            raise ConfigurationError(f"exits.at is {self.at}; name each stage once, from shallow to deep")
+        return found
+
+    def layout(self, stage: Layout | None) -> Layout | None:
+        """How an AC reads a stage's output of that layout."""
+        if self.tokens == "auto" or stage is None or AXES[stage] != AXES["tokens"]:
+            return stage
+        return TOKEN_LAYOUTS[self.tokens]
+
+    def check_tokens(self, name: str, shape: Sequence[int]) -> None:
+        """Raises a `ConfigurationError` if the tokens at the stage `name` are no square of patches behind few others.
+
+        Args:
+            shape: of the stage's output.
+        """
+        others = shape[0] - math.isqrt(shape[0]) ** 2
+        if self.tokens in ("patches", "map") and len(shape) == AXES["tokens"] and others > MOST_OTHER_TOKENS:
+            raise ConfigurationError(
+                f"exits.tokens is '{self.tokens}', but the {shape[0]} tokens of the stage '{name}' hold no square of "
+                "patches; take class or mean"
+            )
 
     def weights_at(self, epoch: int, epochs: int) -> list[float]:
         """Loss weights of all E exits in `epoch` (from 0) of `epochs`: `0.01 + e / (epochs − 1) · (W − 0.01)`.

@@ -41,4 +41,4 @@ def exits_text(exits: str | Mapping[str, Any] | None) -> str:
     if isinstance(exits, str):
         return exits
     at = exits.get("at") or []
-    return f"at {' '.join(at)}" if at else "none"
+    return f"at {' '.join(map(str, at))}" if at else "none"

@@ -166,8 +166,9 @@ def attach(
 
 def check_final_head(run: Finished) -> None:
     """Raises a `ConfigurationError` if the final exit's linear head, which is to answer, has not learned every task."""
-    approach = run.objects.approach
-    if not approach.trains_heads or approach.training_set(run.last_task) is None:
+    approach, epochs = run.objects.approach, run.objects.training.epochs
+    learned = any(epochs) if isinstance(epochs, list) else epochs
+    if not (learned and approach.trains_heads) or approach.training_set(run.last_task) is None:
         raise ConfigurationError(
             f"{type(approach).__name__} left the linear heads untrained, and with attached ACs the final one answers; "
             "no AC can be attached"

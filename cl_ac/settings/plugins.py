@@ -26,7 +26,7 @@ PLACES = {
 }
 
 # Backbones that wrap the models of a library, by what stands before the colon in `timm:resnet18`.
-LIBRARIES = {"timm": "TimmModel", "torchvision": "TorchvisionModel"}
+LIBRARIES = {"hf": "HuggingFaceModel", "timm": "TimmModel", "torchvision": "TorchvisionModel"}
 
 # Our plugins that stand in no place of theirs, since nobody names them but the files of runs.
 ELSEWHERE = {"Attached": "cl_ac.serving.attach"}

@@ -11,7 +11,7 @@ from cl_ac.backbones.cutting import cut
 from cl_ac.backbones.weights import load_weights
 from cl_ac.backbones.wrapped import ResNet18, TimmModel, TorchvisionModel, ViTB16, WrappedModel
 from cl_ac.errors import ConfigurationError
-from cl_ac.network import ExitNetwork
+from cl_ac.network import ExitNetwork, Exits
 
 
 def penultimate(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -318,3 +318,31 @@ def test_timm_reads_other_channels():
     pytest.importorskip("timm")
     backbone = TimmModel((1, 32, 32), "resnet10t", ["layer1"])
     assert backbone.shapes()[-1] == (512,)
+
+
+@pytest.mark.parametrize("tokens", ["auto", "class", "mean", "patches", "map"])
+def test_acs_hang_after_any_block_of_a_transformer_by_number(tokens):
+    pytest.importorskip("timm")
+    options = {"img_size": 32, "depth": 3, "embed_dim": 24, "num_heads": 2}
+    backbone = TimmModel((3, 32, 32), "vit_tiny_patch16_224", options=options)
+    network = ExitNetwork(backbone, Exits([0, 1], [1.0, 1.0], tokens=tokens))
+    network.grow(2, 0)
+    assert network.exits.at == ["blocks.0", "blocks.1"]
+    assert network(torch.randn(2, 3, 32, 32)).shape == (3, 2, 2)
+
+
+def test_lists_of_modules_are_opened_for_stages():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(1, 30, 7), nn.Conv2d(30, 4, 7))
+            self.blocks = nn.ModuleList([Residual(), Residual()])
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, images):
+            hidden = self.stem(images)
+            for block in self.blocks:
+                hidden = block(hidden)
+            return self.head(hidden.mean((2, 3)))
+
+    assert list(cut(Listed(), None)) == ["stem", "blocks.0", "blocks.1", "penultimate"]

@@ -7,6 +7,7 @@ from torch import nn
 
 from cl_ac.backbones.wrapped import TimmModel, TorchvisionModel, WrappedModel
 from cl_ac.classifiers.nearest_mean import NearestMean
+from cl_ac.data.layouts import read, read_shape
 from cl_ac.errors import ConfigurationError
 from cl_ac.exits.heads import inference_head
 from cl_ac.network import Backbone, ExitNetwork, Exits
@@ -115,3 +116,43 @@ def test_what_cannot_be_known_is_asked_for(monkeypatch):
         ExitNetwork(WrappedModel((3, 4, 4), path, ["embed"]), exits)
     told = WrappedModel((3, 4, 4), path, ["embed"], layouts={"embed": "tokens"})
     assert ExitNetwork(told, exits).heads[0].layout == "tokens"
+
+
+def test_patches_are_the_square_behind_other_tokens():
+    hidden = torch.randn(2, 3 * 3 + 2, 5)
+    patches = hidden[:, 2:]
+    assert torch.equal(read(hidden, "patches"), patches.mean(1, keepdim=True))
+    there = read(hidden, "patch_map")  # [B, D, height, width]
+    assert torch.equal(there[:, :, 1, 2], patches[:, 1 * 3 + 2])
+    assert read_shape((11, 5), "patch_map") == (5, 3, 3)
+    assert read_shape((9, 5), "patches") == (1, 5)
+
+
+@pytest.mark.parametrize(("tokens", "features"), [("class", 5), ("mean", 5), ("patches", 5), ("map", 20)])
+def test_exits_read_tokens_as_they_are_told(tokens, features):
+    backbone = Backbone((1, 5, 2), {"tokens": nn.Sequential(nn.Flatten(1, 2), nn.Linear(2, 5)), "flat": nn.Flatten()})
+    network = ExitNetwork(backbone, Exits(["tokens"], [0.5], tokens=tokens)).eval()
+    network.grow(2, 0)
+    images = torch.randn(3, 1, 5, 2)
+    hidden = network.hidden(images)[0]
+    assert network.heads[0].classifier.in_features == features // (4 if tokens == "map" else 1)
+    expected = {"class": hidden[:, 0], "mean": hidden.mean(1), "patches": hidden[:, 1:].mean(1)}
+    if tokens in expected:
+        assert torch.allclose(network.features(images)[0], F.layer_norm(expected[tokens], (5,)))
+        assert torch.allclose(NearestMean().features(network, images)[0], network.features(images)[0])
+    else:
+        square = hidden[:, 1:].transpose(1, 2).reshape(3, 5, 2, 2)
+        assert torch.equal(NearestMean(side=2).features(network, images)[0], square.flatten(1))
+        assert torch.equal(network.heads[0].pooling(hidden)[0], square.amax((2, 3)))
+    assert torch.allclose(inference_head(network.heads[0])(hidden), network.heads[0](hidden), atol=1e-6)
+
+
+def test_tokens_that_are_no_square_have_no_patches():
+    backbone = Backbone((1, 24, 2), {"tokens": nn.Sequential(nn.Flatten(1, 2), nn.Linear(2, 5)), "flat": nn.Flatten()})
+    ExitNetwork(backbone, Exits(["tokens"], [0.5], tokens="patches"))
+    backbone.image_shape = (1, 35, 2)
+    ExitNetwork(backbone, Exits(["tokens"], [0.5], tokens="patches"))
+    backbone.image_shape = (1, 360, 2)
+    with pytest.raises(ConfigurationError, match="the 360 tokens of the stage 'tokens' hold no square"):
+        ExitNetwork(backbone, Exits(["tokens"], [0.5], tokens="patches"))
+    ExitNetwork(backbone, Exits(["tokens"], [0.5], tokens="mean"))

@@ -217,3 +217,30 @@ def test_what_learns_names_stages_that_exist(options, words):
     stages = {"first": torch.nn.Flatten(), "second": torch.nn.Linear(4, 2)}
     with pytest.raises(ConfigurationError, match=re.escape(words)):
         Backbone((1, 2, 2), stages, **options)
+
+
+def test_stages_may_be_numbered():
+    exits = Exits([0, "third"], [0.5, 1.0])
+    assert exits.stages(["first", "second", "third", "last"]) == ["first", "third"]
+    assert Exits(["1", 2], [1.0, 1.0]).stages(["a", "b", "c", "d"]) == ["b", "c"]
+    assert Exits(["1"], [1.0]).stages(["0", "2", "1", "3"]) == ["1"], "a name goes before a number"
+
+
+def test_a_network_names_its_numbered_stages(toy_network):
+    named = toy_network("sdn")
+    network = ExitNetwork(named.backbone, Exits([0, 1], [1.0, 1.0]))
+    assert network.exits.at == named.backbone.stage_names[:2]
+
+
+@pytest.mark.parametrize(
+    ("at", "sentence"),
+    [
+        ([3], "exits.at has 3; stages that may have an AC are numbered from 0 to 2"),
+        (["last"], "unknown stage in exits.at 'last'"),
+        ([1, 0], "name each stage once, from shallow to deep"),
+        ([1, "second"], "name each stage once"),
+    ],
+)
+def test_stages_that_are_not_there(at, sentence):
+    with pytest.raises(ConfigurationError, match=sentence):
+        Exits(at, [1.0] * len(at)).stages(["first", "second", "third", "last"])
