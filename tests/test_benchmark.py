@@ -294,6 +294,8 @@ def test_made_domains_change_all_parts_of_a_task_alike(toy_benchmark):
         assert torch.equal(PermutedPixels().images(before.images, 1, 2, benchmark.seed), after.images)
         assert before.extras["domain"].unique().tolist() == [0]
         assert after.extras["domain"].unique().tolist() == [1]
+
+
 def test_what_is_evaluated_on_held_out_images_touches_nothing_of_the_test_samples():
     class Untouched(Samples):
         def __getattribute__(self, name):
