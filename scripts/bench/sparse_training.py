@@ -81,7 +81,7 @@ def measured(options: dict[str, object]) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=["depth", "continual"])
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--depths", type=int, nargs="+", default=[100, 300])
     parser.add_argument("--results", type=Path, help="a file for the numbers and what made them")
     arguments = parser.parse_args()
