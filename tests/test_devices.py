@@ -290,6 +290,17 @@ RUNS = {
     "means": ["--approach", "ICaRL", *CONVOLUTIONS],
     "cascade": ["--approach", "ER", "--backbone", "SmallConvNet", *CASCADE],
     "transformer": ["--approach", "ER", *TRANSFORMER],
+    "sparse": [
+        "--approach",
+        "ER",
+        *CONVOLUTIONS,
+        "--sparse.density",
+        "0.2",
+        "--sparse.layers",
+        "snip",
+        "--sparse.heads",
+        "true",
+    ],
 }
 
 
