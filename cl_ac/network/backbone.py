@@ -34,12 +34,14 @@ class Backbone(nn.Module):
 
     `only_at_start` names the options that say what the weights start from: a network that takes a saved state is built
     without them. `known_by_weights` says that what frozen stages give depends on the image and their weights
-    alone, so that it may be kept.
+    alone, so that it may be kept. `class_token_only` says that stages carry tokens beside those of the image, behind
+    the class token.
     """
 
     presets: ClassVar[Mapping[str, Exits]] = {}
     only_at_start: ClassVar[tuple[str, ...]] = ()
     known_by_weights: bool = True
+    class_token_only: bool = False
 
     def __init__(
         self,

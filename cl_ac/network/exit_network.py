@@ -54,6 +54,11 @@ class ExitNetwork(nn.Module):
         for name, position in zip(at, positions, strict=True):
             self._need_layout(position - 1, f"an AC at '{name}'")
             exits.check_tokens(name, self.stage_shapes[position - 1])
+        if at and backbone.class_token_only and exits.tokens not in ("auto", "class"):
+            raise ConfigurationError(
+                f"exits.tokens is '{exits.tokens}', but the approach puts tokens of its own beside those of the image; "
+                "take 'class'"
+            )
         heads = [
             build_head(
                 shape,

@@ -47,7 +47,7 @@ def transformer(backbone: Backbone, use: str) -> Transformer:
         ConfigurationError: if the backbone has no transformer blocks that run one after the other on tokens alone.
     """
     blocks = {block.module: block for block in find_blocks(backbone)}
-    seen = _Seen(blocks.values())
+    seen = _Seen(list(blocks.values()))
     handles = [module.register_forward_hook(seen.see, with_kwargs=True) for module in backbone.modules()]
     try:
         backbone.shapes()
@@ -73,7 +73,7 @@ def transformer(backbone: Backbone, use: str) -> Transformer:
 class _Seen:
     """What ran while hooks looked on: modules in order, who made what they read, and how many tokens there were."""
 
-    def __init__(self, blocks):
+    def __init__(self, blocks: Sequence[Block]):
         self.order: list[nn.Module] = []
         self.tokens = self.patches = 0
         self.other_inputs = False

@@ -93,12 +93,16 @@ class PromptedBlock(nn.Module):
         finally:
             self._query = None
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, *rest: Any, **named: Any) -> Tensor:
         attention, prompts = self._elsewhere
+
+        def block(tokens: Tensor) -> Tensor:
+            return self.block(tokens, *rest, **named)
+
         if self._query is not None:
             hidden = carrying(hidden, self._query)
         elif prompts.reads_query and hidden.shape[1] == self.tokens:
-            return self.block(hidden)
+            return block(hidden)
         query = hidden[:, -1] if prompts.reads_query else None
         tokens = hidden if query is None else hidden[:, :-1]
         if self.index == 0:
@@ -108,12 +112,12 @@ class PromptedBlock(nn.Module):
             tokens = tokens[:, 1:]
         told = prompts.told(self.index, query, tokens)
         if told is None:
-            tokens = self.block(tokens)
+            tokens = block(tokens)
         elif told.ndim == 4:
             with attention.joined_by(told):
-                tokens = self.block(tokens)
+                tokens = block(tokens)
         else:
-            tokens = self.block(torch.cat([tokens, told.to(tokens.dtype)], 1))
+            tokens = block(torch.cat([tokens, told.to(tokens.dtype)], 1))
             tokens = tokens if prompts.stay else tokens[:, : -told.shape[1]]
         if prompts.speak:
             tokens = torch.cat([tokens[:, self.tokens :].mean(1, keepdim=True), tokens], 1)
@@ -214,6 +218,7 @@ def add_prompts(backbone: Backbone, prompts: Prompts, found: Transformer) -> Non
         backbone.set_submodule(block.name, wrapped[-1])
     stages = cast(nn.ModuleList, backbone.stages)
     stages[0] = Queried(stages[0], prompts, stages, wrapped[0] if first == 0 else None)
+    backbone.class_token_only = True
     # A prompt may look at the whole batch, and prompts that have not learned yet are passed over.
     backbone.known_by_weights = False
     backbone.eval()

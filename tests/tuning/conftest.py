@@ -1,35 +1,26 @@
 """Networks that tuning goes into: small ones of all kinds, and the same transformer from four libraries."""
 
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from cl_ac.backbones.hugging_face import HuggingFaceModel
 from cl_ac.backbones.vit import ViT
 from cl_ac.backbones.wrapped import TimmModel, TorchvisionModel, WrappedModel
 from cl_ac.data.seeding import global_stream
 from cl_ac.network import Backbone
 
 
-class Token(nn.Module):
-    """The class token, normalised."""
-
-    def __init__(self, norm: nn.Module):
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, hidden):
-        return self.norm(hidden)[:, 0]
-
-
 def hugging_face() -> Backbone:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
     images = {"image_size": 8, "patch_size": 4, "num_channels": 3}
-    model = transformers.ViTModel(transformers.ViTConfig(**sizes, **images), add_pooling_layer=False)
-    blocks = {f"block_{index}": layer for index, layer in enumerate(model.layers)}
-    return Backbone((3, 8, 8), {"patches": model.embeddings, **blocks, "token": Token(model.layernorm)})
+    with TemporaryDirectory() as folder:
+        transformers.ViTConfig(**sizes, **images).save_pretrained(folder)
+        return HuggingFaceModel((3, 8, 8), folder)
 
 
 def timm(**options) -> Backbone:

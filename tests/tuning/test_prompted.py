@@ -233,6 +233,13 @@ def test_a_network_that_reads_the_mean_of_its_tokens_is_refused(timm_model, opti
         promptable(timm_model(**options), "this test")
 
 
+@pytest.mark.parametrize("tokens", ["mean", "patches", "map"])
+def test_acs_that_would_read_prompts_are_refused(images, tokens):
+    backbone = prompted(ViT((3, 8, 8), patch=4, width=16, depth=3, heads=2), Silent())
+    with pytest.raises(ConfigurationError, match=f"exits.tokens is '{tokens}', but the approach puts tokens"):
+        ExitNetwork(backbone, Exits(["block_0"], [0.5], tokens=tokens))
+
+
 def test_other_networks_are_refused():
     with pytest.raises(ConfigurationError, match="this test needs a vision transformer, and the backbone Torch"):
         promptable(TorchvisionModel((3, 32, 32), "resnet18"), "this test")
