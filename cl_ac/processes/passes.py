@@ -11,7 +11,7 @@ al., 2019, here over samples.)
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -57,8 +57,8 @@ def shared(network: nn.Module, read: Callable[[Tensor], Read], images: Tensor) -
             inside.enter_context(SynchronisedBatchNorm(group))
         output = functional_call(_Reading(network, read), _summed(network, group), (part,))
     if isinstance(output, Tensor):
-        return _joined(output.transpose(0, 1), group, len(images)).transpose(0, 1)
-    return [_joined(value, group, len(images)) for value in output]
+        return cast(Read, _joined(output.transpose(0, 1), group, len(images)).transpose(0, 1))
+    return cast(Read, [_joined(value, group, len(images)) for value in output])
 
 
 class _Reading(nn.Module):
