@@ -82,6 +82,7 @@ def summarise(directory: RunDirectory, reference: float | None = None) -> Summar
     known = torch.tensor(last.most_confident_task_incremental, dtype=torch.float64)
     exits = torch.tensor(last.exits, dtype=torch.float64)
     lost = forgetting(answers)
+    head, medium, tail = (None, None, None) if last.thirds is None else (third[-1] for third in last.thirds)
     return Summary(
         directory.name,
         len(records),
@@ -96,7 +97,9 @@ def summarise(directory: RunDirectory, reference: float | None = None) -> Summar
         None if reference is None else _cost_at(directory, reference),
         _forward_transfer(records),
         None if last.missing_classes is None else last.missing_classes[-1],
-        *([None] * 3 if last.thirds is None else [third[-1] for third in last.thirds]),
+        head,
+        medium,
+        tail,
         last.corrupted_exemplars,
     )
 
