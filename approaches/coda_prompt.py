@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl_ac.approach import Approach, Batch, ExitNetwork
 from cl_ac.errors import ConfigurationError
@@ -22,6 +22,8 @@ class Components(TaskPrompts):
         length: L, of which the first half are keys of the attention and the others values.
         width: D of the transformer.
     """
+
+    new_keys: nn.Parameter
 
     def __init__(self, blocks: Sequence[int], length: int, width: int):
         vectors = (len(blocks), width)

@@ -25,6 +25,11 @@ class DualPrompts(TaskPrompts):
         by_batch: whether a whole batch gets the expert prompt that most of its images chose.
     """
 
+    old_keys: nn.Parameter
+    new_keys: nn.Parameter
+    old_experts: nn.Parameter
+    new_experts: nn.Parameter
+
     def __init__(
         self,
         general_blocks: Sequence[int],
