@@ -14,7 +14,7 @@ from rich.console import Console
 TESTS = Path(__file__).parent.parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "approaches")]
 
-from conftest import TOY_TRAINING, ToyBackbone, ToyBenchmark  # noqa: E402
+from conftest import TOY_TRAINING, ToyBackbone, ToyBenchmark, ToyTransformer  # noqa: E402
 from test_contract import APPROACHES, make, memory_for  # noqa: E402
 
 from cl_ac.data.seeding import global_stream  # noqa: E402
@@ -37,9 +37,9 @@ def digest(*states: dict) -> str:
 
 def toy_run(name: str, folder: Path, exits: str) -> str:
     """One run of two tasks; returns the digest of everything that this process has at its end."""
-    with global_stream(0, "backbone"):
-        backbone = ToyBackbone()
     approach = make(name)
+    with global_stream(0, "backbone"):
+        backbone = ToyTransformer() if approach.needs_transformer else ToyBackbone()
     run(
         approach,
         ToyBenchmark(tasks=2),
