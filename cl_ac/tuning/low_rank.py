@@ -7,6 +7,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from cl_ac.errors import ConfigurationError
@@ -64,7 +65,8 @@ def add_low_rank(
     """
     if rank < 1:
         raise ConfigurationError(f"the rank of low-rank adapters is {rank}; it must be at least 1")
-    places = [place for place in weights(backbone) if place.tensor.ndim > 1]
+    norms = nn.LayerNorm, nn.GroupNorm, _BatchNorm
+    places = [place for place in weights(backbone) if not isinstance(place.module, norms)]
     chosen = places[1:] if names is None else matched(places, names, backbone)
     if not chosen:
         raise ConfigurationError(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from cl_ac.backbones.attention import find_attentions
 from cl_ac.errors import ConfigurationError, unknown
@@ -60,7 +60,7 @@ def weights(backbone: Backbone) -> list[Place]:
     for name, module in backbone.named_modules():
         packed = isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
         transposed = type(module).__name__ == "Conv1D" and hasattr(module, "nf")
-        known = isinstance(module, LAYERS) or transposed
+        known = transposed or (isinstance(module, LAYERS) and not isinstance(module, _ConvTransposeNd))
         if module in inside or not (packed or (known and isinstance(module.weight, Tensor))):
             continue
         weight, bias = ("in_proj_weight", "in_proj_bias") if packed else ("weight", "bias")
