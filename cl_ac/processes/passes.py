@@ -24,6 +24,8 @@ from cl_ac.processes.group import ALONE, Group
 Read = TypeVar("Read", Tensor, list[Tensor])
 
 _sharing: ContextVar[tuple[Group, bool]] = ContextVar("sharing", default=(ALONE, False))
+# Of the pass that goes on: who shares it, and the images of all of them.
+_pass: ContextVar[tuple[Group, int]] = ContextVar("pass", default=(ALONE, 0))
 
 
 @contextmanager
@@ -53,12 +55,28 @@ def shared(network: nn.Module, read: Callable[[Tensor], Read], images: Tensor) -
     part = images[group.part(len(images))]
     with ExitStack() as inside:
         inside.enter_context(sharing(ALONE, False))
+        inside.enter_context(_going_on(group, len(images)))
         if synchronised:
             inside.enter_context(SynchronisedBatchNorm(group))
         output = functional_call(_Reading(network, read), _summed(network, group), (part,))
     if isinstance(output, Tensor):
         return cast(Read, _joined(output.transpose(0, 1), group, len(images)).transpose(0, 1))
     return cast(Read, [_joined(value, group, len(images)) for value in output])
+
+
+def joined(values: Tensor) -> Tensor:
+    """The rows of all processes, of values [B, ...] that a module keeps aside while a pass goes on."""
+    group, count = _pass.get()
+    return values if group.size == 1 else _joined(values, group, count)
+
+
+@contextmanager
+def _going_on(group: Group, count: int) -> Iterator[None]:
+    token = _pass.set((group, count))
+    try:
+        yield
+    finally:
+        _pass.reset(token)
 
 
 class _Reading(nn.Module):

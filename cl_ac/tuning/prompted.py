@@ -18,6 +18,7 @@ from cl_ac.backbones.attention import SelfAttention, find_attentions
 from cl_ac.data.recognised import Recognised
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import Backbone
+from cl_ac.processes.passes import joined
 from cl_ac.tuning.blocks import Transformer, transformer
 from cl_ac.tuning.prompts import Prompts
 
@@ -107,7 +108,7 @@ class PromptedBlock(nn.Module):
         tokens = hidden if query is None else hidden[:, :-1]
         if self.index == 0:
             if prompts.lesson is not None and query is not None:
-                prompts.lesson.query = query
+                prompts.lesson.query = joined(query)
         elif prompts.speak:
             tokens = tokens[:, 1:]
         told = prompts.told(self.index, query, tokens)

@@ -15,9 +15,10 @@ from cl_ac.cli.main import main
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.rundir import RunDirectory
 
-# A norm has every direction as its gradient at 0, where these distil from a network that did not move yet: there the
-# last bit decides.
-UNSTEADY = {"IL2A": 0.05, "PASS": 0.05, "SSRE": 0.05, "FeTrIL": 1e-2}
+# Where the last bit decides, answers are compared and not weights: a norm has every direction as its gradient at 0,
+# where these distil from a network that did not move yet; adapters read zeros, on which a rectifier may turn either
+# way; and the fit of a support vector machine ends early.
+UNSTEADY = ("IL2A", "PASS", "SSRE", "APER", "EASE", "FeTrIL")
 
 
 def states(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -36,10 +37,14 @@ def test_every_approach_learns_with_two_processes_what_it_learns_with_one(in_pro
     assert first == second, "the processes do not hold the same"
     assert len(first) > 40
     for name in first:
-        one, two = (states(folder, name) for folder in folders)
+        if name in UNSTEADY:
+            one, two = ({"logits": RunDirectory(folder / name).outputs(1).logits} for folder in folders)
+        else:
+            one, two = (states(folder, name) for folder in folders)
         assert one.keys() == two.keys()
         for key, value in one.items():
-            tolerance = UNSTEADY.get(name, 1e-4) * max(float(value.double().abs().max()) if value.numel() else 0, 1e-3)
+            largest = max(float(value.double().abs().max()) if value.numel() else 0.0, 1e-3)
+            tolerance = (0.01 if name in UNSTEADY else 1e-4) * largest
             torch.testing.assert_close(two[key], value, rtol=0, atol=tolerance, msg=f"{name} {key}")
 
 
