@@ -175,7 +175,9 @@ def cluster(address: str | None, cpus: float, gpus: float, most: int | None, con
         # What the user wrote here is found on other machines too: settings, plugins. Runs stay where they are.
         environment |= {"working_dir": os.getcwd(), "excludes": ["runs", ".git", "*.pt", "*.safetensors"]}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    begun: dict[str, Any] = {"num_cpus": os.cpu_count(), "include_dashboard": False} if address is None else {}
+    # Ray's workers are modest by default: beside anything else on this machine they would hardly run.
+    own = {"num_cpus": os.cpu_count(), "include_dashboard": False, "_system_config": {"worker_niceness": 0}}
+    begun: dict[str, Any] = own if address is None else {}
     try:
         ray.init(
             address=address or "local",

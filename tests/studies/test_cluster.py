@@ -44,7 +44,7 @@ def nodes() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
-        soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+        soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3, "worker_niceness": 0}
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": soon}
         made = Cluster(initialize_head=True, head_node_args=head)
         yield made
