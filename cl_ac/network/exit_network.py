@@ -46,7 +46,7 @@ class ExitNetwork(nn.Module):
     ):
         super().__init__()
         names, at = backbone.stage_names, exits.stages(backbone.stage_names)
-        self.backbone, self.exits = backbone, replace(exits, at=at)
+        self.backbone, self.exits = backbone, replace(exits, at=list[str | int](at))
         self.batch_norm_frozen = False
         positions = [names.index(name) + 1 for name in at]
         self.bounds = list(pairwise([0, *positions, len(names)]))
