@@ -324,10 +324,11 @@ def test_timm_reads_other_channels():
 def test_acs_hang_after_any_block_of_a_transformer_by_number(tokens):
     pytest.importorskip("timm")
     options = {"img_size": 32, "depth": 3, "embed_dim": 24, "num_heads": 2}
-    backbone = TimmModel((3, 32, 32), "vit_tiny_patch16_224", options=options)
+    stages = ["blocks.0", "blocks.1"]
+    backbone = TimmModel((3, 32, 32), "vit_tiny_patch16_224", stages, options=options)
     network = ExitNetwork(backbone, Exits([0, 1], [1.0, 1.0], tokens=tokens))
     network.grow(2, 0)
-    assert network.exits.at == ["blocks.0", "blocks.1"]
+    assert network.exits.at == stages
     assert network(torch.randn(2, 3, 32, 32)).shape == (3, 2, 2)
 
 
