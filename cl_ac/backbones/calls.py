@@ -1,5 +1,6 @@
 """What ran in a model, with what, and in which order: seen through hooks while it reads images."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+# A tensor with its version: how often something was written into it.
+Given = tuple[Tensor, int]
 
 
 @dataclass(eq=False)
@@ -26,10 +30,10 @@ class Call:
     arguments: tuple
     options: dict[str, Any]
     place: int | str
-    read: tuple[Tensor, int]
+    read: Given
     began: int
     ended: int = -1
-    gave: tuple[Tensor, int] | None = None
+    gave: Given | None = None
     plain: bool = True
 
     @property
@@ -44,7 +48,8 @@ def watched(model: nn.Module, images: Tensor, options: Mapping[str, Any]) -> lis
     """Every call of a module while `model` reads `images`, in the order in which they began; the model's own first."""
     calls: list[Call] = []
     paths: dict[nn.Module, str] = {module: path for path, module in model.named_modules()}
-    clock, open_calls = iter(range(2**62)), []
+    clock = itertools.count()
+    open_calls: list[Call | None] = []
 
     def before(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
         places: list[int | str] = [*range(len(arguments)), *named]
@@ -97,7 +102,7 @@ def first_tensor(output: Any) -> Any:
     return output
 
 
-def same(one: tuple[Tensor, int] | None, other: tuple[Tensor, int] | None) -> bool:
+def same(one: Given | None, other: Given | None) -> bool:
     """Whether two are the same tensor, into which nothing was written in between."""
     return one is not None and other is not None and one[0] is other[0] and one[1] == other[1]
 

@@ -6,12 +6,12 @@ Shapes: B batch, T tokens, D features.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from cl_ac.backbones.calls import Call, first_tensor, same, steady, watched
+from cl_ac.backbones.calls import Call, Given, first_tensor, same, steady, watched
 from cl_ac.backbones.cutting import LAST_STAGE, usual_stages
 from cl_ac.data.layouts import Layout
 from cl_ac.errors import ConfigurationError, told, unknown
@@ -157,7 +157,7 @@ def _chain(name: str, calls: Sequence[Call], twins: Sequence[Call]) -> tuple[Cha
         if following is last:
             break
         final = _append(chain, following, calls, twin_of, name)
-        current, position = final.gave, final.ended
+        current, position = cast(Given, final.gave), final.ended
     return chain, twin_of[last].read[0]
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -72,7 +72,7 @@ class HuggingFaceModel(WrappedModel):
     def load(self, network: nn.Module, path: str) -> None:
         encoder, state = network.encoder if isinstance(network, Featured) else network, state_in(path)
         with _quiet():
-            loaded, info = type(encoder).from_pretrained(
+            loaded, info = cast(Any, type(encoder)).from_pretrained(
                 None, config=encoder.config, state_dict=state, ignore_mismatched_sizes=True, output_loading_info=True
             )
         _check(path, loaded, info)
@@ -159,7 +159,10 @@ def _file(model: str, name: str, download: bool) -> Path:
         return folder / name
     from transformers.utils import cached_file
 
-    return Path(cached_file(model, name, local_files_only=not download))
+    found = cached_file(model, name, local_files_only=not download)
+    if found is None:
+        raise FileNotFoundError(f"'{model}' has no {name}")
+    return Path(found)
 
 
 def _class_of(config: Any) -> Any:
@@ -168,8 +171,8 @@ def _class_of(config: Any) -> Any:
 
     for auto in (AutoModelForImageClassification, AutoModel):
         if type(config) in auto._model_mapping:
-            cls = auto._model_mapping[type(config)]
-            cls = cls[0] if isinstance(cls, tuple) else cls
+            found: Any = auto._model_mapping[type(config)]
+            cls = found[0] if isinstance(found, tuple) else found
             if getattr(cls, "main_input_name", "") == "pixel_values":
                 return cls
     raise ConfigurationError(

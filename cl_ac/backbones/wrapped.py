@@ -78,7 +78,7 @@ class WrappedModel(Backbone):
                 return chaining.chained(network, image_shape, stages), chaining.token_layout(network)
             except chaining.NoChain:
                 raise error from None
-        return parts, token_layout(parts[LAST_STAGE].graph)
+        return dict(parts), token_layout(parts[LAST_STAGE].graph)
 
     def load(self, network: nn.Module, path: str) -> None:
         """Loads a file with weights into the whole model."""

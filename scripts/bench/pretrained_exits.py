@@ -112,8 +112,9 @@ def one_pass(experiment: Configured, recall: Recall, device: torch.device) -> tu
 def oracles(features: Features) -> dict[str, dict[str, float]]:
     """Accuracy of two classifiers of all classes at once, as means over tasks, and their seconds.
 
-    The first is scikit-learn's as it is, which shrinks the covariance of each class, of standardised features, and takes
-    their mean. The second has scikit-learn's estimate of the pooled covariance, as `Gaussian` with `ledoit_wolf` has.
+    The first is scikit-learn's as it is, which shrinks the covariance of each class, of standardised features, and
+    takes their mean. The second has scikit-learn's estimate of the pooled covariance, as `Gaussian` with
+    `ledoit_wolf` has.
     """
     train, test, targets = features.train.double(), features.test.double(), features.train_targets
     began = time.perf_counter()
