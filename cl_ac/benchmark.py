@@ -14,6 +14,7 @@ from cl_ac.data.samples import Samples, concatenate
 from cl_ac.data.seeding import generator
 from cl_ac.data.tasks import Task, task_slices
 from cl_ac.errors import ConfigurationError, DataError
+from cl_ac.streams.arriving import arrived, beside, order_of_arrival
 from cl_ac.streams.class_incremental import ClassIncremental
 from cl_ac.streams.stream import Arrival, Labels, Split, Stream
 
@@ -165,16 +166,18 @@ class Benchmark(ABC):
         train, held_out, test = self._chosen(train, test)
         labels = Labels(train.targets, self.class_split, train.extras.get("domain"), self._mistaken())
         arrivals = self.stream.arrivals(labels, self.seed)
-        order, sizes = _order_of_arrival(arrivals, train.targets)
+        order, sizes = order_of_arrival(arrivals, train.targets)
         train, held_out, test = (self._renumber(samples, order) for samples in (train, held_out, test))
         parts = []
         for arrival, classes in zip(arrivals, task_slices(sizes), strict=True):
             bounds = slice(0, classes.stop) if arrival.domain is not None else classes
-            parts += [_of(arrival, train, order), *(_within(part, bounds, arrival) for part in (held_out, test))]
+            parts += [arrived(arrival, train, order), *(beside(part, bounds, arrival) for part in (held_out, test))]
         kept = iter(self.keep(parts))
         tasks: list[Task] = []
         for index, arrival in enumerate(arrivals):
-            task_train, task_held_out, task_test = (self._in_domain(next(kept), arrival, len(arrivals)) for _ in "123")
+            task_train, task_held_out, task_test = (
+                self._in_domain(next(kept), arrival, len(arrivals)) for _ in range(3)
+            )
             if self.evaluate_on == "validation":
                 task_test = task_held_out
             validation = task_test if self.validation == "test" else task_held_out
@@ -269,40 +272,6 @@ class Benchmark(ABC):
             )
         images = self.stream.images(samples.images, arrival.domain, domains, self.seed)
         return Samples(images, samples.targets, extras)
-
-
-def _order_of_arrival(arrivals: Sequence[Arrival], targets: Tensor) -> tuple[list[int], list[int]]:
-    """The classes in the order in which they are first seen, and how many of them are new with each arrival."""
-    order: list[int] = []
-    sizes = []
-    for arrival in arrivals:
-        labels = targets[arrival.train] if arrival.labels is None else arrival.labels
-        seen = set(order)
-        order += (new := [label for label in labels.unique().tolist() if label not in seen])
-        sizes.append(len(new))
-    return order, sizes
-
-
-def _of(arrival: Arrival, train: Samples, order: Sequence[int]) -> Samples:
-    """The training samples that arrive, labelled as the stream says; their true classes go with them if it says so."""
-    samples = _without_domain(train.select(arrival.train))
-    if arrival.labels is None:
-        return samples
-    places = {label: place for place, label in enumerate(order)}
-    labels = torch.tensor([places[label] for label in arrival.labels.tolist()], dtype=torch.int64)
-    return Samples(samples.images, labels, {**samples.extras, "true_targets": samples.targets})
-
-
-def _within(samples: Samples, classes: slice, arrival: Arrival) -> Samples:
-    """The samples of `classes`, of the arrival's domain where both have one."""
-    inside = (samples.targets >= classes.start) & (samples.targets < classes.stop)
-    if arrival.domain is not None and "domain" in samples.extras:
-        inside &= samples.extras["domain"] == arrival.domain
-    return _without_domain(samples.select(inside))
-
-
-def _without_domain(samples: Samples) -> Samples:
-    return replace(samples, extras={name: value for name, value in samples.extras.items() if name != "domain"})
 
 
 def _members(samples: Samples, group: Sequence[int]) -> Tensor:

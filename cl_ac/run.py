@@ -265,7 +265,7 @@ def challenges(
             f"the stream {kind} brings classes again, but the classifier {type(classifier).__name__} takes each from "
             "one task alone: take NearestMean, or the linear heads (classifier absent)"
         )
-    if memory.live and "live memory" not in copes:
+    if memory.live and memory.enabled and "live memory" not in copes:
         yield (
             f"memory.selection is 'live', and {name} does not draw from a memory that changes while a task is learned; "
             + others.format("live memory")
@@ -309,7 +309,7 @@ def check_data(tasks: Sequence[Task], training: Training, watch: Watch = Watch()
         if training.select == "best":
             needed["held-out"] = task.validation
         if not task.is_tested:
-            needed = {"training": task.train}
+            needed.pop("test")
         for what, samples in needed.items():
             if not len(samples):
                 raise ConfigurationError(

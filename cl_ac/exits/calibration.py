@@ -116,24 +116,26 @@ def fit_tlc(logits: Tensor, sizes: Sequence[int]) -> tuple[float, float]:
 
     Args:
         logits: of training samples of the last task [E, N, C].
-        sizes: classes of each task [T]. Where the predicted class is its task's only one, the task is left out.
+        sizes: classes of each task [T]. Where the predicted class is its task's only one, the task is left out, and so
+            are tasks that brought no class.
     """
     from scipy.optimize import minimize
 
-    if len(sizes) == 1:
+    tasks = [task for task, size in enumerate(sizes) if size]
+    if len(tasks) == 1:
         return 0.0, 0.0
-    parts = [part.double() for part in logits.split(tuple(sizes), -1)]
+    parts = [part.double() for part in logits.split([sizes[task] for task in tasks], -1)]
     tops = [
         F.pad(part.topk(min(2, part.shape[-1])).values, (0, max(0, 2 - part.shape[-1])), value=torch.nan)
         for part in parts
     ]
     first, second = torch.stack(tops, -1).unbind(-2)  # [E, N, T] each
-    distance = torch.arange(len(sizes) - 1, -1, -1, dtype=torch.float64)
+    distance = torch.tensor([len(sizes) - 1 - task for task in tasks], dtype=torch.float64)
     old = (distance > 0).double()
 
     def objective(values) -> float:
         shift = values[0] * distance + values[1] * old
-        predicted = F.one_hot((first + shift).argmax(-1), len(sizes)).bool()
+        predicted = F.one_hot((first + shift).argmax(-1), len(tasks)).bool()
         left = torch.where(predicted, second, first) + shift
         mean = left.nanmean((0, 2), keepdim=True)
         return (left - mean).square().nanmean().item()

@@ -62,3 +62,15 @@ def test_the_readme_names_every_approach_in_its_family():
     listed = {name: family for family, names in rows for name in re.findall(r"`(\w+)`", names)}
     expected = {name: each.family.removesuffix("s") for name, each in APPROACHES.items()}
     assert {name: listed.get(name) for name in APPROACHES} == expected
+
+
+def test_those_that_cope_with_a_stream(capsys):
+    assert main(["approaches", "--copes_with", "live memory"]) == 0
+    printed = capsys.readouterr().out.split()
+    assert {name for name in APPROACHES if name in printed} == {
+        name for name, each in APPROACHES.items() if "live memory" in each.copes_with
+    }
+    assert main(["approaches", "rebalancing", "--copes_with", "repeated classes"]) == 0
+    printed = capsys.readouterr().out.split()
+    assert "ICaRL" in printed
+    assert "BiC" not in printed

@@ -139,4 +139,5 @@ def test_tlc_minimises_its_definition():
 def test_tlc_with_tasks_of_one_class_and_with_one_task():
     logits = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(1))
     assert all(torch.tensor(fit_tlc(logits, (1, 1, 1))).isfinite())
-    assert fit_tlc(logits, (3,)) == (0.0, 0.0)
+    assert fit_tlc(logits, (3,)) == fit_tlc(logits, (3, 0)) == (0.0, 0.0)
+    assert all(torch.tensor(fit_tlc(logits, (2, 0, 1))).isfinite()), "one task brought no class"

@@ -9,6 +9,8 @@ from cl_ac.recording.rundir import RunDirectory
 from cl_ac.run import run
 from cl_ac.serving.finished import finished
 from cl_ac.settings.configured import as_arguments, configured
+from cl_ac.settings.objects import rebuild
+from cl_ac.streams.class_incremental import ClassIncremental
 from cl_ac.training import Training
 
 OPTIONS = {
@@ -69,3 +71,27 @@ def test_options_become_a_command_line_in_an_order_that_knows_each_class():
 def test_a_wrong_option_is_one_sentence():
     with pytest.raises(ConfigurationError, match=r"did you mean 'Lw[FM]'"):
         configured({**OPTIONS, "approach": "LfW"})
+
+
+def test_the_benchmark_gets_the_stream(tmp_path):
+    options = {"benchmark": "Digits", "approach": "ER", "memory.size": 20, "backbone": "SmallConvNet"}
+    plain = configured({**options, "out": str(tmp_path)})
+    assert type(plain.benchmark.stream) is ClassIncremental
+    (tmp_path / "rotated.yaml").write_text("stream: RotatedImages\nstream.largest: 90\n")
+    options |= {"benchmark.tasks": 3}
+    rotated = configured({**options, "config": tmp_path / "rotated.yaml", "out": str(tmp_path)})
+    assert rotated.benchmark.stream.largest == 90
+    assert [task.num_classes for task in rotated.benchmark] == [10, 0, 0]
+    assert rotated.config["stream"]["init_args"]["largest"] == 90
+    again = rebuild(rotated.config)
+    assert again.benchmark.stream.largest == 90
+
+
+def test_impossible_streams_are_one_sentence(tmp_path):
+    options = {"benchmark": "Digits", "approach": "ER", "memory.size": 20, "backbone": "SmallConvNet"}
+    with pytest.raises(ConfigurationError, match=r"^stream\.largest is 400.*; it must be above 0 and at most 360$"):
+        configured({**options, "stream": "RotatedImages", "stream.largest": 400, "out": str(tmp_path)})
+    with pytest.raises(ConfigurationError, match="the benchmark has no domains"):
+        configured({**options, "stream": "DomainIncremental", "out": str(tmp_path)})
+    with pytest.raises(ConfigurationError, match="unknown stream 'Rotated'; did you mean 'RotatedImages'"):
+        configured({**options, "stream": "Rotated", "out": str(tmp_path)})

@@ -48,3 +48,8 @@ def test_avalanche_benchmarks_have_names_of_their_own():
     chosen = ["--approach", "LwF", "--benchmark", "AvalancheBenchmark", "--benchmark.factory"]
     assert name(*chosen, f"{factory}MNIST") == "SplitMNIST5_SmallConvNet_LwF_seed0"
     assert name(*chosen, f"{factory}CIFAR10") == "SplitCIFAR105_SmallConvNet_LwF_seed0"
+
+
+def test_a_stream_stands_beside_the_data():
+    assert name(*LWF, "--stream", "RotatedImages").startswith("Digits5_RotatedImages_SmallConvNet_LwF")
+    assert name(*LWF, "--stream", "RotatedImages") != name(*LWF, "--stream", "RotatedImages", "--stream.largest", "90")
