@@ -10,6 +10,7 @@ from cl_ac.benchmark import Benchmark
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
 from cl_ac.datasets.torchvision_reader import TorchvisionReader
+from cl_ac.streams.domain_incremental import PermutedPixels, RotatedImages
 
 # The labels of CIFAR-100 in each of its twenty superclasses, from aquatic mammals to vehicles of the second kind.
 SUPERCLASSES = (
@@ -113,6 +114,44 @@ class MNIST(TorchvisionSet):
         **source,
     ):
         super().__init__(augmentation=augmentation, **source)
+
+
+class PermutedMNIST(MNIST):
+    """MNIST in domains, in each of which the pixels of all images change places (Goodfellow et al., 2013).
+
+    It is `MNIST` with the stream `PermutedPixels`, unless another is given. Nothing is shifted: neighbours are none.
+
+    Args:
+        tasks: number of domains.
+    """
+
+    def __init__(
+        self,
+        tasks: int = 10,
+        augmentation: Augmentation = Augmentation(mean=(0.1307,), std=(0.3081,)),
+        **source,
+    ):
+        super().__init__(tasks=tasks, augmentation=augmentation, **source)
+        self.stream = PermutedPixels()
+
+
+class RotatedMNIST(MNIST):
+    """MNIST in domains, in each of which images are turned by another angle below 180° (Lopez-Paz & Ranzato, 2017).
+
+    It is `MNIST` with the stream `RotatedImages`, whose angles are drawn from equal ranges, unless another is given.
+
+    Args:
+        tasks: number of domains.
+    """
+
+    def __init__(
+        self,
+        tasks: int = 20,
+        augmentation: Augmentation = Augmentation(mean=(0.1307,), std=(0.3081,), crop="shift", padding=2),
+        **source,
+    ):
+        super().__init__(tasks=tasks, augmentation=augmentation, **source)
+        self.stream = RotatedImages(angles="ranges")
 
 
 class FashionMNIST(TorchvisionSet):

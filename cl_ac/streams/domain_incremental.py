@@ -5,8 +5,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import rotate
 
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError
@@ -101,4 +99,7 @@ class RotatedImages(MadeDomains):
         return self.largest * (domain + (drawn if self.angles == "ranges" else 0)) / domains
 
     def images(self, images: Tensor, domain: int, domains: int, seed: int) -> Tensor:
+        from torchvision.transforms.v2 import InterpolationMode
+        from torchvision.transforms.v2.functional import rotate
+
         return rotate(images, self.angle(domain, domains, seed), InterpolationMode.BILINEAR)

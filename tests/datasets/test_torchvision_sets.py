@@ -13,7 +13,17 @@ import torch
 from jsonargparse import ArgumentParser
 
 from cl_ac.benchmark import Benchmark
-from cl_ac.datasets.torchvision_sets import CIFAR10, CIFAR100, EMNIST, KMNIST, MNIST, SVHN, FashionMNIST
+from cl_ac.datasets.torchvision_sets import (
+    CIFAR10,
+    CIFAR100,
+    EMNIST,
+    KMNIST,
+    MNIST,
+    SVHN,
+    FashionMNIST,
+    PermutedMNIST,
+    RotatedMNIST,
+)
 from cl_ac.errors import ConfigurationError, DataError
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +92,24 @@ def test_mnist_and_its_like(tmp_path, kind):
         _write_idx(folder / f"{name}-images-idx3-ubyte", images[part])
         _write_idx(folder / f"{name}-labels-idx1-ubyte", numpy.array(targets[part], dtype=numpy.uint8))
     _assert_holds(kind(root=str(tmp_path)), images[:, None], targets, num_train=8)
+
+
+@pytest.mark.parametrize("kind", [PermutedMNIST, RotatedMNIST])
+def test_domains_made_of_mnist(tmp_path, kind):
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    images, targets = _pixels(20, 28, 28), numpy.arange(20, dtype=numpy.uint8) % 10
+    for name in ("train", "t10k"):
+        _write_idx(folder / f"{name}-images-idx3-ubyte", images)
+        _write_idx(folder / f"{name}-labels-idx1-ubyte", targets)
+    benchmark = kind(root=str(tmp_path), tasks=3, validation=0)
+    assert [task.num_classes for task in benchmark] == [10, 0, 0]
+    shown = [task.train.images for task in benchmark]
+    assert not torch.equal(shown[0], shown[1])
+    assert not torch.equal(shown[1], shown[2])
+    if kind is PermutedMNIST:
+        assert all(torch.equal(part.flatten(1).sort(1).values, shown[0].flatten(1).sort(1).values) for part in shown)
+    assert torch.equal(benchmark[2].test.images, shown[2])
 
 
 @pytest.mark.parametrize(("split", "first", "classes"), [("balanced", 0, 47), ("letters", 1, 26)])
