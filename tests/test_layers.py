@@ -20,7 +20,7 @@ FLOORS = (
     ("serving",),
     ("settings",),
     ("run",),
-    ("recording",),
+    ("recording", "compatibility"),
     ("efficiency", "sparse_training", "approaches"),
     ("watching", "exits"),
     ("approach",),

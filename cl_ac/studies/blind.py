@@ -7,10 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
+from cl_ac.compatibility import check
 from cl_ac.errors import ConfigurationError
 from cl_ac.recording.progress import Standing
 from cl_ac.recording.rundir import RunDirectory
-from cl_ac.run import check, run
+from cl_ac.run import run
 from cl_ac.settings.configured import Configured, configured
 from cl_ac.studies.search import Search, Value
 

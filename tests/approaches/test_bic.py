@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cl_ac.approaches.bic import BiC
+from cl_ac.compatibility import check
 from cl_ac.errors import ConfigurationError
 from cl_ac.memory import Memory
 from cl_ac.network import Exits
-from cl_ac.run import check
 from cl_ac.training import Fit, Training
 
 # [E = 2, N = 3, C = 5] of tasks with three and two classes.

@@ -13,6 +13,7 @@ from cl_ac.classifiers.fecam import FeCAM
 from cl_ac.classifiers.fetril import FeTrIL
 from cl_ac.classifiers.gaussian import Gaussian
 from cl_ac.classifiers.nearest_mean import NearestMean
+from cl_ac.compatibility import check
 from cl_ac.data.batches import Batch
 from cl_ac.errors import ConfigurationError
 from cl_ac.exits.model import EarlyExitModel
@@ -20,7 +21,6 @@ from cl_ac.exits.rules import Confidence
 from cl_ac.losses import auxiliary_cross_entropy
 from cl_ac.memory import Memory
 from cl_ac.network import ExitNetwork
-from cl_ac.run import check
 from cl_ac.serving.finished import finished
 from cl_ac.serving.model_file import load, save
 from cl_ac.training import Training
