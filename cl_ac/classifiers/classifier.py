@@ -128,7 +128,7 @@ class Classifier(Growing):
     def passes(self, network: ExitNetwork, samples: Samples, trainer: Trainer) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Features and targets of batches of `samples`, without augmentation."""
         network.eval()
-        loader, size = trainer.loader(samples), 256
+        loader, size = trainer.loader(samples), trainer.answered_at_once(samples)
         for images, targets in zip(loader.in_order(size), loader.samples.targets.split(size), strict=True):
             with trainer.autocast():
                 features = self.features(network, images)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cl_ac.approach import TrainingSet
-from cl_ac.data.samples import concatenate
+from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.samples import Samples, concatenate
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.heads.prepared import PreparedPolytope
 from cl_ac.losses import cross_entropy
@@ -440,3 +441,10 @@ def test_head_warmup_learns_what_will_answer(toy_benchmark, toy_network, monkeyp
     batch = next(trainer.loader(task.train).shuffled(8, 8, torch.Generator(), task))
     expected = cross_entropy(network(batch.images) / 0.1, batch.targets, task.classes)
     torch.testing.assert_close(fits[0].loss(network, batch), expected)
+
+
+@pytest.mark.parametrize(("side", "at_once"), [(8, 256), (32, 256), (96, 28), (224, 8)])
+def test_few_large_images_are_answered_at_once_on_a_cpu(side, at_once):
+    trainer = Trainer(Training(), Augmentation(), torch.device("cpu"))
+    samples = Samples(torch.zeros(1, 3, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    assert trainer.answered_at_once(samples) == at_once
