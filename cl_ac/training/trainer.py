@@ -24,7 +24,6 @@ from cl_ac.processes.passes import sharing
 from cl_ac.training.fitting import EpochReport, Fit, Fitting
 from cl_ac.training.settings import Training
 
-
 # Of a batch that is only answered, on a CPU: maps of more are memory that the system hands out anew for each layer.
 # EfficientNet-Lite0 at 96 × 96, one thread of an EPYC, November 2026: 4.2 ms an image in batches of 16, 10.8 ms of 256.
 PIXELS_ON_CPU = 2**18
