@@ -3,7 +3,7 @@
 Shapes: C classes seen, D features, N samples.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -15,6 +15,9 @@ from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.network import ExitNetwork
 from cl_ac.training import Trainer
+
+# Shrinkage that is not given, but estimated from the data.
+ESTIMATED = ("ledoit_wolf", "class_ledoit_wolf")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ class Gaussian(Classifier):
             `P = [(1 − ε) S + ε I]⁻¹` in place of the ridge above. (In the authors' code each first sample of a class
             also counts its distance from the origin in S.) With `ledoit_wolf`, `P = [(1 − ε) S + ε tr(S) / D · I]⁻¹`
             and ε estimated from the data (Ledoit & Wolf, 2004), for a full covariance only. It is that of all data at
-            once, in any order of tasks, and takes a second pass over each task's data.
+            once, in any order of tasks, and takes a second pass over each task's data. With `class_ledoit_wolf` S is
+            the mean over samples of covariances that are shrunk so class by class, each of standardised features, as
+            scikit-learn's linear discriminant analysis (`shrinkage="auto"`) has it.
         reading: how features are read and exits aggregated, see `Classifier`.
     """
 
@@ -80,30 +85,32 @@ class Gaussian(Classifier):
         self,
         covariance: Literal["full", "diagonal", "spherical"] = "full",
         scale: Literal["unit", "bayes"] = "unit",
-        shrinkage: float | Literal["ledoit_wolf"] | None = None,
+        shrinkage: float | Literal["ledoit_wolf", "class_ledoit_wolf"] | None = None,
         **reading,
     ):
         super().__init__(**reading)
         if isinstance(shrinkage, str):
-            if shrinkage != "ledoit_wolf":
-                raise ConfigurationError(unknown("classifier.shrinkage", shrinkage, ("ledoit_wolf",)))
+            if shrinkage not in ESTIMATED:
+                raise ConfigurationError(unknown("classifier.shrinkage", shrinkage, ESTIMATED))
             if covariance != "full":
                 raise ConfigurationError(
-                    f"classifier.shrinkage is ledoit_wolf and classifier.covariance is {covariance}; "
+                    f"classifier.shrinkage is {shrinkage} and classifier.covariance is {covariance}; "
                     "it is estimated for a full covariance only"
                 )
         elif shrinkage is not None and not 0 < shrinkage <= 1:
             raise ConfigurationError(f"classifier.shrinkage is {shrinkage}; it must be above 0 and at most 1")
         self.covariance, self.scale, self.shrinkage = covariance, scale, shrinkage
         # Fourth powers of earlier images would be those of distances from other means.
-        self.takes_repeated_classes = shrinkage != "ledoit_wolf"
+        self.takes_repeated_classes = shrinkage not in ESTIMATED
 
     def fit(self, task, network, trainer, memory) -> None:
-        diagonal = self.covariance != "full"
-        for features, targets in self.passes(network, task.train.without_extras(), trainer):
-            for index, part in enumerate(features):
-                new = Statistics.of(part.double(), targets, task.classes_seen, diagonal)
-                self._keep(index, self.statistics(index).merge(new) if hasattr(self, f"counts_{index}") else new)
+        if self.shrinkage == "class_ledoit_wolf":
+            self._add_shrunk_classes(task, network, trainer)
+        else:
+            diagonal = self.covariance != "full"
+            for features, targets in self.passes(network, task.train.without_extras(), trainer):
+                for index, part in enumerate(features):
+                    self._add(index, Statistics.of(part.double(), targets, task.classes_seen, diagonal))
         if self.shrinkage == "ledoit_wolf":
             self._add_fourth_powers(task, network, trainer)
         for index in range(len(network)):
@@ -111,11 +118,28 @@ class Gaussian(Classifier):
                 self.statistics(index),
                 self.covariance == "spherical",
                 self.scale == "bayes",
-                None if self.shrinkage == "ledoit_wolf" else self.shrinkage,
+                {"ledoit_wolf": None, "class_ledoit_wolf": 0.0}.get(self.shrinkage, self.shrinkage),
                 getattr(self, f"fourth_powers_{index}", None),
             )
             self.register_buffer(f"weight_{index}", weight.float())
             self.register_buffer(f"bias_{index}", bias.float())
+
+    def _add_shrunk_classes(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
+        """Adds each class of the task with its own shrunk covariance in place of what its samples scatter."""
+        samples = task.train.without_extras()
+        for target in samples.targets.unique().tolist():
+            members = samples.select(samples.targets == target)
+            batches = [features for features, _ in self.passes(network, members, trainer)]
+            for index, parts in enumerate(zip(*batches, strict=True)):
+                features = torch.cat(parts).double()
+                labels = torch.full((len(features),), target, device=features.device)
+                known = Statistics.of(features, labels, task.classes_seen)
+                self._add(index, replace(known, scatter=len(features) * shrunk_covariance(features)))
+
+    def _add(self, index: int, new: Statistics) -> None:
+        merged = self.statistics(index).merge(new) if hasattr(self, f"counts_{index}") else new
+        for name in ("counts", "means", "scatter"):
+            self.register_buffer(f"{name}_{index}", getattr(merged, name))
 
     def _add_fourth_powers(self, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
         """Adds `Σ |x − μ_y|⁴` over the task's data, whose classes' means are known by now and stay as they are."""
@@ -127,10 +151,6 @@ class Gaussian(Classifier):
     def statistics(self, index: int) -> Statistics:
         """What is known at one exit."""
         return Statistics(*(getattr(self, f"{name}_{index}") for name in ("counts", "means", "scatter")))
-
-    def _keep(self, index: int, statistics: Statistics) -> None:
-        for name in ("counts", "means", "scatter"):
-            self.register_buffer(f"{name}_{index}", getattr(statistics, name))
 
     def score(self, index, features) -> Tensor:
         return features @ getattr(self, f"weight_{index}").T + getattr(self, f"bias_{index}")
@@ -155,6 +175,19 @@ def ledoit_wolf(statistics: Statistics, fourth_powers: Tensor) -> Tensor:
     return (error / apart.clamp(min=torch.finfo(apart.dtype).tiny)).clamp(1e-10, 1)
 
 
+def shrunk_covariance(features: Tensor) -> Tensor:
+    """The covariance [D, D] of one class's features [N, D], shrunk by `ledoit_wolf` where each has variance 1."""
+    centred = features - features.mean(0)
+    deviation = centred.square().mean(0).sqrt()
+    deviation = deviation.where(deviation > 0, 1)
+    standard = centred / deviation
+    known = Statistics(features.new_tensor([len(features)]), features[:1], standard.T @ standard)
+    share = ledoit_wolf(known, standard.square().sum(1).square().sum())
+    covariance = (1 - share) * known.scatter / len(features)
+    covariance.diagonal().add_(share * known.scatter.diagonal().mean() / len(features))
+    return deviation[:, None] * covariance * deviation
+
+
 def discriminant(
     statistics: Statistics,
     spherical: bool = False,
@@ -174,7 +207,7 @@ def discriminant(
         share = ledoit_wolf(statistics, fourth_powers)
         ridge, scatter = (share * diagonal.mean()).clamp(min=least), (1 - share) * scatter
     elif shrinkage is not None:
-        ridge, scatter = shrinkage * freedom, (1 - shrinkage) * scatter
+        ridge, scatter = (shrinkage * freedom).clamp(min=least), (1 - shrinkage) * scatter
     if scatter.ndim == 1:
         weight = means / ((scatter.mean() if spherical else scatter) + ridge)
     else:

@@ -6,8 +6,9 @@ import numpy
 import pytest
 import torch
 from sklearn import covariance
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from cl_ac.classifiers.gaussian import Gaussian, Statistics, discriminant, ledoit_wolf
+from cl_ac.classifiers.gaussian import Gaussian, Statistics, discriminant, ledoit_wolf, shrunk_covariance
 from cl_ac.errors import ConfigurationError
 from cl_ac.memory import Memory
 
@@ -65,6 +66,39 @@ def test_tasks_in_any_order_give_what_all_data_at_once_give(toy_benchmark, toy_t
         assert ledoit_wolf(classifier.statistics(index), powers).item() == pytest.approx(share, rel=1e-8)
         weight, _ = discriminant(classifier.statistics(index), fourth_powers=powers)
         assert torch.equal(getattr(classifier, f"weight_{index}"), weight.float())
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_classes_shrunk_one_by_one_answer_as_the_discriminant_analysis_of_scikit_learn(
+    toy_benchmark, toy_trainer, toy_network, order
+):
+    network, tasks = toy_network("sdn", (2, 2, 2)).eval(), toy_benchmark().tasks
+    classifier, targets, parts = Gaussian(shrinkage="class_ledoit_wolf"), [], []
+    for position, number in enumerate(order):
+        train = tasks[number].train
+        moved = replace(train, targets=train.targets - 2 * number + 2 * position)
+        classifier.update(replace(tasks[position], train=moved), network, toy_trainer, Memory())
+        parts += [features for features, _ in classifier.passes(network, moved, toy_trainer)]
+        targets.append(moved.targets)
+    y = torch.cat(targets)
+    for index in range(3):
+        x = torch.cat([features[index] for features in parts]).double()
+        oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[1 / 6] * 6).fit(
+            x.numpy(), y.numpy()
+        )
+        shares = y.bincount() / len(y)
+        pooled = sum(share * shrunk_covariance(x[y == target]) for target, share in enumerate(shares))
+        torch.testing.assert_close(
+            sum(share * shrunk_covariance(x[y == target]) for target, share in enumerate([1 / 6] * 6)),
+            torch.from_numpy(oracle.covariance_),
+        )
+        own = torch.linalg.solve(pooled, classifier.statistics(index).means.T).T * (1 - 1 / len(y))
+        torch.testing.assert_close(getattr(classifier, f"weight_{index}").double(), own, rtol=1e-4, atol=1e-4)
+
+
+def test_a_class_of_one_sample_or_of_equal_ones_scatters_nothing():
+    assert torch.equal(shrunk_covariance(torch.ones(1, 3, dtype=torch.float64)), torch.zeros(3, 3, dtype=torch.float64))
+    assert torch.equal(shrunk_covariance(torch.ones(4, 3, dtype=torch.float64)), torch.zeros(3, 3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
