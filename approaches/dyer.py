@@ -31,6 +31,7 @@ class DyER(Approach):
 
     family = "expansion"
     memory_use = "required"
+    adds_features = True
 
     def __init__(
         self,

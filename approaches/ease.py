@@ -36,6 +36,7 @@ class EASE(Approach):
 
     family = "tuning"
     memory_use = "none"
+    adds_features = True
 
     def __init__(self, width: int = 64, scale: float = 0.1, dropout: float = 0.1, reweight: float = 0.1):
         super().__init__()

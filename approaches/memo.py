@@ -38,6 +38,7 @@ class MEMO(Approach):
 
     family = "expansion"
     memory_use = "required"
+    adds_features = True
 
     def __init__(self, branch_from: str | None = None, auxiliary: float = 1.0, train_shared: bool = True):
         super().__init__()

@@ -49,9 +49,10 @@ class Approach(Growing):
     `memory` holds the exemplars; `memory_use` says whether the method can do without, and `exemplars_per_class` how
     many of each class it cannot do without if there is a memory. `most_classes` is how many classes a run may have at
     most, None for any number; an approach with it has it as its option `classes`. `trains_heads` says whether the
-    linear heads learn, which the best epoch is selected by. `needs_transformer` says that only vision transformers can
-    be trained so. `copes_with` names what the method can learn from beside disjoint tasks with boundaries; runs that
-    bring anything else are refused. `family` is where it stands in lists.
+    linear heads learn, which the best epoch is selected by, `adds_features` that exits read more features with each
+    task, and `needs_transformer` that only vision transformers can be trained so. `copes_with` names what the method
+    can learn from beside disjoint tasks with boundaries; runs that bring anything else are refused. `family` is where
+    it stands in lists.
     """
 
     family: ClassVar[Family] = "own"
@@ -59,6 +60,7 @@ class Approach(Growing):
     exemplars_per_class: ClassVar[int] = 1
     most_classes: int | None = None
     trains_heads: ClassVar[bool] = True
+    adds_features: ClassVar[bool] = False
     needs_transformer: ClassVar[bool] = False
     copes_with: frozenset[Challenge] = frozenset()
 

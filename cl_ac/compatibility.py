@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from cl_ac.approach import Approach
+from cl_ac.approach import Approach, TaskApproach
 from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers.classifier import Classifier
 from cl_ac.data.tasks import Task
@@ -43,7 +43,7 @@ def check(
             f"approach.classes is {approach.most_classes}, but the benchmark has {classes}: set it to the "
             "number of classes of the whole run"
         )
-    if classifier is not None and classifier.needs_equal_features and type(approach).expand is not Approach.expand:
+    if classifier is not None and classifier.needs_equal_features and approach.adds_features:
         problems.append(
             f"the classifier {type(classifier).__name__} keeps statistics of the features of earlier tasks, but {name} "
             "adds features with each task: take NearestMean, or the linear heads (classifier absent)"
@@ -62,6 +62,10 @@ def check(
         problems.append(
             "watch.nearest_mean is 'exemplars', but there is no memory: "
             "set memory.size or memory.per_class above 0, or take 'oracle'"
+        )
+    if classifier is not None and type(approach).answer not in (Approach.answer, TaskApproach.answer):
+        problems.append(
+            f"classifier is {type(classifier).__name__}, but {name} answers in a way of its own: leave classifier out"
         )
     if sparsify.enabled and current().size > 1:
         problems.append(

@@ -7,6 +7,7 @@ from importlib import import_module
 
 from cl_ac import __version__
 from cl_ac.errors import ConfigurationError, UserError, unknown
+from cl_ac.processes.word import leave_word
 
 # Each is a file beside this one, imported when it is asked for.
 COMMANDS = {
@@ -55,12 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except UserError as error:
-        # Of the processes of one run, which all find the same, one says it.
+        # Of the processes of one run, which mostly find the same, one says it; who started them hears of all.
+        leave_word(str(error))
         if os.environ.get("RANK", "0") == "0":
             print(f"cl-ac: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"cl-ac: interrupted{GO_ON.get(name, '')}", file=sys.stderr)
+        if "RANK" not in os.environ:
+            print(f"cl-ac: interrupted{GO_ON.get(name, '')}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Who reads has seen enough, such as `head`; Python must not complain again when it closes the pipe.

@@ -61,6 +61,8 @@ def exit_costs(network: ExitNetwork, classifier: Classifier | None = None) -> Ex
         heads.append(alone + together)
     network.train(was_training)
     exits = [sum(backbone[: index + 1]) + sum(heads[: index + 1]) for index in range(len(network))]
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    # Copies of a part may share its values, which are there once.
+    apart = {parameter.untyped_storage().data_ptr(): parameter.numel() for parameter in network.parameters()}
+    parameters = sum(apart.values())
     # Without ACs the final exit has none to answer together with.
     return ExitCosts(exits, sum(backbone) + alone, parameters)

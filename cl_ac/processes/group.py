@@ -60,6 +60,7 @@ class Group:
 
 
 ALONE = Group()
+GONE = "another process of this run has ended before its time; repeat the command with --resume to go on"
 # What gloo and NCCL say when a process is gone.
 LOST = ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "Timed out waiting")
 
@@ -90,9 +91,7 @@ def together() -> Iterator[Group]:
     except RuntimeError as error:
         if not any(sign in str(error) for sign in LOST):
             raise
-        raise UserError(
-            "another process of this run has ended before its time; repeat the command with --resume to go on"
-        ) from error
+        raise UserError(GONE) from error
     finally:
         dist.destroy_process_group()
 

@@ -9,6 +9,7 @@ from signal import Signals
 import torch
 
 from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.processes.group import GONE
 
 
 def check(devices: int, device: str) -> None:
@@ -29,11 +30,12 @@ def launch(devices: int, arguments: Sequence[str]) -> None:
         SystemExit: with the exit code of the first that failed, which has said why.
     """
     # Costs seconds, and one process does without it.
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # It would say at length what is said below in one sentence.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # It would say at length what is said below in one sentence, and this process has nothing else to say.
+    logging.disable(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // devices, 1)))
     config = LaunchConfig(
         min_nodes=1,
@@ -47,8 +49,17 @@ def launch(devices: int, arguments: Sequence[str]) -> None:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "cl_ac", *arguments)
+    except SignalException as error:
+        raise KeyboardInterrupt from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        said = {
+            place: each.message["message"] for place, each in error.failures.items() if isinstance(each.message, dict)
+        }
+        for place, message in said.items():
+            # What the first process has found it has told.
+            if place and message not in (said.get(0), GONE):
+                raise UserError(message) from None
         if failure.exitcode >= 0:
             raise SystemExit(failure.exitcode) from None
         raise UserError(

@@ -110,7 +110,8 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         summed = list(gradients)
-        for dtype in {gradient.dtype for gradient in gradients if gradient is not None}:
+        # In the same order in every process.
+        for dtype in dict.fromkeys(gradient.dtype for gradient in gradients if gradient is not None):
             places = [i for i, gradient in enumerate(gradients) if gradient is not None and gradient.dtype == dtype]
             parts = [gradients[place] for place in places]
             flat = torch.cat([part.reshape(-1) for part in parts])

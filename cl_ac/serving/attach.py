@@ -167,8 +167,14 @@ def attach(
 def check_final_head(run: Finished) -> None:
     """Raises a `ConfigurationError` if the final exit's linear head, which is to answer, has not learned every task."""
     approach, epochs = run.objects.approach, run.objects.training.epochs
-    learned = any(epochs) if isinstance(epochs, list) else epochs
-    if not (learned and approach.trains_heads) or approach.training_set(run.last_task) is None:
+    if type(approach).answer not in (Approach.answer, TaskApproach.answer):
+        raise ConfigurationError(
+            f"{type(approach).__name__} answers with more than one pass of a network; no AC can be attached"
+        )
+    learned = all(epochs) if isinstance(epochs, list) else epochs
+    # Rows that learned on features of their own task, and answer on those of all tasks only through prototypes.
+    apart = approach.adds_features and approach.inference_classifier() is not None
+    if apart or not (learned and approach.trains_heads) or approach.training_set(run.last_task) is None:
         raise ConfigurationError(
             f"{type(approach).__name__} left the linear heads untrained, and with attached ACs the final one answers; "
             "no AC can be attached"

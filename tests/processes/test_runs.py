@@ -84,3 +84,44 @@ def test_a_mistake_is_told_once(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("cl-ac:") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_what_another_process_alone_finds_is_told(tmp_path):
+    (tmp_path / "full.py").write_text(
+        "import os\n"
+        "from cl_ac.approaches.finetuning import FineTuning\n"
+        "from cl_ac.errors import UserError\n\n\n"
+        "class Full(FineTuning):\n"
+        '    """Fails in one process."""\n\n'
+        "    def end_task(self, task, network, trainer) -> None:\n"
+        '        if os.environ.get("RANK") == "1":\n'
+        '            raise UserError("there is no room here")\n'
+    )
+    command = [*COMMAND, "--approach", "full.Full", "--out", "runs", "--training.epochs", "1", "--devices", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "cl_ac", *command], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "cl-ac: there is no room here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_run_says_so_once(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [*COMMAND, "--out", str(tmp_path), "--training.epochs", "200", "--devices", "2"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "cl_ac", *command],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(started.pid, signal.SIGINT)
+    told = started.communicate(timeout=60)[1]
+    assert started.returncode == 130
+    assert told.count("interrupted") == 1
+    assert "Traceback" not in told
