@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from cl_ac.approach import Approach
-from cl_ac.backbones.wrapped import TorchvisionModel
+from cl_ac.backbones.wrapped import TimmModel, TorchvisionModel
 from cl_ac.cli.main import main
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.serving.finished import finished
@@ -70,8 +70,9 @@ def resolved(name: str) -> object:
 def checkout(tmp_path, monkeypatch):
     """An empty folder with the checkout's scripts, which becomes the current one, and a way to write plugins there."""
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    build = TorchvisionModel.build
-    monkeypatch.setattr(TorchvisionModel, "build", lambda *given: build(*given[:3], False, given[4]))
+    for kind in (TorchvisionModel, TimmModel):
+        build = kind.build
+        monkeypatch.setattr(kind, "build", lambda *given, build=build: build(*given[:3], False, given[4]))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
 

@@ -92,7 +92,15 @@ def test_every_figure_and_table_is_a_file_in_each_format(report, text):
     for name in figures:
         assert all((report / "figures" / f"{name}.{ending}").stat().st_size for ending in ("svg", "png", "pdf"))
     tables = {path.name for path in (report / "tables").iterdir()}
-    names = ("summary", "settings", "accuracy_per_task", "accuracy_per_exit", "cost_per_task", "stability_gap")
+    names = (
+        "summary",
+        "settings",
+        "accuracy_per_task",
+        "accuracy_known_task",
+        "accuracy_per_exit",
+        "cost_per_task",
+        "stability_gap",
+    )
     assert tables == {f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex")}
     assert (report / "tables" / "summary.csv").read_text().startswith("run,seeds,tasks,accuracy,accuracy std")
 
