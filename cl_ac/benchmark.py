@@ -173,10 +173,11 @@ class Benchmark(ABC):
             bounds = slice(0, classes.stop) if arrival.domain is not None else classes
             parts += [arrived(arrival, train, order), *(beside(part, bounds, arrival) for part in (held_out, test))]
         kept = iter(self.keep(parts))
+        apart = [self._is_apart(samples) for samples in (train, held_out, test)]
         tasks: list[Task] = []
         for index, arrival in enumerate(arrivals):
             task_train, task_held_out, task_test = (
-                self._in_domain(next(kept), arrival, len(arrivals)) for _ in range(3)
+                self._in_domain(next(kept), arrival, len(arrivals)) if each else next(kept) for each in apart
             )
             if self.evaluate_on == "validation":
                 task_test = task_held_out
@@ -257,6 +258,10 @@ class Benchmark(ABC):
         if self.domain_names is None or "domain" not in samples.extras:
             return [(target,) for target in classes]
         return [(target, domain) for target in classes for domain in range(len(self.domain_names))]
+
+    def _is_apart(self, samples: Samples) -> bool:
+        """Whether samples differ from domain to domain, instead of coming with each of them as they are."""
+        return "domain" in samples.extras or type(self.stream).images is not Stream.images
 
     def _in_domain(self, samples: Samples, arrival: Arrival, domains: int) -> Samples:
         """The samples of a task as they arrive in its domain, if it has one."""
