@@ -16,7 +16,7 @@ from cl_ac.data.tasks import Task, task_slices
 from cl_ac.errors import ConfigurationError, DataError
 from cl_ac.streams.arriving import arrived, beside, order_of_arrival
 from cl_ac.streams.class_incremental import ClassIncremental
-from cl_ac.streams.stream import Arrival, Labels, Split, Stream
+from cl_ac.streams.stream import DEFAULT_TASKS, Arrival, Labels, Split, Stream
 
 
 class Benchmark(ABC):
@@ -54,7 +54,7 @@ class Benchmark(ABC):
 
     def __init__(
         self,
-        tasks: int = 5,
+        tasks: int = DEFAULT_TASKS,
         first_task: int | None = None,
         classes_per_task: list[int] | None = None,
         order: Literal["natural", "published"] | int | list[int] = "natural",

@@ -47,7 +47,7 @@ def test_new_classes_have_no_answer_before_they_are_learned(toy_benchmark, toy_n
 def test_test_images_that_come_with_every_domain_tell_nothing_of_the_next(
     apart, toy_benchmark, toy_backbone, toy_trainer, monkeypatch
 ):
-    benchmark = toy_benchmark()
+    benchmark = toy_benchmark(tasks=2)
     train, test = (
         replace(part, extras={"domain": torch.arange(len(part)) % 2} if has_domains else {})
         for part, has_domains in zip(benchmark.load(), (True, apart), strict=True)
