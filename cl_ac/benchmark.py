@@ -166,6 +166,7 @@ class Benchmark(ABC):
         train, held_out, test = self._chosen(train, test)
         labels = Labels(train.targets, self.class_split, train.extras.get("domain"), self._mistaken())
         arrivals = self.stream.arrivals(labels, self.seed)
+        self._check_domains(arrivals)
         order, sizes = order_of_arrival(arrivals, train.targets)
         train, held_out, test = (self._renumber(samples, order) for samples in (train, held_out, test))
         parts = []
@@ -258,6 +259,15 @@ class Benchmark(ABC):
         if self.domain_names is None or "domain" not in samples.extras:
             return [(target,) for target in classes]
         return [(target, domain) for target in classes for domain in range(len(self.domain_names))]
+
+    def _check_domains(self, arrivals: Sequence[Arrival]) -> None:
+        """Raises a `DataError` if a domain that is to be a task has no training samples."""
+        trained = {arrival.domain for arrival in arrivals if len(arrival.train)}
+        if self.domain_names is None or arrivals[0].domain is None:
+            return
+        for domain, name in enumerate(self.domain_names):
+            if domain not in trained:
+                raise DataError(f"load() of {type(self).__name__} gives no training samples of the domain '{name}'")
 
     def _is_apart(self, samples: Samples) -> bool:
         """Whether samples differ from domain to domain, instead of coming with each of them as they are."""

@@ -177,7 +177,7 @@ class Sequence(UnreadSet):
 
     @cached_property
     def class_order(self) -> list[int]:
-        """Labels in the order in which classes arrive: each data set's own order, and last what their tasks leave out."""
+        """Labels in the order in which classes arrive: each data set's own order; last what their tasks leave out."""
         if self.same_classes:
             return list(self.parts[0].class_order)
         arriving, left_out = [], []

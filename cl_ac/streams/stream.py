@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cl_ac.errors import ConfigurationError
 
-
 # What `benchmark.tasks` is for most data sets where it is not given.
 DEFAULT_TASKS = 5
 
