@@ -16,7 +16,7 @@ from cl_ac.data.tasks import Task, task_slices
 from cl_ac.errors import ConfigurationError, DataError
 from cl_ac.streams.arriving import arrived, beside, order_of_arrival
 from cl_ac.streams.class_incremental import ClassIncremental
-from cl_ac.streams.stream import Arrival, Labels, Split, Stream
+from cl_ac.streams.stream import DEFAULT_TASKS, Arrival, Labels, Split, Stream
 
 
 class Benchmark(ABC):
@@ -54,7 +54,7 @@ class Benchmark(ABC):
 
     def __init__(
         self,
-        tasks: int = 5,
+        tasks: int = DEFAULT_TASKS,
         first_task: int | None = None,
         classes_per_task: list[int] | None = None,
         order: Literal["natural", "published"] | int | list[int] = "natural",
@@ -166,6 +166,7 @@ class Benchmark(ABC):
         train, held_out, test = self._chosen(train, test)
         labels = Labels(train.targets, self.class_split, train.extras.get("domain"), self._mistaken())
         arrivals = self.stream.arrivals(labels, self.seed)
+        self._check_domains(arrivals)
         order, sizes = order_of_arrival(arrivals, train.targets)
         train, held_out, test = (self._renumber(samples, order) for samples in (train, held_out, test))
         parts = []
@@ -173,10 +174,11 @@ class Benchmark(ABC):
             bounds = slice(0, classes.stop) if arrival.domain is not None else classes
             parts += [arrived(arrival, train, order), *(beside(part, bounds, arrival) for part in (held_out, test))]
         kept = iter(self.keep(parts))
+        apart = [self._is_apart(samples) for samples in (train, held_out, test)]
         tasks: list[Task] = []
         for index, arrival in enumerate(arrivals):
             task_train, task_held_out, task_test = (
-                self._in_domain(next(kept), arrival, len(arrivals)) for _ in range(3)
+                self._in_domain(next(kept), arrival, len(arrivals)) if each else next(kept) for each in apart
             )
             if self.evaluate_on == "validation":
                 task_test = task_held_out
@@ -257,6 +259,19 @@ class Benchmark(ABC):
         if self.domain_names is None or "domain" not in samples.extras:
             return [(target,) for target in classes]
         return [(target, domain) for target in classes for domain in range(len(self.domain_names))]
+
+    def _check_domains(self, arrivals: Sequence[Arrival]) -> None:
+        """Raises a `DataError` if a domain that is to be a task has no training samples."""
+        trained = {arrival.domain for arrival in arrivals if len(arrival.train)}
+        if self.domain_names is None or arrivals[0].domain is None:
+            return
+        for domain, name in enumerate(self.domain_names):
+            if domain not in trained:
+                raise DataError(f"load() of {type(self).__name__} gives no training samples of the domain '{name}'")
+
+    def _is_apart(self, samples: Samples) -> bool:
+        """Whether samples differ from domain to domain, instead of coming with each of them as they are."""
+        return "domain" in samples.extras or type(self.stream).images is not Stream.images
 
     def _in_domain(self, samples: Samples, arrival: Arrival, domains: int) -> Samples:
         """The samples of a task as they arrive in its domain, if it has one."""

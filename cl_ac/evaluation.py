@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cl_ac.data.tasks import open_classes
+from cl_ac.data.tasks import open_classes, task_slices
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,23 @@ class Outputs:
     @cached_property
     def task_incremental(self) -> "Outputs":
         """The same outputs when each sample's task is known: the logits of classes not open to choice are −inf."""
-        return replace(self, logits=self.logits.where(open_classes(self.sizes)[self.tasks], -torch.inf))
+        return replace(self, logits=self.logits.where(self.open_classes[self.tasks], -torch.inf))
+
+    @cached_property
+    def open_classes(self) -> Tensor:
+        """The classes that are open to choice where the task is known: bool [T, C].
+
+        A task with test samples of classes before its own is one of a domain.
+        """
+        starts = torch.tensor([classes.start for classes in task_slices(self.sizes)])
+        in_domains = torch.zeros(len(self.sizes), dtype=torch.bool)
+        in_domains[self.tasks[self.targets < starts[self.tasks]]] = True
+        return open_classes(self.sizes, in_domains)
+
+    @property
+    def tested_classes(self) -> list[int]:
+        """How many classes each task is tested on, if at all: its new ones, or in a domain all so far [T]."""
+        return self.open_classes.sum(1).tolist()
 
     @property
     def task_of_class(self) -> Tensor:
@@ -160,32 +176,27 @@ def cube(rows: Sequence[Tensor]) -> Tensor:
     return result
 
 
-def tested_classes(sizes: Sequence[int]) -> list[int]:
-    """How many classes each task is tested on, if at all: its new ones, or in a domain all so far."""
-    return open_classes(sizes).sum(1).tolist()
-
-
-def average(row: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
-    """Mean over tasks of accuracies [T, ...]; weighted by their classes, given the `sizes` of all tasks."""
+def average(row: Tensor, classes: Sequence[int] | None = None) -> Tensor:
+    """Mean over tasks of accuracies [T, ...]; weighted by `classes`, how many each is tested on, if given."""
     tested = ~row.flatten(1).isnan().any(1) if row.ndim > 1 else ~row.isnan()
-    if sizes is None:
+    if classes is None:
         return row[tested].mean(0)
-    weights = torch.tensor(tested_classes(sizes[: len(row)]), dtype=row.dtype)[tested]
+    weights = torch.tensor(classes[: len(row)], dtype=row.dtype)[tested]
     return torch.tensordot(weights / weights.sum(), row[tested], dims=1)
 
 
-def average_incremental(accuracies: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+def average_incremental(accuracies: Tensor, classes: Sequence[int] | None = None) -> Tensor:
     """Mean over t of the average accuracy after task t, of a cube [T, T, ...].
 
-    With `sizes` it is the published average incremental accuracy (Rebuffi et al., 2017), the mean over t of the
+    With `classes`, how many each task is tested on, it is the published average incremental accuracy (Rebuffi et al., 2017), the mean over t of the
     accuracy on all classes seen, each class counting the same. Without, tasks count the same; if they are of one size
     the two are equal.
     """
     tasks = len(accuracies)
-    classes = torch.ones(tasks) if sizes is None else torch.tensor(tested_classes(sizes[:tasks]))
+    counts = torch.ones(tasks) if classes is None else torch.tensor(classes[:tasks])
     # A task without test samples has none after any task.
     tested = ~accuracies[-1].flatten(1).isnan().any(1) if accuracies.ndim > 2 else ~accuracies[-1].isnan()
-    weights = (classes * tested).to(accuracies.dtype).expand(tasks, tasks).tril()
+    weights = (counts * tested).to(accuracies.dtype).expand(tasks, tasks).tril()
     seen = accuracies.movedim((0, 1), (-2, -1)).tril().where(tested, 0)
     return (seen * weights / weights.sum(1, keepdim=True)).sum((-2, -1)) / tasks
 

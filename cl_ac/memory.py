@@ -1,5 +1,6 @@
 """Exemplars of earlier classes, kept as uint8 images."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
@@ -18,12 +19,14 @@ from cl_ac.training import Trainer
 Selection = Literal["random", "herding", "entropy", "distance", "reservoir", "class_balanced", "live"]
 # A stream of random numbers that no loss draws from.
 KEYS = -1
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
 class Memory(Growing):
     """A bounded store of training images.
 
-    Where tasks are domains, each class has a share in each of them: what is said of classes holds for these groups.
+    Where tasks are domains, each class has a share in each of them: what is said of classes holds for these groups. What
+    a fixed total leaves over, all of it where groups are more than exemplars, goes to groups of many domains.
 
     Exemplars of a class are kept in the order in which they were chosen; when its share shrinks, the last go.
     Selections that ask the network read its final exit, in evaluation mode and without augmentation.
@@ -181,12 +184,15 @@ class Memory(Growing):
         """
         if not self.enabled or self.live:
             return
-        known, targets = self._groups(samples)
-        # Groups are numbered in the order in which they arrive: the largest number tells how many there are.
+        known, targets, order = self._groups(samples)
         counts = torch.cat([known, targets]).bincount()
-        quotas = torch.tensor(self.quotas(len(counts)) if per_class is None else [per_class] * len(counts))
-        if self.selection == "class_balanced" and self.size and per_class is None:
-            quotas = _filled(counts, int(quotas.sum()))
+        shares = torch.tensor(self.quotas(len(counts)) if per_class is None else [per_class] * len(counts))
+        # Where domains bring more groups than there are exemplars, none leaves anything of its share.
+        spread = "domain" in samples.extras and self.size < len(counts)
+        if self.selection == "class_balanced" and self.size and per_class is None and not spread:
+            shares = _filled(counts[order], int(shares.sum()))
+        quotas = torch.empty_like(shares)
+        quotas[order] = shares
         scores = self._scores(samples, generator, network, trainer, int(quotas.max()))
         order = scores.argsort(stable=True)
         order = order[targets[order].argsort(stable=True)]
@@ -202,14 +208,20 @@ class Memory(Growing):
         added = samples.select(new.to(samples.targets.device))
         self.store(concatenate(self.samples.select(old.to(self.targets.device)), added) if len(old) else added)
 
-    def _groups(self, samples: Samples) -> tuple[Tensor, Tensor]:
-        """The group of each stored sample and of `samples`: its class, or the rank of its class in its domain."""
+    def _groups(self, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
+        """The group of each stored sample and of `samples`: its class, or the rank of its class in its domain.
+
+        Third, all groups in the order in which they are given what is left over.
+        """
         parts = [self.samples, samples] if len(self) else [samples]
         groups = torch.cat([part.targets.cpu() for part in parts])
+        # Classes are numbered in the order in which they arrive: the largest number tells how many there are.
+        order = torch.arange(int(groups.max()) + 1)
         if all("domain" in part.extras for part in parts):
-            domains = torch.cat([part.extras["domain"].cpu() for part in parts])
-            groups = (domains * (int(groups.max()) + 1) + groups).unique(return_inverse=True)[1]
-        return groups[: len(self)], groups[len(self) :]
+            domains, classes = torch.cat([part.extras["domain"].cpu() for part in parts]), len(order)
+            numbers, groups = (domains * classes + groups).unique(return_inverse=True)
+            order = spread_over_domains(numbers // classes, numbers % classes)
+        return groups[: len(self)], groups[len(self) :], order
 
     def _scores(
         self,
@@ -265,6 +277,18 @@ def herd(features: Tensor, count: int) -> Tensor:
         picked.append(distances.where(free, torch.inf).argmin())
         total, free[picked[-1]] = total + features[picked[-1]], False
     return torch.stack(picked) if picked else torch.arange(0)
+
+
+def spread_over_domains(domains: Tensor, targets: Tensor) -> Tensor:
+    """Groups [N], each a class in a domain, in an order whose first ones are of all classes and of many domains.
+
+    Two groups of a class never change places as others come: one whose share has shrunk is not given more again.
+    """
+    # Multiples of an irrational number are spread evenly over [0, 1): of each class other domains come first.
+    keys = (domains * GOLDEN_RATIO + targets * math.sqrt(2)) % 1
+    by_key, ranks = keys.argsort(), torch.empty_like(targets)
+    ranks[by_key] = rank_in_class(targets[by_key])
+    return (ranks * (targets.max() + 1) + targets).argsort()
 
 
 def rank_in_class(targets: Tensor) -> Tensor:

@@ -74,8 +74,9 @@ class DomainFolder(ImageFileSet):
         for domain in others:
             if differing := sorted(set(names) ^ set(folders_in(self.root / domain))):
                 few = ", ".join(f"'{name}'" for name in differing[:10])
+                which = "1 class is" if len(differing) == 1 else f"{len(differing)} classes are"
                 raise DataError(
-                    f"{len(differing)} classes are in only one of '{self.root / first}' and '{self.root / domain}': "
+                    f"{which} in only one of '{self.root / first}' and '{self.root / domain}': "
                     f"{few}; every domain must have every class"
                 )
         if not names:

@@ -168,23 +168,28 @@ class Sequence(UnreadSet):
         """How classes are shared among tasks."""
         if self.same_classes:
             return super().class_split
-        sizes = [
-            size for part in self.parts for size in (part.class_split.sizes if self.each_split else [part.num_classes])
-        ]
+        sizes = [size for part in self.parts for size in self._sizes_of(part)]
         return Split(self.num_classes, len(sizes), classes_per_task=sizes)
+
+    def _sizes_of(self, part: Benchmark) -> list[int]:
+        """Classes of each task of a data set."""
+        return part.class_split.sizes if self.each_split else [part.num_classes]
 
     @cached_property
     def class_order(self) -> list[int]:
-        """Labels in the order in which classes arrive: each data set's own order."""
+        """Labels in the order in which classes arrive: each data set's own order; last what their tasks leave out."""
         if self.same_classes:
             return list(self.parts[0].class_order)
-        return [
-            offset + label for part, offset in zip(self.parts, self.offsets, strict=True) for label in part.class_order
-        ]
+        arriving, left_out = [], []
+        for part, offset in zip(self.parts, self.offsets, strict=True):
+            labels, used = [offset + label for label in part.class_order], sum(self._sizes_of(part))
+            arriving += labels[:used]
+            left_out += labels[used:]
+        return arriving + left_out
 
     def check(self) -> None:
         for part in self.parts:
-            _ = part.class_split.sizes if self.each_split else part.num_classes
+            self._sizes_of(part)
         super().check()
 
     def list_samples(self) -> tuple[Samples, Samples]:

@@ -1,5 +1,7 @@
 """Splits, orders and held-out data of a benchmark."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
 from cl_ac.data.tasks import task_slices
 from cl_ac.errors import ConfigurationError, DataError
-from cl_ac.streams.domain_incremental import PermutedPixels
+from cl_ac.streams.domain_incremental import DomainIncremental, PermutedPixels
 from cl_ac.streams.stream import Arrival, Stream
 
 
@@ -280,6 +282,19 @@ def test_changed_labels_go_with_the_true_ones():
     truth = benchmark.load()[0].targets
     assert [benchmark.class_order[target] for target in task.train.extras["true_targets"]] == truth.tolist()
     assert "true_targets" not in task.test.extras
+
+
+@pytest.mark.parametrize("lacking", [1, 2])
+def test_a_domain_without_training_samples_is_named(lacking, toy_benchmark, monkeypatch):
+    benchmark = toy_benchmark()
+    train, test = benchmark.load()
+    domains = (torch.arange(len(train)) % 2) * (3 - lacking)
+    monkeypatch.setattr(benchmark, "load", lambda: (replace(train, extras={"domain": domains}), test))
+    benchmark.domain_names, benchmark.stream = ("morning", "noon", "night"), DomainIncremental()
+    assert len(benchmark) == 3
+    name = benchmark.domain_names[lacking]
+    with pytest.raises(DataError, match=f"gives no training samples of the domain '{name}'"):
+        _ = benchmark.tasks
 
 
 def test_made_domains_change_all_parts_of_a_task_alike(toy_benchmark):

@@ -5,6 +5,7 @@ import torch
 
 from cl_ac import evaluation
 from cl_ac.evaluation import ExitCosts, Outputs
+from cl_ac.recording.records import Record
 
 NAN = torch.nan
 # Three tasks: learned to 0.9, 0.8 and 0.7; the first rises once before it is forgotten.
@@ -116,9 +117,26 @@ def test_all_classes_are_open_in_a_domain():
     outputs = domain_outputs()
     assert evaluation.exit_accuracy(outputs)[:, 0].tolist() == [0.5, 1, 0]
     assert torch.equal(outputs.task_incremental.logits, outputs.logits)
-    assert evaluation.average(evaluation.exit_accuracy(outputs), outputs.sizes).tolist() == [0.5], (
+    assert evaluation.average(evaluation.exit_accuracy(outputs), outputs.tested_classes).tolist() == [0.5], (
         "every domain has all classes"
     )
+
+
+def test_all_classes_so_far_are_open_in_a_domain_that_brings_new_ones_too():
+    outputs = Outputs(
+        torch.tensor([[[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0.5]]]),
+        torch.tensor([0, 1, 0, 2]),
+        torch.tensor([0, 0, 1, 1]),
+        (2, 1),
+        ExitCosts([1.0], 1.0),
+    )
+    known = evaluation.exit_accuracy(outputs.task_incremental)
+    assert known[:, 0].tolist() == [1, 0.5]
+    assert outputs.tested_classes == [2, 3]
+    assert evaluation.average(known, outputs.tested_classes).item() == pytest.approx((2 * 1 + 3 * 0.5) / 5)
+    record = Record.of(1, outputs, 0.0)
+    assert Record.parse(record.line()).tested_classes == [2, 3]
+    assert Record.of(1, replace(outputs, tasks=torch.tensor([0, 0, 0, 1])), 0.0).tested is None
 
 
 def test_a_task_that_is_not_tested_is_left_out_of_means():

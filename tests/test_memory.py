@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +16,7 @@ from cl_ac.data.batches import Batch
 from cl_ac.data.samples import ImageFiles, Samples
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError
-from cl_ac.memory import KEYS, Memory, herd, rank_in_class
+from cl_ac.memory import KEYS, Memory, herd, rank_in_class, spread_over_domains
 
 SELECTIONS = ["random", "herding", "entropy", "distance", "reservoir", "class_balanced"]
 
@@ -360,7 +361,7 @@ def test_each_class_has_a_share_in_each_domain(size, domains, selection):
         memory.update(samples, stream(domain), object(), ReadingTrainer())
         available |= {(domain, target): count for target, count in counts.items()}
     found = Counter(zip(memory.samples.extras["domain"].tolist(), memory.targets.tolist(), strict=True))
-    groups, quotas = sorted(available), memory.quotas(len(available))
+    groups, quotas = _in_order(available), memory.quotas(len(available))
     if selection == "class_balanced":
         assert len(memory) <= size
     else:
@@ -371,10 +372,38 @@ def test_each_class_has_a_share_in_each_domain(size, domains, selection):
         ]
 
 
+def _in_order(groups: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs of domain and class in the order in which they are given what is left over."""
+    listed = sorted(groups)
+    return [listed[place] for place in spread_over_domains(*torch.tensor(listed).T).tolist()]
+
+
+@pytest.mark.parametrize("selection", ["random", "class_balanced"])
+def test_exemplars_fewer_than_classes_in_domains_are_of_all_classes_and_many_domains(selection):
+    memory = Memory(50, selection=selection)
+    for domain in range(12):
+        samples = samples_of(dict.fromkeys(range(10), 8), domain + 1)
+        samples = replace(samples, extras={**samples.extras, "domain": torch.full((len(samples),), domain)})
+        memory.update(samples, stream(domain))
+    assert counts_of(memory, 10) == [5] * 10
+    of_domains = memory.samples.extras["domain"].bincount(minlength=12)
+    assert len(memory) == 50
+    assert of_domains.min() >= 3
+    assert of_domains.max() <= 5
+
+
+def test_a_number_per_class_is_one_in_each_domain():
+    memory = Memory(per_class=4)
+    for domain in range(3):
+        samples = samples_of({0: 8}, domain + 1)
+        memory.update(replace(samples, extras={"domain": torch.full((8,), domain)}), stream(domain))
+    assert memory.samples.extras["domain"].bincount().tolist() == [4, 4, 4]
+
+
 def _earlier(memory: Memory, domains: list[dict[int, int]], group: tuple[int, int]) -> list[int]:
     """The shares that a group had when later domains came."""
     shares = []
     for last in range(group[0], len(domains)):
-        known = sorted((domain, target) for domain in range(last + 1) for target in domains[domain])
+        known = _in_order((domain, target) for domain in range(last + 1) for target in domains[domain])
         shares.append(memory.quotas(len(known))[known.index(group)])
     return shares

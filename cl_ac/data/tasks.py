@@ -92,16 +92,20 @@ class Task:
         return tasks[::-1]
 
 
-def open_classes(sizes: Sequence[int]) -> Tensor:
+def open_classes(sizes: Sequence[int], in_domains: Tensor | None = None) -> Tensor:
     """The classes that are open to choice where an image is known to be of a task: bool [T, C].
 
     They are those that were new with the task. A task without is one of a domain, or brought known classes again: all
     classes up to it are open.
+
+    Args:
+        in_domains: which tasks are of a domain though they bring new classes, bool [T]; none by default.
     """
     rows = []
-    for classes in task_slices(sizes):
+    for task, classes in enumerate(task_slices(sizes)):
         columns = torch.arange(sum(sizes))
-        rows.append((columns < classes.stop) & (columns >= (classes.start if classes.stop > classes.start else 0)))
+        own = classes.stop > classes.start and (in_domains is None or not in_domains[task])
+        rows.append((columns < classes.stop) & (columns >= (classes.start if own else 0)))
     return torch.stack(rows)
 
 

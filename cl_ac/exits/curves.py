@@ -105,11 +105,11 @@ def task_curves(outputs: Outputs, rule: ExitRule = Confidence(), thresholds: Ten
     return [cost_accuracy(outputs.select(outputs.tasks == task), rule, thresholds) for task in tasks]
 
 
-def average_curve(curves: Sequence[Curve], sizes: Sequence[int] | None = None) -> Curve:
-    """The mean over tasks of curves at the same thresholds; weighted by `sizes`, the classes of each, if given."""
+def average_curve(curves: Sequence[Curve], classes: Sequence[int] | None = None) -> Curve:
+    """The mean over tasks of curves at the same thresholds; weighted by `classes`, those each is tested on, if given."""
 
     def mean(values: list[Tensor]) -> Tensor:
-        return average(torch.stack(values), sizes)
+        return average(torch.stack(values), classes)
 
     return Curve(
         curves[0].thresholds,

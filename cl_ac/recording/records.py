@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cl_ac.data.samples import Samples
-from cl_ac.data.tasks import Task
+from cl_ac.data.tasks import Task, open_classes
 from cl_ac.evaluation import Outputs, ac_accuracy, exit_accuracy
 from cl_ac.recording.files import append, reading, write_atomically
 from cl_ac.streams.metrics import accuracy_on, corrupted_share, missing_classes, thirds
@@ -38,6 +38,7 @@ class Record:
         thirds: accuracy [3][E] on the classes with the most training samples, with fewer and with the fewest, where
             they differ much.
         corrupted_exemplars: share of the exemplars that are labelled wrongly, where true labels are known.
+        tested: how many classes each task is tested on [T], where a domain brings new classes beside known ones.
     """
 
     task: int
@@ -53,6 +54,12 @@ class Record:
     missing_classes: list[float] | None = None
     thirds: list[list[float]] | None = None
     corrupted_exemplars: float | None = None
+    tested: list[int] | None = None
+
+    @property
+    def tested_classes(self) -> list[int]:
+        """How many classes each task is tested on, if at all [T]."""
+        return _tested_without_domains(self.sizes) if self.tested is None else self.tested
 
     @staticmethod
     def of(task: int, outputs: Outputs, seconds: float, **of_stream: Any) -> "Record":
@@ -61,7 +68,7 @@ class Record:
         Args:
             of_stream: what some streams are asked for beside them.
         """
-        known = outputs.task_incremental
+        known, tested = outputs.task_incremental, outputs.tested_classes
         return Record(
             task,
             list(outputs.sizes),
@@ -71,6 +78,7 @@ class Record:
             ac_accuracy(known).tolist(),
             outputs.cost.relative,
             seconds,
+            tested=None if tested == _tested_without_domains(outputs.sizes) else tested,
             **of_stream,
         )
 
@@ -100,6 +108,11 @@ class Record:
         if not whole or any(len(row) != exits for row in (*record.exits, *record.exits_task_incremental)):
             raise ValueError(line)
         return record
+
+
+def _tested_without_domains(sizes: Sequence[int]) -> list[int]:
+    """How many classes tasks are tested on that bring either new classes or known ones [T]."""
+    return open_classes(sizes).sum(1).tolist()
 
 
 def of_stream(

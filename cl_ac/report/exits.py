@@ -55,12 +55,12 @@ class AfterTask:
 
     Args:
         task: its index.
-        sizes: classes of each task seen.
+        classes: how many each task seen is tested on.
         per_task: the curve on each task seen.
     """
 
     task: int
-    sizes: tuple[int, ...]
+    classes: list[int]
     per_task: list[Curve]
 
     @property
@@ -71,7 +71,7 @@ class AfterTask:
     @property
     def weighted(self) -> Curve:
         """Their mean, tasks weighted by their classes."""
-        return average_curve(self.per_task, self.sizes)
+        return average_curve(self.per_task, self.classes)
 
     @property
     def named(self) -> dict[str, Curve]:
@@ -113,7 +113,7 @@ def analyse(directory: RunDirectory) -> Analysis:
     outputs = directory.outputs(records[-1].task)
     curves, weighted = averaged_curves(outputs)
     stored = {task: directory.outputs(task) for task in directory.tasks_with_outputs()}
-    after = [AfterTask(task, each.sizes, task_curves(each)) for task, each in stored.items()]
+    after = [AfterTask(task, each.tested_classes, task_curves(each)) for task, each in stored.items()]
     parts = {name: quality(part) for name, part in groups(outputs).items()}
     known = averaged_curves(outputs.task_incremental)[0]
     return Analysis(outputs, curves, weighted, known, after, parts)
@@ -132,7 +132,7 @@ def averaged_curves(outputs: Outputs) -> tuple[dict[str, Curve], dict[str, Curve
     choices["confidence, grid of the AC paper"] = (Confidence(), PAPER_THRESHOLDS)
     curves = {name: task_curves(outputs, rule, thresholds) for name, (rule, thresholds) in choices.items()}
     plain = {name: average_curve(each) for name, each in curves.items()}
-    return plain, {name: average_curve(each, outputs.sizes) for name, each in curves.items()}
+    return plain, {name: average_curve(each, outputs.tested_classes) for name, each in curves.items()}
 
 
 BUDGET_CAPTION = (

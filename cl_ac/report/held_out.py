@@ -34,7 +34,7 @@ def correction_tables(correction: Correction, held_out: Outputs | None = None) -
     curves = {}
     for name, outputs in kinds.items():
         curves[f"{name}, mean over tasks"] = average_curve(task_curves(outputs))
-        curves[f"{name}, weighted by classes"] = average_curve(task_curves(outputs), outputs.sizes)
+        curves[f"{name}, weighted by classes"] = average_curve(task_curves(outputs), outputs.tested_classes)
     budgets = budget_table("task-wise logits correction (TLC), confidence rule, test samples", curves)
     added = f"{correction.slope:.3g} for each later task and {correction.offset:.3g} for all but the last"
     found = advice(correction, held_out)

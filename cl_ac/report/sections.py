@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cl_ac.evaluation import average, tested_classes
+from cl_ac.evaluation import average
 from cl_ac.exits.curves import cost_at_accuracy
 from cl_ac.recording.figures import (
     CostLine,
@@ -195,7 +195,7 @@ def gaps(groups: Sequence[Group]) -> ResultTable:
     """What old tasks go through, one row for each answer of each group; of many groups the main answers only."""
     rows: list[list[Cell]] = []
     for group in groups:
-        watched = [(run.watched_all(), tested_classes(run.records[-1].sizes)) for run in group.runs]
+        watched = [(run.watched_all(), run.records[-1].tested_classes) for run in group.runs]
         runs = [summarise(tasks) for tasks, _ in watched if tasks]
         areas = [accuracy_area(tasks, classes) for tasks, classes in watched if tasks]
         for place, answer in enumerate(runs[0].answers):

@@ -24,12 +24,15 @@ from cl_ac.training import Trainer
 
 
 def held_out_samples(run: Finished) -> tuple[Samples, Tensor] | None:
-    """The held-out training samples of all tasks learned, and the task index of each; None if the run held none out."""
-    tasks = list(run.last_task.history())
+    """The held-out training samples of all tasks learned, and the task index of each; None if the run held none out.
+
+    Tasks that are not tested on their own have none.
+    """
+    tasks = [task for task in run.last_task.history() if task.is_tested]
     parts = [task.validation for task in tasks]
     if any(not len(part) or part is task.test for part, task in zip(parts, tasks, strict=True)):
         return None
-    indices = torch.cat([torch.full((len(part),), index) for index, part in enumerate(parts)])
+    indices = torch.cat([torch.full((len(task.validation),), task.index) for task in tasks])
     return concatenate(*parts), indices
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError
-from cl_ac.streams.stream import Arrival, Labels, Split, Stream
+from cl_ac.streams.stream import DEFAULT_TASKS, Arrival, Labels, Split, Stream
 
 
 class DomainIncremental(Stream):
@@ -24,6 +24,12 @@ class DomainIncremental(Stream):
             raise ConfigurationError(
                 "stream is DomainIncremental, but the benchmark has no domains; take one that has, such as "
                 "DomainFolder, or a stream that makes them: RotatedImages, PermutedPixels"
+            )
+        self.refuse_shares(split, "each domain is a task: leave it out")
+        if split.tasks not in (domains, DEFAULT_TASKS):
+            raise ConfigurationError(
+                f"benchmark.tasks is {split.tasks}, but DomainIncremental makes a task of each of {domains} domains: "
+                "leave it out"
             )
         return domains
 

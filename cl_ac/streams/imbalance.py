@@ -86,7 +86,7 @@ def long_tailed(targets: Tensor, order: Tensor, factor: float, kind: Kind, seed:
     """The samples that are left when classes are thinned out.
 
     Args:
-        targets: int64 [N], the class of each sample; labels are 0 to C - 1.
+        targets: int64 [N], the class of each sample; labels are 0 to C - 1, some of which may not occur.
         order: int64 [C], labels from the class that keeps most to the one that keeps least: the order of arrival where
             the tail comes last, a random one where tasks are mixed.
         factor: see `shares`.
@@ -95,10 +95,8 @@ def long_tailed(targets: Tensor, order: Tensor, factor: float, kind: Kind, seed:
     Returns:
         indices into `targets`, rising.
     """
-    of_class = members(targets, generator(seed, "long tail"))
-    counts = torch.tensor([len(of_class[label]) for label in order.tolist()])
-    kept = [
-        of_class[label][:quota]
-        for label, quota in zip(order.tolist(), quotas(counts, factor, kind).tolist(), strict=True)
-    ]
+    of_class = dict(zip(targets.unique().tolist(), members(targets, generator(seed, "long tail")), strict=True))
+    occurring = [of_class[label] for label in order.tolist() if label in of_class]
+    counts = torch.tensor([len(indices) for indices in occurring])
+    kept = [indices[:quota] for indices, quota in zip(occurring, quotas(counts, factor, kind).tolist(), strict=True)]
     return torch.cat(kept).sort().values

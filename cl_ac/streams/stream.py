@@ -9,6 +9,9 @@ from torch import Tensor
 
 from cl_ac.errors import ConfigurationError
 
+# What `benchmark.tasks` is for most data sets where it is not given.
+DEFAULT_TASKS = 5
+
 
 def split_sizes(num_classes: int, tasks: int, first_task: int | None = None) -> list[int]:
     """Classes per task: equal shares, what is left over goes to the earliest; `first_task` fixes the first.
@@ -122,13 +125,17 @@ class Stream(ABC):
         """
         if split.tasks < 1:
             raise ConfigurationError(f"benchmark.tasks is {split.tasks}; it must be at least 1")
+        self.refuse_shares(split, "set benchmark.tasks alone")
+        return split.tasks
+
+    def refuse_shares(self, split: Split, way_out: str) -> None:
+        """Raises a `ConfigurationError` if settings say how classes are shared, with `way_out` as what to do."""
         for name in ("first_task", "classes_per_task"):
             if getattr(split, name) is not None:
                 raise ConfigurationError(
                     f"benchmark.{name} is {getattr(split, name)}, but {type(self).__name__} does not share classes "
-                    "that way; set benchmark.tasks alone"
+                    f"that way; {way_out}"
                 )
-        return split.tasks
 
     def num_classes(self, split: Split) -> int:
         """How many classes come in all."""

@@ -4,7 +4,7 @@ Pure functions of `Watched`. Shapes: K watched points, A answers, T tasks seen, 
 
 A task's accuracy before is that of the first watched point: the heads have grown, nothing is trained yet. This point
 counts among the points that a minimum is taken over, so that no gap is negative. Where a value relative to it is asked
-for a task at 0 %, it is NaN, and means leave it out.
+for a task at 0 %, it is NaN, and means leave it out. So they do with a task that is not tested on its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class Watched:
         answers: A names.
         accuracy: class-incremental, in [0, 1], float32 [K, A, T].
         predicted_task: share of each task's samples (third axis) that are taken for each task (last axis), float32
-            [K, A, T, T].
+            [K, A, T, T]; NaN for tasks that bring no classes.
     """
 
     task: int
@@ -103,8 +103,11 @@ def answer_names(exits: int, nearest_mean: bool) -> list[str]:
 
 
 def task_recency_bias(watched: Watched) -> Tensor:
-    """Mean over earlier tasks of the share of their samples that is taken for the newest task [K, A]; NaN at T = 1."""
-    return watched.predicted_task[:, :, :-1, -1].mean(-1)
+    """Mean over earlier tasks of the share of their samples that is taken for the newest task [K, A].
+
+    NaN at T = 1, and where the newest task brings no classes that samples could be taken for.
+    """
+    return watched.predicted_task[:, :, :-1, -1].nanmean(-1)
 
 
 def minimum_accuracy(watched: Watched) -> Tensor:
@@ -134,7 +137,8 @@ def worst_case_accuracy(newest: Tensor, minimum: Tensor) -> Tensor:
         newest: accuracy of the newest task [...].
         minimum: min-ACC of each earlier task, of either kind [..., T − 1].
     """
-    return (newest + minimum.sum(-1)) / (1 + minimum.shape[-1])
+    tested = (~newest.isnan()).to(minimum.dtype) + (~minimum.isnan()).sum(-1)
+    return (newest.nan_to_num() + minimum.nan_to_num().sum(-1)) / tested
 
 
 def stability_gap(watched: Watched) -> Tensor:
@@ -160,12 +164,12 @@ def recovery_steps(steps: Tensor, accuracy: Tensor, level: Tensor) -> Tensor:
         accuracy: [K, ...].
         level: [...].
     Returns:
-        [...]; 0 where accuracy never was below `level`, infinity where it does not come back.
+        [...]; 0 where accuracy never was below `level`, infinity where it does not come back, NaN without accuracy.
     """
     points = torch.arange(len(steps)).view(-1, *[1] * (accuracy.ndim - 1))
     back = (accuracy >= level) & (points >= accuracy.argmin(0))
     first = steps[back.int().argmax(0)].double().where(back.any(0), torch.inf)
-    return first.where(accuracy.amin(0) < level, 0.0)
+    return first.where(accuracy.amin(0) < level, 0.0).where(~accuracy[0].isnan(), torch.nan)
 
 
 def gap_area(steps: Tensor, accuracy: Tensor, level: Tensor) -> Tensor:
@@ -268,14 +272,14 @@ def summarise(run: Sequence[Watched]) -> StabilitySummary:
     return StabilitySummary(
         run[-1].answers,
         minimum_accuracy=mean(lambda w: w.earlier.amin(0)),
-        minimum_accuracy_since_learned=since_learned.mean(-1),
+        minimum_accuracy_since_learned=since_learned.nanmean(-1),
         worst_case_accuracy=mean(lambda w: worst_case_accuracy(w.accuracy[-1, :, -1].double(), w.earlier.amin(0))),
         worst_case_accuracy_since_learned=worst_case_accuracy(newest, since_learned),
         gap=mean(stability_gap),
         relative_gap=mean(lambda w: relative(stability_gap(w), w.earlier[0])),
         recovery=mean(recovery),
         relative_recovery=mean(lambda w: relative(recovery(w), w.earlier[0])),
-        recovered=mean(lambda w: to_before(w).isfinite()),
+        recovered=mean(lambda w: to_before(w).isfinite().double().where(~to_before(w).isnan(), torch.nan)),
         recovery_steps=mean(lambda w: to_before(w).where(to_before(w).isfinite(), torch.nan)),
         settling_steps=mean(lambda w: recovery_steps(w.steps, w.earlier, 0.9 * w.earlier[-1])),
         area=mean(area),

@@ -95,8 +95,10 @@ def tally(predictions: Tensor, targets: Tensor, members: Tensor, membership: Ten
         members: 1 where a sample belongs to a task, else 0 [N, T]; a task without samples has NaN.
         membership: 1 where a class was new in a task, else 0 [C, T].
     Returns:
-        [A, T, T + 1]: for each answer and each task of the samples, the share taken for each task; last, the accuracy.
+        [A, T, T + 1]: for each answer and each task of the samples, the share taken for each task, NaN for a task
+        without new classes; last, the accuracy.
     """
+    membership = membership.where(membership.any(0), torch.nan)
     right = (predictions == targets).float()[:, :, None]
     counted = torch.cat([membership[predictions], right], 2)  # [A, N, T + 1]
     return torch.einsum("nu,anv->auv", members, counted) / members.sum(0)[:, None]

@@ -51,7 +51,7 @@ def test_without_that_stream_domains_come_together(root):
 
 def test_a_class_that_a_domain_lacks_is_named(root):
     (root / "photo" / "cat").mkdir()
-    with pytest.raises(DataError, match=r"1 classes are in only one of .*'cat'"):
+    with pytest.raises(DataError, match=r"1 class is in only one of .*'cat'"):
         DomainFolder(str(root)).num_classes  # noqa: B018
 
 

@@ -54,6 +54,13 @@ def test_each_can_be_split_as_it_says_itself():
     assert [task.test.targets.unique().tolist() for task in benchmark] == [[0, 1], [2, 3], [4, 5, 6]]
 
 
+def test_classes_that_a_data_set_leaves_out_do_not_shift_the_next():
+    parts = [Shades(4, classes_per_task=[1, 2], order=[3, 2, 1, 0]), Shades(3, 100, tasks=1)]
+    benchmark = Sequence(parts, split=True, validation=0, size=4)
+    assert [_shades(task.test) for task in benchmark] == [[30], [10, 20], [100, 110, 120]]
+    assert sorted(benchmark.class_order) == list(range(7))
+
+
 def test_data_sets_with_the_same_classes_are_domains():
     benchmark = Sequence([Shades(3), Shades(3, 100)], same_classes=True, size=4)
     assert benchmark.num_classes == 3

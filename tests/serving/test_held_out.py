@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from cl_ac.exits.rules import Confidence, decide
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.held_out import accuracy_within, advice, candidates, correction_tables, fitted_rules, held_out_table
 from cl_ac.serving.finished import finished
-from cl_ac.serving.held_out import Correction, held_out_outputs, task_correction
+from cl_ac.serving.held_out import Correction, held_out_outputs, held_out_samples, task_correction
+from cl_ac.streams.repetition import SlotRepetition
 
 
 def test_thresholds_are_chosen_without_the_test_samples(random_outputs):
@@ -76,6 +78,18 @@ def test_held_out_samples_are_those_of_all_tasks(tmp_path, validation):
     assert torch.equal(outputs.tasks, (outputs.targets >= 5).long())
     few = held_out_outputs(run, trainer, directory.outputs(1).cost, images=7)
     assert few.logits.shape[1] == len(few.targets) == len(few.tasks) == 7
+
+
+def test_tasks_that_bring_known_classes_again_hold_nothing_out(toy_benchmark):
+    benchmark = toy_benchmark(tasks=6, validation=0.25)
+    benchmark.stream = SlotRepetition(classes=3)
+    run = SimpleNamespace(last_task=benchmark[-1])
+    assert not all(task.is_tested for task in benchmark)
+    samples, indices = held_out_samples(run)
+    assert samples.targets.bincount().tolist() == [3] * 6
+    for index, task in enumerate(benchmark):
+        columns = torch.arange(task.classes.start, task.classes.stop)
+        assert torch.equal(samples.targets[indices == index].unique(), columns)
 
 
 def test_task_correction_is_fitted_to_training_samples_of_the_last_task(tmp_path):

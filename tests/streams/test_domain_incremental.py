@@ -25,7 +25,16 @@ def test_domains_are_needed_or_made_but_not_both():
         DomainIncremental().length(Split(2, 2))
     with pytest.raises(ConfigurationError, match="3 domains of its own: take DomainIncremental"):
         PermutedPixels().length(Split(2, 2), domains=3)
-    assert DomainIncremental().length(Split(2, 2), domains=3) == 3
+
+
+def test_as_many_tasks_as_domains_and_no_others():
+    assert DomainIncremental().length(Split(2, 3), domains=3) == 3
+    assert DomainIncremental().length(Split(2, 5), domains=3) == 3, "the default"
+    with pytest.raises(ConfigurationError, match=r"benchmark\.tasks is 7, but .* each of 2 domains: leave it out"):
+        DomainIncremental().length(Split(10, 7), domains=2)
+    for option, value in (("first_task", 4), ("classes_per_task", [5, 5])):
+        with pytest.raises(ConfigurationError, match=rf"benchmark\.{option} is .*each domain is a task: leave it out"):
+            DomainIncremental().length(Split(10, 5, **{option: value}), domains=2)
 
 
 @settings(max_examples=20)

@@ -78,3 +78,9 @@ def test_factors_out_of_range():
     for factor in (0, 1.5):
         with pytest.raises(ConfigurationError, match=rf"stream\.factor is {factor:g}; it must be above 0 and at most"):
             LongTailed(factor=factor)
+
+
+def test_a_label_without_samples_leaves_the_others_their_shares():
+    targets = torch.tensor([0] * 8 + [2] * 8 + [3] * 8)
+    kept = long_tailed(targets, torch.tensor([3, 1, 2, 0]), 0.25, "exp", 0)
+    assert targets[kept].bincount(minlength=4).tolist() == [2, 0, 4, 8]

@@ -1,12 +1,15 @@
 """What is known of a domain before it is learned."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from cl_ac.approaches.er import ER
 from cl_ac.approaches.finetuning import FineTuning
 from cl_ac.memory import Memory
 from cl_ac.network import ExitNetwork
-from cl_ac.streams.domain_incremental import PermutedPixels, RotatedImages
+from cl_ac.streams.domain_incremental import DomainIncremental, PermutedPixels, RotatedImages
 from cl_ac.watching.ahead import Outlook
 
 
@@ -38,6 +41,23 @@ def test_new_classes_have_no_answer_before_they_are_learned(toy_benchmark, toy_n
     outlook = Outlook(toy_network(sizes=()), benchmark.tasks, seed=0)
     assert outlook.initial is None
     assert outlook.after(benchmark[0], toy_trainer, toy_network(), toy_network()) is None
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_test_images_that_come_with_every_domain_tell_nothing_of_the_next(
+    apart, toy_benchmark, toy_backbone, toy_trainer, monkeypatch
+):
+    benchmark = toy_benchmark(tasks=2)
+    train, test = (
+        replace(part, extras={"domain": torch.arange(len(part)) % 2} if has_domains else {})
+        for part, has_domains in zip(benchmark.load(), (True, apart), strict=True)
+    )
+    monkeypatch.setattr(benchmark, "load", lambda: (train, test))
+    benchmark.domain_names, benchmark.stream = ("even", "odd"), DomainIncremental()
+    network = ExitNetwork(toy_backbone(), toy_backbone().exits("sdn"))
+    outlook = Outlook(network, benchmark.tasks, seed=0)
+    network.grow(6, 0)
+    assert (outlook.after(benchmark[0], toy_trainer, network, network) is not None) == apart
 
 
 def test_records_and_checkpoints_keep_it(toy_run, toy_benchmark):

@@ -142,6 +142,22 @@ def test_summary_leaves_out_what_is_relative_to_nothing():
     assert summarise([nothing, third]).relative_gap.item() == pytest.approx(0.5)
 
 
+def test_summary_leaves_out_tasks_that_are_not_tested():
+    """A second task that brings known classes again changes nothing but the number of tasks."""
+    nan = [math.nan] * len(STEPS)
+    between = watched(1, STEPS, FALLS_AND_COMES_BACK, nan)
+    between.predicted_task[..., -1] = math.nan
+    third = watched(2, STEPS, FALLS_AND_COMES_BACK, nan, [0.0, 0.5, 0.7, 0.9, 0.9])
+    third.predicted_task[..., 1] = math.nan
+    alone, summary = summarise([SECOND]), summarise([between, third])
+    for name in ("minimum_accuracy_since_learned", "worst_case_accuracy_since_learned", "recency_bias", "recovered"):
+        torch.testing.assert_close(getattr(summary, name), getattr(alone, name), msg=name)
+    for name in ("gap", "recovery_steps", "settling_steps", "area", "minimum_accuracy"):
+        torch.testing.assert_close(getattr(summary, name), getattr(alone, name), msg=name)
+    assert summary.worst_case_accuracy.item() == pytest.approx((0.2 + (0.9 + 0.2) / 2) / 2)
+    assert summarise([between]).recency_bias.isnan().all()
+
+
 def test_summary_of_one_task():
     summary = summarise([watched(0, [0, 5], [0.1, 0.9])])
     assert summary.gap.isnan().all()

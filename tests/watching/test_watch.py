@@ -79,6 +79,16 @@ def test_a_share_is_balanced_over_classes():
     assert not torch.equal(chosen, balanced(targets, 15, torch.Generator().manual_seed(1)))
 
 
+def test_nothing_can_be_taken_for_a_task_without_new_classes():
+    membership = torch.tensor([[1.0, 0], [1, 0]])
+    result = tally(
+        torch.tensor([[0, 1, 1]]), torch.tensor([0, 1, 0]), torch.tensor([[1.0, 0], [1, 0], [0, 1]]), membership
+    )
+    assert result[0, :, 0].tolist() == [1, 1]
+    assert result[0, :, 1].isnan().all()
+    assert result[0, :, 2].tolist() == [1, 0]
+
+
 def test_tally_counts_tasks_and_hits():
     targets = torch.tensor([0, 1, 1, 2])  # tasks 0, 0, 0, 1
     predictions = torch.tensor([[0, 0, 2, 2], [1, 1, 1, 0]])
