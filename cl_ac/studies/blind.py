@@ -18,6 +18,7 @@ from cl_ac.studies.search import Search, Value
 # What judges the choices, or says where and how often they are judged, cannot be among them.
 NOT_CHOSEN = (
     *("out", "name", "resume", "device", "devices", "loggers", "keep_checkpoints", "keep_outputs", "benchmark"),
+    "stream",
     *(f"benchmark.{name}" for name in ("tasks", "first_task", "classes_per_task", "order")),
     *(f"benchmark.{name}" for name in ("validation", "evaluate_on", "samples_per_class", "test_samples_per_class")),
 )
@@ -44,7 +45,7 @@ class Sight:
         Raises:
             UserError: if an end of a range or a value of a list makes no run, or there are fewer tasks.
         """
-        if judged := [name for name in search.space if name in NOT_CHOSEN]:
+        if judged := [name for name in search.space if name in NOT_CHOSEN or name.startswith("stream.")]:
             raise ConfigurationError(
                 f"{judged[0]} is in the search's grid, but is no setting that can be chosen by a run's accuracy; "
                 "give it under 'set'"

@@ -64,7 +64,7 @@ def test_nothing_held_out_is_nothing_to_choose_by(guarded_settings, validation):
         Sight.of(search_of(guarded_settings(validation=validation)))
 
 
-@pytest.mark.parametrize("name", ["benchmark.tasks", "benchmark.validation", "device"])
+@pytest.mark.parametrize("name", ["benchmark.tasks", "benchmark.validation", "device", "stream", "stream.rate"])
 def test_what_judges_the_choices_is_not_chosen(guarded_settings, name):
     with pytest.raises(ConfigurationError, match=f"{name} is in the search's grid"):
         Sight.of(search_of(guarded_settings(), **{name: [2, 3]}))
