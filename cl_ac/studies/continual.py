@@ -62,6 +62,7 @@ class Continual:
             )
         if not 0 <= self.tolerance < 1:
             raise ConfigurationError(f"--tolerance is {self.tolerance}; it must be at least 0 and below 1")
+        self.sight.first(1)
 
     @property
     def plasticities(self) -> list[dict[str, Value]]:
@@ -108,7 +109,7 @@ def choose(plan: Continual, engine: Engine, console: Console) -> list[Choice]:
         UserError: if no settings learn a task.
     """
     choices: list[Choice] = []
-    for task in range(len(plan.sight.sizes)):
+    for task in range(plan.sight.tasks):
         before = choices[-1].chosen if choices else None
         plastic = [{**each, plan.strength: 0.0} for each in plan.plasticities]
         learned = _all(engine, learn_task, [(plan, task, before, each) for each in plastic])
@@ -123,7 +124,7 @@ def choose(plan: Continual, engine: Engine, console: Console) -> list[Choice]:
             raise UserError(f"no strength of the search learns task {task + 1}")
         choices.append(choice)
         console.print(
-            f"task {task + 1}/{len(plan.sight.sizes)}  {run_name(choice.chosen)}  {percent(choice.accuracy)} %, "
+            f"task {task + 1}/{plan.sight.tasks}  {run_name(choice.chosen)}  {percent(choice.accuracy)} %, "
             f"fine-tuning {percent(choice.plastic)} %",
             highlight=False,
             soft_wrap=True,

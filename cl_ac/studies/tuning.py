@@ -199,7 +199,7 @@ def _accuracy(trial: Trial, tuning: Tuning) -> float:
     Raises:
         TrialPruned: if it is behind most others after as many tasks.
     """
-    search, tasks = tuning.search, len(tuning.sight.sizes)
+    search, tasks = tuning.search, tuning.sight.tasks
     reported = {*trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values}
 
     def report(directory: RunDirectory, place: int) -> None:
