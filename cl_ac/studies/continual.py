@@ -23,7 +23,7 @@ from cl_ac.recording.branch import branch
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
 from cl_ac.report.formats import Cell, ResultTable, Spread
-from cl_ac.studies.blind import Sight, prepared, run_blind
+from cl_ac.studies.blind import Sight, check_choice, prepared, run_blind
 from cl_ac.studies.chosen import cell
 from cl_ac.studies.runs import Engine
 from cl_ac.studies.search import Range, Search, Value
@@ -63,6 +63,13 @@ class Continual:
         if not 0 <= self.tolerance < 1:
             raise ConfigurationError(f"--tolerance is {self.tolerance}; it must be at least 0 and below 1")
         self.sight.first(1)
+        try:
+            for each in self.plasticities:
+                check_choice(self.search, {**each, self.strength: 0.0})
+        except UserError as error:
+            raise ConfigurationError(
+                f"--strength is '{self.strength}', which the protocol 'continual' sets to 0 first, but {error}"
+            ) from error
 
     @property
     def plasticities(self) -> list[dict[str, Value]]:
