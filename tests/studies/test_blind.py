@@ -80,6 +80,17 @@ def test_there_may_be_more_domains_than_classes(guarded_settings, tmp_path):
     assert len(made.benchmark.tasks) == 7
 
 
+def test_settings_are_chosen_on_data_sets_one_after_the_other_but_on_all(guarded_settings, tmp_path):
+    part = {"class_path": "guarded.GuardedPatterns", "init_args": {}}
+    benchmark = {"benchmark": "Sequence", "benchmark.parts": [part, part], "benchmark.size": 8}
+    search = er_on(guarded_settings(), "ClassIncremental", **benchmark)
+    sight = Sight.of(search)
+    made = prepared(search.options({"training.lr": 0.05}, 0), sight, tmp_path / "run")
+    assert [task.test is task.validation for task in made.benchmark.tasks] == [True, True]
+    with pytest.raises(ConfigurationError, match="Sequence cannot leave later tasks out"):
+        Sight.of(search, 1)
+
+
 @pytest.mark.parametrize("validation", [0.0, "test"])
 def test_nothing_held_out_is_nothing_to_choose_by(guarded_settings, validation):
     with pytest.raises(ConfigurationError, match=r"benchmark.validation is .*hold out a share"):
