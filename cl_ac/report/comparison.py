@@ -182,9 +182,13 @@ def _title(config: Mapping[str, Any], runs: Sequence[RunDirectory]) -> str:
 
 
 def _total(runs: Sequence[RunDirectory]) -> int:
-    """The tasks of a benchmark: what its settings say, or else the most that a run has finished."""
-    told = hyperparameters(runs[0].config).get("benchmark.tasks")
-    return told if isinstance(told, int) else max(run.records[-1].task + 1 for run in runs)
+    """The tasks of a benchmark: the most that a run has in all, or else has finished."""
+    return _told_total(runs, max(run.records[-1].task + 1 for run in runs))
+
+
+def _told_total(runs: Sequence[RunDirectory], default: int) -> int:
+    """The most tasks that any of `runs` says it has in all."""
+    return max((told for run in runs if (told := run.tasks_in_all) is not None), default=default)
 
 
 def _groups(runs: Sequence[RunDirectory]) -> list[Group]:
@@ -193,7 +197,7 @@ def _groups(runs: Sequence[RunDirectory]) -> list[Group]:
     members = [tuple(sorted(each, key=lambda run: run.config.get("seed", 0))) for each in cells.values()]
     settings = [_settings(each[0]) for each in members]
     groups = [
-        Group(family, str(own["exits"]), each, own, each[0].records[-1].task + 1, total)
+        Group(family, str(own["exits"]), each, own, each[0].records[-1].task + 1, _told_total(each, total))
         for family, each, own in zip(_families(settings), members, settings, strict=True)
     ]
     return sorted(groups, key=lambda group: (group.family.lower(), group.has_acs, group.label))

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from cl_ac.evaluation import average, forgetting
+from cl_ac.recording.fingerprint import TaskData, save
 from cl_ac.report.comparison import compare
 
 
@@ -74,6 +75,15 @@ def test_unfinished_runs_stand_apart(stored_run, tmp_path):
     (comparison,), empty = compare([whole, part, nothing])
     assert [group.label for group in comparison.groups] == ["LwF + ACs", "LwF + ACs (2 of 3 tasks)"]
     assert [run.name for run in empty] == ["nothing"]
+
+
+def test_a_run_whose_classes_per_task_say_how_many_tasks_there_are_is_finished(stored_run, tmp_path):
+    settings = config(tasks=5)
+    settings["benchmark"]["init_args"]["classes_per_task"] = [2, 3, 1]
+    run = stored_run(tmp_path / "run", settings)
+    save([TaskData(["0"], [1, 4, 4], 1, 0, 1, "")] * 3, run.data_path)
+    (comparison,), _ = compare([run])
+    assert (comparison.title, labels([run])) == ("Digits, 3 tasks", ["LwF + ACs"])
 
 
 def test_benchmarks_are_compared_apart(stored_run, tmp_path):
