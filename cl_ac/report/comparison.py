@@ -207,6 +207,8 @@ def _settings(run: RunDirectory) -> dict[str, Value]:
     """The settings of a run, the seed aside; a run that says nothing of its ACs is seen to have some."""
     settings = hyperparameters(run.config)
     settings.pop("seed", None)
+    if "stream" not in settings:
+        settings |= {"stream": "ClassIncremental", "stream.boundaries": True}
     if settings["exits"] == "none" and len(run.records[-1].relative_cost) > 1:
         settings["exits"] = "ACs"
     return settings
@@ -225,15 +227,33 @@ def _families(settings: Sequence[Mapping[str, Value]]) -> list[str]:
         same_exits = _grouped((each["exits"], each) for each in alike).values()
         telling[approach] = list(dict.fromkeys(name for some in same_exits for name in differing(some)))
     return [
-        ", ".join([approach, *(_said(name, each.get(name)) for name in telling[approach])])
+        ", ".join(
+            [approach, *(_said(name, each.get(name)) for name in telling[approach] if _has(name, each, settings))]
+        )
         for approach, each in zip(approaches, settings, strict=True)
     ]
 
 
+def _has(name: str, one: Mapping[str, Value], settings: Sequence[Mapping[str, Value]]) -> bool:
+    """Whether the class that `one` names has the option `name`, as far as others of `settings` tell."""
+    kind, dot, _ = name.partition(".")
+    return not dot or any(name in each for each in settings if each.get(kind) == one.get(kind))
+
+
 def differing(settings: Sequence[Mapping[str, Value]]) -> list[str]:
-    """The names whose values are not the same in all of `settings`."""
+    """The names whose values are not the same in all of `settings`; options of a class in those that name the class."""
     names = dict.fromkeys(name for each in settings for name in each)
-    return [name for name in names if len({each.get(name) for each in settings}) > 1]
+    return [
+        name
+        for name in names
+        if any(len({each.get(name) for each in alike}) > 1 for alike in _of_one_class(name, settings).values())
+    ]
+
+
+def _of_one_class(name: str, settings: Sequence[Mapping[str, Value]]) -> dict[Hashable, list[Any]]:
+    """`settings` by the class that the option `name` is of; all together where it is no option of a class."""
+    kind, dot, _ = name.partition(".")
+    return _grouped((each.get(kind) if dot else None, each) for each in settings)
 
 
 def _said(name: str, value: Value | None) -> str:

@@ -58,6 +58,27 @@ def test_labels_with_different_options_name_them(stored_run, tmp_path):
     assert found == ["LwF, strength 1 + ACs", "LwF, strength 1 + sdn", "LwF, strength 2 + ACs", "LwF, strength 2 + sdn"]
 
 
+def test_a_run_without_a_stream_has_the_usual_one_and_no_options_of_others(stored_run, tmp_path):
+    streams = {
+        "none": None,
+        "usual": {"class_path": "ClassIncremental", "init_args": {"boundaries": True}},
+        "rotated": {"class_path": "RotatedImages", "init_args": {"largest": 180.0, "boundaries": True}},
+        "less": {"class_path": "RotatedImages", "init_args": {"largest": 90.0, "boundaries": True}},
+    }
+    runs = {
+        name: stored_run(tmp_path / name, config(stream=stream, seed=place))
+        for place, (name, stream) in enumerate(streams.items())
+    }
+    few = [runs["none"], runs["usual"], runs["rotated"]]
+    assert labels(few) == ["LwF, stream ClassIncremental + ACs", "LwF, stream RotatedImages + ACs"]
+    assert compare(few)[0][0].differences == ["stream"]
+    assert labels(runs.values()) == [
+        "LwF, stream ClassIncremental + ACs",
+        "LwF, stream RotatedImages, stream.largest 180.0 + ACs",
+        "LwF, stream RotatedImages, stream.largest 90.0 + ACs",
+    ]
+
+
 def test_the_counterpart_without_acs(stored_run, tmp_path):
     plain, other = stored_run(tmp_path / "plain", config(), exits=1), stored_run(tmp_path / "er", config("ER"), exits=1)
     (comparison,), _ = compare([stored_run(tmp_path / "acs", config(exits="sdn")), other, plain])
