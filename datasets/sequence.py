@@ -78,6 +78,7 @@ class Sequence(UnreadSet):
         validation: share of each class's training images that is held out; `test` validates on the test images.
         samples_per_class: use at most so many training images of a class.
         test_samples_per_class: use at most so many test images of a class.
+        evaluate_on: the images that accuracy is reported on, `test` or the held-out ones, `validation`.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Sequence(UnreadSet):
         validation: float | Literal["test"] = 0.1,
         samples_per_class: int | None = None,
         test_samples_per_class: int | None = None,
+        evaluate_on: Literal["test", "validation"] = "test",
     ):
         super().__init__(
             in_memory=in_memory,
@@ -98,6 +100,7 @@ class Sequence(UnreadSet):
             validation=validation,
             samples_per_class=samples_per_class,
             test_samples_per_class=test_samples_per_class,
+            evaluate_on=evaluate_on,
         )
         if len(parts) < 2:
             raise ConfigurationError(f"benchmark.parts names {len(parts)} data sets; a sequence needs at least two")
@@ -199,12 +202,18 @@ class Sequence(UnreadSet):
             DataError: if a data set is missing or damaged.
         """
         loaded = [part.list_samples() for part in self.parts]
+        self._look_at([train for train, _ in loaded])
+        # To look at samples reads an image.
+        if self.evaluate_on == "test":
+            self._look_at([test for _, test in loaded])
         return self._joined([train for train, _ in loaded]), self._joined([test for _, test in loaded])
 
-    def _joined(self, parts: Listed[Samples]) -> Samples:
+    def _look_at(self, parts: Listed[Samples]) -> None:
         for part, samples in zip(self.parts, parts, strict=True):
             if fault := samples.fault(part.image_shape, part.num_classes):
                 raise DataError(f"{type(part).__name__} in benchmark.parts gives samples whose {fault}")
+
+    def _joined(self, parts: Listed[Samples]) -> Samples:
         places = torch.cat(
             [
                 torch.stack([torch.full((len(part),), number), torch.arange(len(part))], 1)

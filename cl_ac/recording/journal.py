@@ -1,5 +1,6 @@
 """What happens beside training: checkpoints, results on disk, TensorBoard and progress."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -106,7 +107,8 @@ class Journal:
         if self.on_progress is None:
             return
         records = self.directory.records
-        answers = records[-1].most_confident if records else []
+        # A task that brings no new class has no accuracy of its own.
+        answers = [each for each in records[-1].most_confident if not math.isnan(each)] if records else []
         self.on_progress(
             Standing(
                 tasks=self.tasks,

@@ -33,6 +33,7 @@ from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.files import UNFINISHED, reading, remove, writable_folder, write_atomically
 from cl_ac.recording.fingerprint import TaskData, differences, other_pixels
 from cl_ac.recording.frozen import FrozenWeights
+from cl_ac.recording.hyperparameters import hyperparameters
 from cl_ac.recording.lock import exclusive
 from cl_ac.recording.provenance import provenance
 from cl_ac.recording.records import Record, RecordFile
@@ -237,6 +238,15 @@ class RunDirectory:
             DamagedRun: if a line is none that a run wrote; blank ones do no harm.
         """
         return self.record_file.read()
+
+    @property
+    def tasks_in_all(self) -> int | None:
+        """How many tasks the run has when it is finished; None where neither its data nor its settings tell."""
+        if self.data_path.exists():
+            with suppress(DamagedRun):
+                return len(fingerprint.load(self.data_path))
+        told = hyperparameters(self.config).get("benchmark.tasks")
+        return told if isinstance(told, int) else None
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -182,9 +182,13 @@ def _title(config: Mapping[str, Any], runs: Sequence[RunDirectory]) -> str:
 
 
 def _total(runs: Sequence[RunDirectory]) -> int:
-    """The tasks of a benchmark: what its settings say, or else the most that a run has finished."""
-    told = hyperparameters(runs[0].config).get("benchmark.tasks")
-    return told if isinstance(told, int) else max(run.records[-1].task + 1 for run in runs)
+    """The tasks of a benchmark: the most that a run has in all, or else has finished."""
+    return _told_total(runs, max(run.records[-1].task + 1 for run in runs))
+
+
+def _told_total(runs: Sequence[RunDirectory], default: int) -> int:
+    """The most tasks that any of `runs` says it has in all."""
+    return max((told for run in runs if (told := run.tasks_in_all) is not None), default=default)
 
 
 def _groups(runs: Sequence[RunDirectory]) -> list[Group]:
@@ -193,7 +197,7 @@ def _groups(runs: Sequence[RunDirectory]) -> list[Group]:
     members = [tuple(sorted(each, key=lambda run: run.config.get("seed", 0))) for each in cells.values()]
     settings = [_settings(each[0]) for each in members]
     groups = [
-        Group(family, str(own["exits"]), each, own, each[0].records[-1].task + 1, total)
+        Group(family, str(own["exits"]), each, own, each[0].records[-1].task + 1, _told_total(each, total))
         for family, each, own in zip(_families(settings), members, settings, strict=True)
     ]
     return sorted(groups, key=lambda group: (group.family.lower(), group.has_acs, group.label))
@@ -203,6 +207,8 @@ def _settings(run: RunDirectory) -> dict[str, Value]:
     """The settings of a run, the seed aside; a run that says nothing of its ACs is seen to have some."""
     settings = hyperparameters(run.config)
     settings.pop("seed", None)
+    if "stream" not in settings:
+        settings |= {"stream": "ClassIncremental", "stream.boundaries": True}
     if settings["exits"] == "none" and len(run.records[-1].relative_cost) > 1:
         settings["exits"] = "ACs"
     return settings
@@ -221,15 +227,33 @@ def _families(settings: Sequence[Mapping[str, Value]]) -> list[str]:
         same_exits = _grouped((each["exits"], each) for each in alike).values()
         telling[approach] = list(dict.fromkeys(name for some in same_exits for name in differing(some)))
     return [
-        ", ".join([approach, *(_said(name, each.get(name)) for name in telling[approach])])
+        ", ".join(
+            [approach, *(_said(name, each.get(name)) for name in telling[approach] if _has(name, each, settings))]
+        )
         for approach, each in zip(approaches, settings, strict=True)
     ]
 
 
+def _has(name: str, one: Mapping[str, Value], settings: Sequence[Mapping[str, Value]]) -> bool:
+    """Whether the class that `one` names has the option `name`, as far as others of `settings` tell."""
+    kind, dot, _ = name.partition(".")
+    return not dot or any(name in each for each in settings if each.get(kind) == one.get(kind))
+
+
 def differing(settings: Sequence[Mapping[str, Value]]) -> list[str]:
-    """The names whose values are not the same in all of `settings`."""
+    """The names whose values are not the same in all of `settings`; options of a class in those that name the class."""
     names = dict.fromkeys(name for each in settings for name in each)
-    return [name for name in names if len({each.get(name) for each in settings}) > 1]
+    return [
+        name
+        for name in names
+        if any(len({each.get(name) for each in alike}) > 1 for alike in _of_one_class(name, settings).values())
+    ]
+
+
+def _of_one_class(name: str, settings: Sequence[Mapping[str, Value]]) -> dict[Hashable, list[Any]]:
+    """`settings` by the class that the option `name` is of; all together where it is no option of a class."""
+    kind, dot, _ = name.partition(".")
+    return _grouped((each.get(kind) if dot else None, each) for each in settings)
 
 
 def _said(name: str, value: Value | None) -> str:

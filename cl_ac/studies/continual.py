@@ -23,7 +23,7 @@ from cl_ac.recording.branch import branch
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
 from cl_ac.report.formats import Cell, ResultTable, Spread
-from cl_ac.studies.blind import Sight, prepared, run_blind
+from cl_ac.studies.blind import Sight, check_choice, prepared, run_blind
 from cl_ac.studies.chosen import cell
 from cl_ac.studies.runs import Engine
 from cl_ac.studies.search import Range, Search, Value
@@ -62,6 +62,14 @@ class Continual:
             )
         if not 0 <= self.tolerance < 1:
             raise ConfigurationError(f"--tolerance is {self.tolerance}; it must be at least 0 and below 1")
+        self.sight.first(1)
+        try:
+            for each in self.plasticities:
+                check_choice(self.search, {**each, self.strength: 0.0})
+        except UserError as error:
+            raise ConfigurationError(
+                f"--strength is '{self.strength}', which the protocol 'continual' sets to 0 first, but {error}"
+            ) from error
 
     @property
     def plasticities(self) -> list[dict[str, Value]]:
@@ -108,7 +116,7 @@ def choose(plan: Continual, engine: Engine, console: Console) -> list[Choice]:
         UserError: if no settings learn a task.
     """
     choices: list[Choice] = []
-    for task in range(len(plan.sight.sizes)):
+    for task in range(plan.sight.tasks):
         before = choices[-1].chosen if choices else None
         plastic = [{**each, plan.strength: 0.0} for each in plan.plasticities]
         learned = _all(engine, learn_task, [(plan, task, before, each) for each in plastic])
@@ -123,7 +131,7 @@ def choose(plan: Continual, engine: Engine, console: Console) -> list[Choice]:
             raise UserError(f"no strength of the search learns task {task + 1}")
         choices.append(choice)
         console.print(
-            f"task {task + 1}/{len(plan.sight.sizes)}  {run_name(choice.chosen)}  {percent(choice.accuracy)} %, "
+            f"task {task + 1}/{plan.sight.tasks}  {run_name(choice.chosen)}  {percent(choice.accuracy)} %, "
             f"fine-tuning {percent(choice.plastic)} %",
             highlight=False,
             soft_wrap=True,

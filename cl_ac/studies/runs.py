@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from cl_ac.errors import ConfigurationError, UserError
-from cl_ac.recording.hyperparameters import hyperparameters
 from cl_ac.recording.progress import Standing
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent, summarise
@@ -77,9 +76,9 @@ def make(out: Path) -> None:
 
 
 def is_complete(directory: RunDirectory) -> bool:
-    """Whether all tasks of a run are finished, as far as its settings tell how many there are."""
+    """Whether all tasks of a run are finished, as far as it tells how many there are."""
     records = directory.records
-    return bool(records) and records[-1].task + 1 == hyperparameters(directory.config).get("benchmark.tasks")
+    return bool(records) and records[-1].task + 1 == directory.tasks_in_all
 
 
 def run_one(

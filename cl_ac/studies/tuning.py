@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import optuna
+import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
 from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.evaluation import average
 from cl_ac.recording.lock import exclusive
 from cl_ac.recording.progress import Standing
 from cl_ac.recording.records import Record
@@ -197,7 +199,7 @@ def _accuracy(trial: Trial, tuning: Tuning) -> float:
     Raises:
         TrialPruned: if it is behind most others after as many tasks.
     """
-    search, tasks = tuning.search, len(tuning.sight.sizes)
+    search, tasks = tuning.search, tuning.sight.tasks
     reported = {*trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values}
 
     def report(directory: RunDirectory, place: int) -> None:
@@ -225,8 +227,8 @@ def _accuracy(trial: Trial, tuning: Tuning) -> float:
 
 
 def mean_accuracy(record: Record) -> float:
-    """Accuracy of the most confident exit, mean over the tasks seen."""
-    return sum(record.most_confident) / len(record.most_confident)
+    """Accuracy of the most confident exit, mean over the tasks seen that are tested."""
+    return average(torch.tensor(record.most_confident, dtype=torch.float64)).item()
 
 
 def _ended(trial: FrozenTrial) -> Ended:

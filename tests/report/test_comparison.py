@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from cl_ac.evaluation import average, forgetting
+from cl_ac.recording.fingerprint import TaskData, save
 from cl_ac.report.comparison import compare
 
 
@@ -57,6 +58,27 @@ def test_labels_with_different_options_name_them(stored_run, tmp_path):
     assert found == ["LwF, strength 1 + ACs", "LwF, strength 1 + sdn", "LwF, strength 2 + ACs", "LwF, strength 2 + sdn"]
 
 
+def test_a_run_without_a_stream_has_the_usual_one_and_no_options_of_others(stored_run, tmp_path):
+    streams = {
+        "none": None,
+        "usual": {"class_path": "ClassIncremental", "init_args": {"boundaries": True}},
+        "rotated": {"class_path": "RotatedImages", "init_args": {"largest": 180.0, "boundaries": True}},
+        "less": {"class_path": "RotatedImages", "init_args": {"largest": 90.0, "boundaries": True}},
+    }
+    runs = {
+        name: stored_run(tmp_path / name, config(stream=stream, seed=place))
+        for place, (name, stream) in enumerate(streams.items())
+    }
+    few = [runs["none"], runs["usual"], runs["rotated"]]
+    assert labels(few) == ["LwF, stream ClassIncremental + ACs", "LwF, stream RotatedImages + ACs"]
+    assert compare(few)[0][0].differences == ["stream"]
+    assert labels(runs.values()) == [
+        "LwF, stream ClassIncremental + ACs",
+        "LwF, stream RotatedImages, stream.largest 180.0 + ACs",
+        "LwF, stream RotatedImages, stream.largest 90.0 + ACs",
+    ]
+
+
 def test_the_counterpart_without_acs(stored_run, tmp_path):
     plain, other = stored_run(tmp_path / "plain", config(), exits=1), stored_run(tmp_path / "er", config("ER"), exits=1)
     (comparison,), _ = compare([stored_run(tmp_path / "acs", config(exits="sdn")), other, plain])
@@ -74,6 +96,15 @@ def test_unfinished_runs_stand_apart(stored_run, tmp_path):
     (comparison,), empty = compare([whole, part, nothing])
     assert [group.label for group in comparison.groups] == ["LwF + ACs", "LwF + ACs (2 of 3 tasks)"]
     assert [run.name for run in empty] == ["nothing"]
+
+
+def test_a_run_whose_classes_per_task_say_how_many_tasks_there_are_is_finished(stored_run, tmp_path):
+    settings = config(tasks=5)
+    settings["benchmark"]["init_args"]["classes_per_task"] = [2, 3, 1]
+    run = stored_run(tmp_path / "run", settings)
+    save([TaskData(["0"], [1, 4, 4], 1, 0, 1, "")] * 3, run.data_path)
+    (comparison,), _ = compare([run])
+    assert (comparison.title, labels([run])) == ("Digits, 3 tasks", ["LwF + ACs"])
 
 
 def test_benchmarks_are_compared_apart(stored_run, tmp_path):

@@ -58,13 +58,46 @@ def test_a_benchmark_that_shows_test_images_all_the_same_is_refused(guarded_sett
         prepared(search.options({"approach.strength": 1.0}, 0), sight, tmp_path / "run")
 
 
+def er_on(path, stream, **options) -> Search:
+    """A search of the rate with exemplars on a stream."""
+    options = {"stream": stream, "approach": "ER", "memory.size": 40, "training.epochs": 1, **options}
+    return Search(str(path), {"training.lr": Range(0.01, 0.1)}, [0], options)
+
+
+@pytest.mark.parametrize("stream", ["LongTailed", "NoisyLabels", "RotatedImages", "SlotRepetition"])
+def test_a_stream_whose_first_tasks_depend_on_their_number_is_not_cut(guarded_settings, stream):
+    search = er_on(guarded_settings(), stream, **({"stream.classes": 3} if stream == "SlotRepetition" else {}))
+    assert Sight.of(search).tasks == Sight.of(search, 3).tasks == 3
+    with pytest.raises(ConfigurationError, match=f"{stream} cannot leave later tasks out"):
+        Sight.of(search, 2)
+
+
+def test_there_may_be_more_domains_than_classes(guarded_settings, tmp_path):
+    search = er_on(guarded_settings(), "PermutedPixels", **{"benchmark.tasks": 7})
+    sight = Sight.of(search)
+    assert sight.tasks == 7
+    made = prepared(search.options({"training.lr": 0.05}, 0), sight, tmp_path / "run")
+    assert len(made.benchmark.tasks) == 7
+
+
+def test_settings_are_chosen_on_data_sets_one_after_the_other_but_on_all(guarded_settings, tmp_path):
+    part = {"class_path": "guarded.GuardedPatterns", "init_args": {}}
+    benchmark = {"benchmark": "Sequence", "benchmark.parts": [part, part], "benchmark.size": 8}
+    search = er_on(guarded_settings(), "ClassIncremental", **benchmark)
+    sight = Sight.of(search)
+    made = prepared(search.options({"training.lr": 0.05}, 0), sight, tmp_path / "run")
+    assert [task.test is task.validation for task in made.benchmark.tasks] == [True, True]
+    with pytest.raises(ConfigurationError, match="Sequence cannot leave later tasks out"):
+        Sight.of(search, 1)
+
+
 @pytest.mark.parametrize("validation", [0.0, "test"])
 def test_nothing_held_out_is_nothing_to_choose_by(guarded_settings, validation):
     with pytest.raises(ConfigurationError, match=r"benchmark.validation is .*hold out a share"):
         Sight.of(search_of(guarded_settings(validation=validation)))
 
 
-@pytest.mark.parametrize("name", ["benchmark.tasks", "benchmark.validation", "device"])
+@pytest.mark.parametrize("name", ["benchmark.tasks", "benchmark.validation", "device", "stream", "stream.rate"])
 def test_what_judges_the_choices_is_not_chosen(guarded_settings, name):
     with pytest.raises(ConfigurationError, match=f"{name} is in the search's grid"):
         Sight.of(search_of(guarded_settings(), **{name: [2, 3]}))

@@ -99,7 +99,20 @@ def test_one_run_takes_the_lowest_strength_and_what_was_chosen_most_often(plan):
 )
 def test_a_plan_that_cannot_be_is_one_sentence(tmp_path, strength, space, tolerance, words):
     with pytest.raises(ConfigurationError, match=words):
-        Continual(Search("x", space, [0], {}), Sight([2], True, None), tmp_path, strength, tolerance)
+        Continual(Search("x", space, [0], {}), Sight(1, [2], True, None), tmp_path, strength, tolerance)
+
+
+def test_a_stream_that_cannot_be_cut_is_refused_before_the_search(guarded_settings, tmp_path):
+    options = {"stream": "RotatedImages", "memory.size": 12, "approach": "ER", "approach.strength": None}
+    search = Search(str(guarded_settings()), {"training.momentum": Range(0.0, 0.9)}, [0], options)
+    with pytest.raises(ConfigurationError, match=r"RotatedImages cannot leave later tasks out .* first 1 of 3"):
+        Continual(search, Sight.of(search), tmp_path, "training.momentum", 0.2)
+
+
+def test_a_setting_that_cannot_be_zero_is_no_strength(guarded_settings, tmp_path):
+    search = Search(str(guarded_settings()), {"training.lr": Range(0.01, 0.1)}, [0], {})
+    with pytest.raises(ConfigurationError, match=r"--strength is 'training.lr', which .* to 0 first, but .*lr is 0"):
+        Continual(search, Sight.of(search), tmp_path, "training.lr", 0.2)
 
 
 def test_the_command_writes_settings_for_a_run(guarded_settings, here, tmp_path, capsys, monkeypatch):

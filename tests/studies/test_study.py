@@ -10,6 +10,7 @@ import yaml
 
 from cl_ac.cli.main import main
 from cl_ac.recording.checkpoint import Checkpoint
+from cl_ac.recording.fingerprint import TaskData, save
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.same_run import settings_digest
 from cl_ac.serving.finished import finished
@@ -161,6 +162,18 @@ def test_a_killed_run_is_begun_again_and_the_table_is_whole(tmp_path, monkeypatc
     assert "0 of them finished before" in told[0]
     assert sorted(line.split()[-1] for line in told if line.startswith("begins")) == ["seed=0", "seed=0", "seed=1"]
     assert all(is_complete(RunDirectory(tmp_path / "runs" / f"seed={seed}")) for seed in (0, 1))
+
+
+def test_a_run_is_complete_after_all_the_tasks_of_its_data_whatever_its_settings_say(stored_run, tmp_path):
+    run = stored_run(tmp_path / "run", {"seed": 0, "benchmark": {"class_path": "Digits", "init_args": {"tasks": 5}}})
+    assert not is_complete(run)
+    tasks = [TaskData(["0"], [1, 4, 4], 1, 0, 1, "")] * 3
+    save(tasks, run.data_path)
+    assert is_complete(run)
+    save([*tasks, *tasks], run.data_path)
+    assert not is_complete(run)
+    run.data_path.write_text("[")
+    assert run.tasks_in_all == 5
 
 
 @pytest.mark.parametrize(("option", "told"), [("--results", "--results"), ("--out", "--out")])

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 from rich.console import Console
 
 from cl_ac.cli.main import main
 from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.recording.records import Record
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.settings.configured import configured
 from cl_ac.studies.blind import Sight
@@ -11,7 +14,7 @@ from cl_ac.studies.search import Range, Search
 optuna = pytest.importorskip("optuna", reason="tuning needs optuna (pip install 'cl_ac[tune]')")
 from cl_ac.studies import tuning as tuning_module  # noqa: E402
 from cl_ac.studies.chosen import Ended, for_people, trial_table  # noqa: E402
-from cl_ac.studies.tuning import Tuning, best_of, do_trial, trials_of, tune  # noqa: E402
+from cl_ac.studies.tuning import Tuning, best_of, do_trial, mean_accuracy, trials_of, tune  # noqa: E402
 
 QUIET = Console(quiet=True)
 SPACE = {"approach.strength": Range(0.1, 10, True), "training.lr": [0.001, 0.05]}
@@ -43,6 +46,24 @@ def test_a_trial_is_the_mean_over_tasks_and_seeds_of_held_out_accuracy(make, her
     config = RunDirectory(tuning.folder(0) / "seed=1").config
     assert config["approach"]["init_args"]["strength"] == trial.params["approach.strength"]
     assert config["training"]["lr"] == trial.params["training.lr"]
+
+
+def test_a_task_that_is_not_tested_counts_in_no_mean():
+    row = [0.5, math.nan, 1.0]
+    record = Record(2, [2, 0, 2], [[each] for each in row], row, [[each] for each in row], row, [1.0], 0.0)
+    assert mean_accuracy(record) == 0.75
+
+
+def test_a_search_on_classes_that_come_again_finishes_its_trials(guarded_settings, here, tmp_path):
+    stream = {"stream": "SlotRepetition", "stream.classes": 3, "benchmark.tasks": 4}
+    options = {**stream, "approach": "FineTuning", "training.epochs": 1}
+    search = Search(str(guarded_settings()), {"training.lr": Range(0.01, 0.1, True)}, [0], options)
+    tuning = Tuning(search, Sight.of(search), tmp_path, 1, 0)
+    (trial,) = tune(tuning, here, QUIET).trials
+    assert trial.state == optuna.trial.TrialState.COMPLETE, trial.user_attrs
+    assert 0 <= trial.value <= 1
+    assert math.isnan(RunDirectory(tuning.folder(0) / "seed=0").records[-1].most_confident[-1])
+    assert sorted(trial.intermediate_values) == [0, 1, 2, 3]
 
 
 def test_a_search_killed_within_a_trial_ends_as_one_that_never_was(make, here, monkeypatch):
