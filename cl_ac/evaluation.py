@@ -188,9 +188,9 @@ def average(row: Tensor, classes: Sequence[int] | None = None) -> Tensor:
 def average_incremental(accuracies: Tensor, classes: Sequence[int] | None = None) -> Tensor:
     """Mean over t of the average accuracy after task t, of a cube [T, T, ...].
 
-    With `classes`, how many each task is tested on, it is the published average incremental accuracy (Rebuffi et al., 2017), the mean over t of the
-    accuracy on all classes seen, each class counting the same. Without, tasks count the same; if they are of one size
-    the two are equal.
+    With `classes`, how many each task is tested on, it is the published average incremental accuracy (Rebuffi et al.,
+    2017), the mean over t of the accuracy on all classes seen, each class counting the same. Without, tasks count the
+    same; if they are of one size the two are equal.
     """
     tasks = len(accuracies)
     counts = torch.ones(tasks) if classes is None else torch.tensor(classes[:tasks])

@@ -25,8 +25,8 @@ GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 class Memory(Growing):
     """A bounded store of training images.
 
-    Where tasks are domains, each class has a share in each of them: what is said of classes holds for these groups. What
-    a fixed total leaves over, all of it where groups are more than exemplars, goes to groups of many domains.
+    Where tasks are domains, each class has a share in each of them: what is said of classes holds for these groups.
+    What a fixed total leaves over, all of it where groups are more than exemplars, goes to groups of many domains.
 
     Exemplars of a class are kept in the order in which they were chosen; when its share shrinks, the last go.
     Selections that ask the network read its final exit, in evaluation mode and without augmentation.

@@ -106,7 +106,7 @@ def task_curves(outputs: Outputs, rule: ExitRule = Confidence(), thresholds: Ten
 
 
 def average_curve(curves: Sequence[Curve], classes: Sequence[int] | None = None) -> Curve:
-    """The mean over tasks of curves at the same thresholds; weighted by `classes`, those each is tested on, if given."""
+    """The mean over tasks of curves at the same thresholds; weighted by `classes`, how many each has, if given."""
 
     def mean(values: list[Tensor]) -> Tensor:
         return average(torch.stack(values), classes)

@@ -246,7 +246,8 @@ class EarlyExitModel(nn.Module):
         """The answers to images [B, channels, height, width].
 
         Args:
-            tasks: the task of each image [B] where it is known; only its classes are then answered.
+            tasks: the task of each image [B] where it is known; only its classes are then answered, which are the new
+                ones alone also where a domain brings them beside known ones.
         Raises:
             UserError: if a logit is not a number.
         """
