@@ -164,7 +164,7 @@ class ViT(Backbone):
     def presets(self) -> Mapping[str, Exits]:  # type: ignore[override]
         """AC placements by name; they depend on the depth."""
         depth = len(self.stages) - 2
-        every = [f"block_{index}" for index in range(depth - 1)]
+        every: list[str | int] = [f"block_{index}" for index in range(depth - 1)]
         weights = [round(0.96 * (index + 1) / depth, 4) for index in range(depth - 1)]
         return {"ln": Exits(every, weights), "sparse": Exits(every[1::2], weights[1::2])}
 

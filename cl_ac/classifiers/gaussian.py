@@ -113,12 +113,15 @@ class Gaussian(Classifier):
                     self._add(index, Statistics.of(part.double(), targets, task.classes_seen, diagonal))
         if self.shrinkage == "ledoit_wolf":
             self._add_fourth_powers(task, network, trainer)
+        given = self.shrinkage
+        if isinstance(given, str):
+            given = None if given == "ledoit_wolf" else 0.0  # what each class was shrunk by is in the scatter
         for index in range(len(network)):
             weight, bias = discriminant(
                 self.statistics(index),
                 self.covariance == "spherical",
                 self.scale == "bayes",
-                {"ledoit_wolf": None, "class_ledoit_wolf": 0.0}.get(self.shrinkage, self.shrinkage),
+                given,
                 getattr(self, f"fourth_powers_{index}", None),
             )
             self.register_buffer(f"weight_{index}", weight.float())

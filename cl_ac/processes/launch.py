@@ -53,9 +53,8 @@ def launch(devices: int, arguments: Sequence[str]) -> None:
         raise KeyboardInterrupt from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        said = {
-            place: each.message["message"] for place, each in error.failures.items() if isinstance(each.message, dict)
-        }
+        words: dict[int, object] = {place: each.message for place, each in error.failures.items()}
+        said = {place: str(word["message"]) for place, word in words.items() if isinstance(word, dict)}
         for place, message in said.items():
             # What the first process has found it has told.
             if place and message not in (said.get(0), GONE):
