@@ -63,7 +63,8 @@ def test_features_before_and_after_the_first_task_are_joined(
 ):
     approach, network = prepared(tuning=tuning)
     toy_learn(approach, network, toy_benchmark().tasks[:1])
-    images, original = torch.randn(3, 1, 6, 6), ExitNetwork(toy_backbone().eval(), network.exits)
+    stream = torch.Generator().manual_seed(0)
+    images, original = torch.randn(3, 1, 6, 6, generator=stream), ExitNetwork(toy_backbone().eval(), network.exits)
     joined = approach.inference_network(network)
     for both, before, after in zip(joined.hidden(images), original.hidden(images), network.hidden(images), strict=True):
         first, second = both.chunk(2, 1)
@@ -73,7 +74,7 @@ def test_features_before_and_after_the_first_task_are_joined(
     # The heads answer as they learned to, cosines a positive factor apart.
     ratios = joined(images)[-1] / network(images)[-1]
     assert ratios.min() > 0
-    torch.testing.assert_close(ratios[:, :1], ratios[:, 1:])
+    torch.testing.assert_close(ratios[:, :1], ratios[:, 1:], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("tuning", ["finetune", "adapter", "ssf"])
