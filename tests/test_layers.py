@@ -26,7 +26,7 @@ FLOORS = (
     ("approach",),
     ("classifiers",),
     ("memory", "teacher", "importance", "tuning"),
-    ("training", "backbones", "datasets"),
+    ("training", "backbones", "datasets", "generators"),
     ("network",),
     ("heads", "benchmark", "evaluation"),
     ("streams",),

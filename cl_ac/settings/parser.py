@@ -11,6 +11,7 @@ from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers.classifier import Classifier
 from cl_ac.efficiency.sparsify import Sparsify
 from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.generators import Generator
 from cl_ac.memory import Memory
 from cl_ac.network import Backbone, Exits
 from cl_ac.recording.loggers import LoggerName
@@ -36,6 +37,9 @@ PLUGINS: dict[str, type] = {
 # Those that a run may leave out.
 OPTIONAL = ("classifier", "stream")
 
+# Those that are options of other plugins, and none of a run.
+INNER: dict[str, type] = {"generator": Generator}
+
 # The settings of a run that stand together under a name.
 GROUPS: dict[str, type] = {
     "training": Training,
@@ -48,7 +52,7 @@ GROUPS: dict[str, type] = {
 
 def checker(trusted: bool = True, given: Sequence[Any] = ()) -> Checker:
     """What looks at the settings of a run: those of somebody else if not `trusted`."""
-    return Checker(PLUGINS, types_of_settings(), trusted, tuple(given))
+    return Checker({**PLUGINS, **INNER}, types_of_settings(), trusted, tuple(given))
 
 
 @cache

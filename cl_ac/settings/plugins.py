@@ -23,6 +23,7 @@ PLACES = {
     "backbone": ("cl_ac.backbones",),
     "classifier": ("cl_ac.classifiers",),
     "stream": ("cl_ac.streams",),
+    "generator": ("cl_ac.generators",),
 }
 
 # Backbones that wrap the models of a library, by what stands before the colon in `timm:resnet18`.
@@ -41,7 +42,7 @@ def classes(kind: str, base: type) -> dict[str, type]:
     """The subclasses of `base` that come with the framework, by name; what they have in common is none of them.
 
     Args:
-        kind: `approach`, `benchmark`, `backbone`, `classifier` or `stream`.
+        kind: `approach`, `benchmark`, `backbone`, `classifier`, `stream` or `generator`.
     """
     names = []
     for place in map(importlib.import_module, PLACES[kind]):

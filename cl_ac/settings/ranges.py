@@ -145,6 +145,11 @@ RANGES: dict[str, Range] = {
     "sparsity": WEIGHT,
     "side": Range(1, 4096),
     "Ensemble.decay": WEIGHT,
+    # generators
+    "latent": Range(1, 65_536),
+    "layers": Range(1, 100),
+    "gates": MOST,
+    "VAE.noise": POSITIVE,
     # backbones
     "width": Range(1, 8192),
     "hidden": Range(1, 65_536),

@@ -4,11 +4,13 @@ from typing import get_args
 import pytest
 
 from cl_ac.errors import ConfigurationError
-from cl_ac.settings.parser import PLUGINS, checker
+from cl_ac.settings.parser import INNER, PLUGINS, checker
 from cl_ac.settings.plugins import classes, init_options
 from cl_ac.settings.ranges import range_of
 
-OURS = [cls for kind in ("approach", "classifier", "stream") for cls in classes(kind, PLUGINS[kind]).values()]
+BASES = {**PLUGINS, **INNER}
+KINDS = ("approach", "classifier", "stream", "generator")
+OURS = [cls for kind in KINDS for cls in classes(kind, BASES[kind]).values()]
 
 
 def numbers(cls):
