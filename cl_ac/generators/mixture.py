@@ -35,7 +35,7 @@ class ClassMixture(Growing):
         self.log_variances = nn.Parameter(torch.cat([self.log_variances.detach(), torch.zeros_like(new)]))
 
     def log_density(self, values: Tensor, targets: Tensor) -> Tensor:
-        """`log Σ_c w_c N(z; μ_c, σ_c²)` of values [..., B, Z], by the weights or numbers of classes `targets`: [..., B]."""
+        """`log Σ_c w_c N(z; μ_c, σ_c²)` of values [..., B, Z], w or c as `targets`: [..., B]."""
         if not targets.is_floating_point():
             return log_normal(values, self.means[targets], self.log_variances[targets])
         of_each = log_normal(values[..., None, :], self.means, self.log_variances)
