@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -200,3 +202,12 @@ def test_tuned_values_follow_approach_and_exits(tmp_path, capsys):
     assert replay["approach"]["class_path"].endswith("ER")
     assert settings("--approach", "LwF", "--approach.strength", "9")["approach"]["init_args"]["strength"] == 9
     assert settings("--approach=ER", "--memory.size", "80")["memory"]["size"] == 80
+
+
+def test_help_imports_no_library_that_takes_long():
+    # Importing torch alone takes about two seconds.
+    script = "import sys; from cl_ac.cli.main import main; main([sys.argv[1]]); print(*sys.modules, file=sys.stderr)"
+    heavy = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "rich", "jsonargparse"}
+    for option in ("--help", "--version"):
+        run = subprocess.run([sys.executable, "-c", script, option], capture_output=True, text=True, check=True)
+        assert not heavy & set(run.stderr.split()), option

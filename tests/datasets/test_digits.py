@@ -1,9 +1,12 @@
 """scikit-learn's digits as a benchmark."""
 
+import sys
+
 import numpy
 import torch
 from sklearn.datasets import load_digits
 
+from cl_ac.datasets import digits as module
 from cl_ac.datasets.digits import Digits
 
 
@@ -33,3 +36,12 @@ def test_five_tasks_of_two_classes():
         assert task.train.images.dtype == torch.uint8
         assert len(task.train) + len(task.validation) > 280
         assert len(task.test) in range(70, 73)
+
+
+def test_digits_do_not_wait_for_scikit_learn_unless_its_file_lies_elsewhere(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sklearn.datasets", None)
+        pixels, targets = module.stored_digits()
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    for found, expected in zip((pixels, targets), module.stored_digits(), strict=True):
+        assert torch.equal(found, expected)
