@@ -19,7 +19,7 @@ FLOORS = (
     ("report",),
     ("serving",),
     ("settings",),
-    ("run",),
+    ("run", "retrieval"),
     ("recording", "compatibility"),
     ("efficiency", "sparse_training", "approaches"),
     ("watching", "exits"),

@@ -33,7 +33,8 @@ class _Root(nn.Module):
 class _Tracer(fx.Tracer):
     """Keeps modules that act differently in training whole: they obey `train()` and `eval()` when the graph runs.
 
-    Transformer blocks and feed-forward networks stay whole too, so that other rooms can put something into them.
+    Transformer blocks and feed-forward networks stay whole too, and layers with a weight that pad or scale in a way of
+    their own, so that other rooms can put something into them.
     """
 
     def __init__(self, whole: Collection[nn.Module]):
@@ -41,8 +42,8 @@ class _Tracer(fx.Tracer):
         self.whole = whole
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        is_norm = isinstance(module, nn.modules.batchnorm._NormBase)
-        whole = is_norm or module in self.whole or not list(module.children())
+        layers = nn.modules.batchnorm._NormBase, nn.modules.conv._ConvNd, nn.Linear
+        whole = isinstance(module, layers) or module in self.whole or not list(module.children())
         return whole or super().is_leaf_module(module, name)
 
 

@@ -16,6 +16,10 @@ class Entry(nn.Module):
         raise NotImplementedError
 
 
+# What several entries at work add [K, ...], with their weights [K], as one addition [...].
+Merge = Callable[[Tensor, Tensor], Tensor]
+
+
 class Bank(nn.Module):
     """Adds to a value what its entries make of it, weighted; those that are not in the mix are not computed.
 
@@ -25,6 +29,7 @@ class Bank(nn.Module):
         make: gives a new entry.
 
     `mix` is the weight of each entry at work, by its index: at first, and after each new entry, the newest alone.
+    `merge` makes one addition of those of several entries; None for their weighted sum.
     """
 
     def __init__(self, make: Callable[[], Entry]):
@@ -32,6 +37,7 @@ class Bank(nn.Module):
         self.make = make
         self.entries = nn.ModuleList([make()])
         self.mix: dict[int, float] = {0: 1.0}
+        self.merge: Merge | None = None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -55,6 +61,9 @@ class Bank(nn.Module):
             read: what entries read; `value` by default.
         """
         read = value if read is None else read
+        if self.merge is not None and len(self.mix) > 1:
+            added = torch.stack([self.entries[index](read) for index in self.mix])
+            return value + self.merge(added, torch.tensor([*self.mix.values()]).to(added))
         for index, weight in self.mix.items():
             added = self.entries[index](read)
             value = value + (added if weight == 1 else weight * added)
@@ -82,10 +91,10 @@ def draw(module: nn.Module, stream: Callable[[int], torch.Generator]) -> None:
         bank.newest.draw(stream(index))
 
 
-def use(module: nn.Module, mix: Mapping[int, float]) -> None:
-    """Sets the mix of every bank; an empty one leaves the network as it was before."""
+def use(module: nn.Module, mix: Mapping[int, float], merge: Merge | None = None) -> None:
+    """Sets the mix of every bank, and how it merges; an empty mix leaves the network as it was before."""
     for bank in banks(module):
-        bank.mix = dict(mix)
+        bank.mix, bank.merge = dict(mix), merge
 
 
 def tuning_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,0 +1,1 @@
+"""Retrieval between two views of the same thing, domain after domain."""
