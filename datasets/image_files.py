@@ -86,12 +86,22 @@ class ImageFileSet(Benchmark):
         if not fits(torch.Size(files.shape).numel(), self.in_memory):
             _for_each(files.paths, lambda index, path: _probe(path))
             return list(parts)
-        images = torch.empty(files.shape, dtype=torch.uint8)
-        _for_each(files.paths, lambda index, path: images[index].copy_(square(path, self.size)))
+        images = decoded(files)
         ends = torch.tensor([0, *map(len, parts)]).cumsum(0).tolist()
         return [
             replace(part, images=images[start:end]) for part, (start, end) in zip(parts, pairwise(ends), strict=True)
         ]
+
+
+def decoded(files: ImageFiles) -> Tensor:
+    """All images of some files as one tensor: uint8 [N, 3, size, size].
+
+    Raises:
+        DataError: naming every file that is no readable image.
+    """
+    images = torch.empty(files.shape, dtype=torch.uint8)
+    _for_each(files.paths, lambda index, path: images[index].copy_(square(path, files.size)))
+    return images
 
 
 def fits(needed: int, in_memory: bool | None) -> bool:

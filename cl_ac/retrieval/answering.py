@@ -6,8 +6,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from cl_ac.data.pairs import Domain
 from cl_ac.retrieval.encoder import DualEncoder
-from cl_ac.retrieval.pairs import Domain
 from cl_ac.tuning.bank import Merge, banks, use
 from cl_ac.tuning.sample_mixes import mixed_by_sample
 

@@ -61,7 +61,7 @@ class Tower(nn.Module):
 
     def read(self, items: Tensor, windows: Tensor | None = None) -> Tensor:
         """What the backbone gives for items [B, ...]: [B, features]."""
-        hidden = self.augmentation.apply(items, windows) if items.dtype == torch.uint8 else items
+        hidden = self.augmentation.apply(items, windows) if items.dtype == torch.uint8 else items.float()
         for stage in self.backbone.stages:
             hidden = stage(hidden)
         return hidden.flatten(1)

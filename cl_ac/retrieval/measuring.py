@@ -5,17 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cl_ac.data.pairs import Domains
 from cl_ac.retrieval.answering import TestItems
 from cl_ac.retrieval.method import Method
-from cl_ac.retrieval.pairs import Domains
 from cl_ac.retrieval.recall import recall
 
 
 @torch.no_grad()
 def measured(
     method: Method, items: TestItems, domains: Domains, sides: tuple[str, str], gallery: str, learned: int
-) -> tuple[Any, ...]:
-    """What `RecallRecord` takes between the number of domains learned and the sizes."""
+) -> dict[str, Any]:
+    """What `RecallRecord` takes of names, recalls and routes."""
     tested = domains.tested
     found: dict[str, list[list[list[float]]]] = {}
     for rule in method.rules:
@@ -33,7 +33,14 @@ def measured(
                 for index, (chosen, _) in enumerate(answers)
             ])  # fmt: skip
             unknown.append([(~known).double().mean().item() for _, known in answers])
-    return [domain.name for domain in tested], len(domains.unseen), list(sides), found, routed, unknown
+    return {
+        "domains": [domain.name for domain in tested],
+        "unseen": len(domains.unseen),
+        "sides": list(sides),
+        "recall": found,
+        "routed": routed,
+        "unknown": unknown,
+    }
 
 
 def searched(method: Method, rule: str, items: TestItems, side: int, domain: int, gallery: str) -> Tensor:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from cl_ac.data.copying import copied
 from cl_ac.data.growing import Growing
+from cl_ac.data.pairs import Domain
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError
 from cl_ac.retrieval.answering import TestItems
 from cl_ac.retrieval.contrast import similarity_distillation, symmetric_contrast
 from cl_ac.retrieval.encoder import DualEncoder, PairBatch, frozen
-from cl_ac.retrieval.pairs import Domain
 
 
 class Method(Growing):
@@ -175,6 +175,10 @@ class Replay(Method):
         per_domain: pairs that are stored of each domain, drawn at random.
         drawn: stored pairs in each step.
     """
+
+    first: Tensor
+    second: Tensor
+    matches: Tensor
 
     def __init__(self, per_domain: int = 100, drawn: int = 32):
         super().__init__()

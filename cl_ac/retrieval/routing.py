@@ -24,6 +24,8 @@ class PrototypeRouter(Growing):
         ConfigurationError: if a number is out of range.
     """
 
+    least_0: Tensor
+
     def __init__(self, top: int = 2, temperature: float = 0.05, prototypes: int = 5, unknown: float = 0.01):
         super().__init__()
         if top < 1 or prototypes < 1:

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from cl_ac.data.pairs import Domain, Domains, PairBenchmark, joined
 from cl_ac.errors import ConfigurationError, ResumeError
 from cl_ac.recording.checkpoint import Checkpoint, frozen_path
 from cl_ac.recording.frozen import FrozenWeights
@@ -20,7 +21,6 @@ from cl_ac.retrieval.folder import RecallRecord, RetrievalFolder
 from cl_ac.retrieval.learning import ContrastiveTraining, PairFit, fit
 from cl_ac.retrieval.measuring import measured
 from cl_ac.retrieval.method import Method
-from cl_ac.retrieval.pairs import Domain, Domains, PairBenchmark, joined
 
 
 @dataclass
@@ -107,7 +107,7 @@ def run(
                 items.forget()
             found = measured(method, items, domains, benchmark.sides, gallery, stage)
             seconds = time.perf_counter() - began
-            folder.finish(RecallRecord(stage, *found, base, method.added(encoder), seconds))
+            folder.finish(RecallRecord(learned=stage, base=base, added=method.added(encoder), seconds=seconds, **found))
             standing.save(stage + 1, None, 0.0)
     return folder.records
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from cl_ac.data.pairs import Domain, Domains, PairBenchmark, Pairs
 from cl_ac.data.seeding import generator, global_stream
 from cl_ac.network import Backbone
 from cl_ac.retrieval.encoder import DualEncoder
-from cl_ac.retrieval.pairs import Domain, Domains, PairBenchmark, Pairs
 
 WIDTH = 8
 
