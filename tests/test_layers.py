@@ -28,7 +28,7 @@ FLOORS = (
     ("memory", "teacher", "importance", "tuning"),
     ("training", "backbones", "datasets", "generators"),
     ("network",),
-    ("heads", "benchmark", "evaluation"),
+    ("heads", "benchmark", "evaluation", "hypernetworks"),
     ("streams",),
     ("data", "processes"),
     ("errors", "losses", "kernels"),

@@ -1,0 +1,1 @@
+"""Networks that emit the weights of other networks."""
