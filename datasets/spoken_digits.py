@@ -1,7 +1,7 @@
 """Spoken digits as images: the loudness of each pitch over time."""
 
 import math
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 from cl_ac.benchmark import Benchmark
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
-from cl_ac.errors import DataError, told
+from cl_ac.data.waves import mel_filters, read_wave
+from cl_ac.errors import DataError
 
 TEST_TAKES = 5
 # Louder by so many decibels than black is white.
@@ -86,19 +87,8 @@ class SpokenDigits(Benchmark):
         return samples.select(~is_test), samples.select(is_test)
 
     def _image(self, path: Path) -> Tensor:
-        from scipy.io import wavfile
-
-        try:
-            rate, values = wavfile.read(path)
-        # scipy raises nearly anything for a damaged file.
-        except Exception as error:
-            raise DataError(f"cannot read the recording '{path}': {told(error)}; mend it or remove it") from error
-        if values.ndim != 1 or len(values) == 0 or values.dtype.kind not in "iuf":
-            raise DataError(
-                f"'{path}' holds {values.dtype} {list(values.shape)}; it must be a recording of one channel"
-            )
-        wave = torch.as_tensor(values.astype("float32"))
-        return (255 * log_mel(wave - wave.mean(), int(rate), self.size)).round().to(torch.uint8)
+        wave, rate = read_wave(path)
+        return (255 * log_mel(wave - wave.mean(), rate, self.size)).round().to(torch.uint8)
 
 
 def log_mel(wave: Tensor, rate: int, size: int) -> Tensor:
@@ -125,14 +115,3 @@ def log_mel(wave: Tensor, rate: int, size: int) -> Tensor:
     power = mel_filters(size, bins // 2 + 1, rate) @ spectrum[:, :size].abs().square()
     decibels = 10 * power.clamp(min=1e-10).log10()
     return ((decibels - decibels.max()) / RANGE + 1).clamp(0, 1).flip(0)[None] * (power.max() > 1e-10)
-
-
-@lru_cache
-def mel_filters(bands: int, bins: int, rate: int) -> Tensor:
-    """The weights [bands, bins] by which bands of pitch, the lowest first, sum frequencies up to `rate` / 2 Hz."""
-    top = 2595 * math.log10(1 + rate / 2 / 700)
-    edges = 700 * (10 ** (torch.linspace(0, top, bands + 2) / 2595) - 1)
-    frequencies = torch.linspace(0, rate / 2, bins)
-    rising = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
-    return torch.minimum(rising, falling).clamp(min=0)

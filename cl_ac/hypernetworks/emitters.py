@@ -71,8 +71,8 @@ class ChunkedEmitter(nn.Module):
         super().__init__()
         if min(chunk, inputs, chunk_inputs) < 1:
             raise ConfigurationError(
-                f"a chunk of {chunk} weights has an embedding of {chunk_inputs} beside one of {inputs}; each must be at "
-                "least 1"
+                f"a chunk of {chunk} weights has an embedding of {chunk_inputs} beside one of {inputs}; each must be "
+                "at least 1"
             )
         count = -(-len(spread.mean) // chunk)
         self.layers = perceptron([inputs + chunk_inputs, *hidden, chunk])
@@ -118,8 +118,10 @@ def perceptron(widths: Sequence[int]) -> nn.Sequential:
         ConfigurationError: for a width below 1, but that of the last layer.
     """
     if min(widths[:-1]) < 1:
-        raise ConfigurationError(f"a hypernetwork reads {widths[0]} values and has hidden layers of "
-                                 f"{list(widths[1:-1])}; each must be at least 1")
+        raise ConfigurationError(
+            f"a hypernetwork reads {widths[0]} values and has hidden layers of "
+            f"{list(widths[1:-1])}; each must be at least 1"
+        )
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]

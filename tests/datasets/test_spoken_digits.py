@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.io import wavfile
 
-from cl_ac.datasets.spoken_digits import SpokenDigits, log_mel, mel_filters
+from cl_ac.data.waves import mel_filters
+from cl_ac.datasets.spoken_digits import SpokenDigits, log_mel
 from cl_ac.errors import DataError
 
 RATE = 8000
