@@ -33,6 +33,7 @@ class GDumb(Approach):
         if not 0 <= cutmix <= 1:
             raise ConfigurationError(f"GDumb.cutmix is {cutmix}; it must be from 0 to 1")
         self.cutmix, self.reset, self.joined = cutmix, reset, joined
+        self.needs_images = "mixes images (approach.cutmix is not 0)" if cutmix else None
         # No teacher of anything: the frozen copy that is saved and restored keeps the initial weights.
         self.initial = Teacher()
 

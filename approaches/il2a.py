@@ -38,6 +38,7 @@ class IL2A(Approach):
 
     family = "prototypes"
     memory_use = "none"
+    needs_images = "mixes images"
     trains_old_rows = True
 
     def __init__(

@@ -34,6 +34,7 @@ class PASS(Approach):
 
     family = "prototypes"
     memory_use = "none"
+    needs_images = "turns images"
     trains_old_rows = True
 
     def __init__(

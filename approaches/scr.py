@@ -37,6 +37,7 @@ class SCR(Approach):
 
     family = "replay"
     memory_use = "required"
+    needs_images = "compares views of images"
     copes_with = frozenset({"repeated classes", "live memory", "no boundaries"})
     trains_heads = False
 

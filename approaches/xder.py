@@ -45,6 +45,8 @@ class XDER(XDERCE):
         contrasted: how many new images, and how many exemplars, are contrasted in each step.
     """
 
+    needs_images = "contrasts views of images"
+
     def __init__(
         self,
         classes: int = 100,

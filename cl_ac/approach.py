@@ -50,9 +50,10 @@ class Approach(Growing):
     many of each class it cannot do without if there is a memory. `most_classes` is how many classes a run may have at
     most, None for any number; an approach with it has it as its option `classes`. `trains_heads` says whether the
     linear heads learn, which the best epoch is selected by, `adds_features` that exits read more features with each
-    task, and `needs_transformer` that only vision transformers can be trained so. `copes_with` names what the method
-    can learn from beside disjoint tasks with boundaries; runs that bring anything else are refused. `family` is where
-    it stands in lists.
+    task, and `needs_transformer` that only vision transformers can be trained so. `needs_images` says what the
+    method does to images that nobody can do to texts, such as "turns images"; None for most. `copes_with` names what
+    the method can learn from beside disjoint tasks with boundaries; runs that bring anything else are refused. `family`
+    is where it stands in lists.
     """
 
     family: ClassVar[Family] = "own"
@@ -62,6 +63,7 @@ class Approach(Growing):
     trains_heads: ClassVar[bool] = True
     adds_features: ClassVar[bool] = False
     needs_transformer: ClassVar[bool] = False
+    needs_images: str | None = None
     copes_with: frozenset[Challenge] = frozenset()
 
     def __init__(self) -> None:

@@ -43,6 +43,9 @@ class Benchmark(ABC):
             test image is looked at, so that settings can be chosen by what a run reports.
     """
 
+    # Of texts, `image_shape` is (1, 1, tokens) and images are the numbers of their tokens, see `data.texts`.
+    kind: ClassVar[Literal["images", "texts"]] = "images"
+    vocabulary: int = 0  # of texts: token numbers are below it
     published_order: ClassVar[Sequence[int] | None] = None
     class_names: Sequence[str] | None = None  # of each label, where the data set has names
     mistaken: ClassVar[Mapping[int, int] | None] = None  # for which label another is easily taken, where that is known
@@ -224,7 +227,8 @@ class Benchmark(ABC):
         train, test = loaded
         parts = {"training": train} if self.evaluate_on == "validation" else {"training": train, "test": test}
         for part, samples in parts.items():
-            fault = samples.fault(tuple(self.image_shape), self.num_classes)
+            dtype = torch.int32 if self.kind == "texts" else torch.uint8
+            fault = samples.fault(tuple(self.image_shape), self.num_classes, dtype)
             if fault:
                 raise DataError(f"load() of {name} gives {part} samples whose {fault}")
         if self.evaluate_on == "validation":

@@ -9,6 +9,7 @@ from cl_ac.data.tasks import Task
 from cl_ac.efficiency.sparsify import Sparsify
 from cl_ac.errors import ConfigurationError
 from cl_ac.memory import Memory
+from cl_ac.network import Backbone
 from cl_ac.processes.group import current
 from cl_ac.training import Training
 from cl_ac.watching.watch import Watch
@@ -47,6 +48,10 @@ def check(
         problems.append(
             f"the classifier {type(classifier).__name__} keeps statistics of the features of earlier tasks, but {name} "
             "adds features with each task: take NearestMean, or the linear heads (classifier absent)"
+        )
+    if benchmark.kind == "texts" and approach.needs_images:
+        problems.append(
+            f"the approach {name} {approach.needs_images}, which cannot be done to texts; take another approach"
         )
     problems += challenges(approach, benchmark, memory, classifier)
     if isinstance(training.epochs, list) and len(training.epochs) != len(benchmark):
@@ -106,6 +111,23 @@ def challenges(
         yield (
             f"memory.selection is '{memory.selection}', which chooses exemplars where a task ends, but "
             "stream.boundaries is false; take 'live'"
+        )
+
+
+def check_inputs(benchmark: Benchmark, backbone: Backbone | type[Backbone]) -> None:
+    """Raises a `ConfigurationError` if the backbone does not read what the benchmark holds."""
+    name = backbone.__name__ if isinstance(backbone, type) else type(backbone).__name__
+    if benchmark.kind not in backbone.reads:
+        way = "take a language model, such as --backbone hf:FOLDER" if benchmark.kind == "texts" else "take another"
+        raise ConfigurationError(
+            f"the backbone {name} reads {' or '.join(sorted(backbone.reads))}, but the benchmark "
+            f"{type(benchmark).__name__} holds {benchmark.kind}; {way}"
+        )
+    known = None if isinstance(backbone, type) else backbone.vocabulary
+    if known is not None and benchmark.vocabulary > known:
+        raise ConfigurationError(
+            f"the tokenizer of the benchmark has {benchmark.vocabulary} tokens, but the backbone {name} knows {known}; "
+            "take the tokenizer of its model as benchmark.tokenizer"
         )
 
 

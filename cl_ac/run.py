@@ -12,7 +12,7 @@ from torch import Tensor
 from cl_ac.approach import Approach, TaskApproach
 from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers.classifier import Classifier
-from cl_ac.compatibility import check, check_data, check_learning
+from cl_ac.compatibility import check, check_data, check_inputs, check_learning
 from cl_ac.data.available import told_when_memory_runs_out
 from cl_ac.data.batches import Batch
 from cl_ac.data.tasks import Task
@@ -90,6 +90,7 @@ def run(
     memory = Memory() if memory is None else memory
     check(approach, benchmark, training, memory, watch, classifier, sparsify)
     check_loggers(loggers)
+    check_inputs(benchmark, backbone)
     benchmark.seed, group = seed, current()
     place = choose_device(device)
     sparsify.prepare(backbone)

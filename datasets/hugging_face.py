@@ -110,23 +110,7 @@ class HuggingFace(UnreadSet):
         Raises:
             DataError: if the data set is not there or cannot be read, or the library is missing.
         """
-        datasets = _library()
-        folder = Path(self.name).expanduser()
-        try:
-            if (folder / "dataset_dict.json").is_file():
-                return dict(datasets.load_from_disk(str(folder)))
-            if (folder / "state.json").is_file():
-                return {self.train: datasets.load_from_disk(str(folder))}
-            with _offline(not self.download):
-                return dict(datasets.load_dataset(str(folder) if folder.is_dir() else self.name, self.config))
-        # The library raises errors of many others: of files, of the network, of formats.
-        except Exception as error:
-            what = "download" if self.download and not folder.is_dir() else "load"
-            way = "" if self.download or folder.is_dir() else "get it with --benchmark.download true, or "
-            raise DataError(
-                f"cannot {what} the Hugging Face data set '{self.name}' ({told(error)}); {way}give a folder that holds "
-                "it as --benchmark.name"
-            ) from error
+        return splits(self.name, self.config, self.train, self.download)
 
     def _table(self, option: str) -> Any:
         name = getattr(self, option)
@@ -225,6 +209,31 @@ class HuggingFace(UnreadSet):
                 + ("; its labels are not public: take another benchmark.test" if option == "test" else "")
             )
         return Samples(Pictures(table.select_columns([image]), image, self.image_shape), torch.tensor(targets))
+
+
+def splits(name: str, config: str | None, train: str, download: bool) -> dict[str, Any]:
+    """The splits of a data set, `datasets.Dataset`, by name; what the options are, says `HuggingFace`.
+
+    Raises:
+        DataError: if the data set is not there or cannot be read, or the library is missing.
+    """
+    datasets = _library()
+    folder = Path(name).expanduser()
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            return dict(datasets.load_from_disk(str(folder)))
+        if (folder / "state.json").is_file():
+            return {train: datasets.load_from_disk(str(folder))}
+        with _offline(not download):
+            return dict(datasets.load_dataset(str(folder) if folder.is_dir() else name, config))
+    # The library raises errors of many others: of files, of the network, of formats.
+    except Exception as error:
+        what = "download" if download and not folder.is_dir() else "load"
+        way = "" if download or folder.is_dir() else "get it with --benchmark.download true, or "
+        raise DataError(
+            f"cannot {what} the Hugging Face data set '{name}' ({told(error)}); {way}give a folder that holds it as "
+            "--benchmark.name"
+        ) from error
 
 
 def _library() -> Any:

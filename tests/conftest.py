@@ -301,3 +301,47 @@ def converted(vit_run, quick_conversion) -> Converted:
     """The conversion of `vit_run`; tests may change the gates of its dynamic network."""
     settings = Settings(taus=(0.01, 0.4, 1.0), tolerance=0.5)
     return convert_run(vit_run, settings, quick_conversion, SparseTuning(1), Sparsify("hoyer"), "cpu")
+
+
+WORDS = ("red", "blue", "green", "cat", "dog", "cow", "one", "two", "six", "sea", "sun", "ice")
+
+
+@pytest.fixture(scope="session")
+def language_model(tmp_path_factory) -> Path:
+    """The folder of a tiny BERT with random weights and a tokenizer of a few words."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    folder = tmp_path_factory.mktemp("language_model")
+    numbers = {word: place for place, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS))}
+    words = Tokenizer(models.WordLevel(numbers, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    model = transformers.BertModel(transformers.BertConfig(**sizes, vocab_size=16, max_position_embeddings=32))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def text_tables(tmp_path) -> tuple[Path, Path]:
+    """Files with texts of four classes, each told by a word of its own, to train on and to test on."""
+    stream = torch.Generator().manual_seed(0)
+    paths = []
+    for name, count in (("train", 12), ("test", 4)):
+        rows = []
+        for label, word in enumerate(WORDS[:4]):
+            for _ in range(count):
+                others = [WORDS[4 + int(place)] for place in torch.randint(8, (3,), generator=stream)]
+                others = others[: 1 + int(torch.randint(3, (), generator=stream))]
+                rows.append(f"{' '.join([word, *others])},class {label}")
+        paths.append(tmp_path / f"{name}.csv")
+        paths[-1].write_text("\n".join(["text,label", *rows]) + "\n")
+    return paths[0], paths[1]

@@ -1,27 +1,29 @@
-"""Backbones made of Hugging Face's vision encoders, from their hub or from a folder."""
+"""Backbones made of Hugging Face's vision encoders and language models, from their hub or from a folder."""
 
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
 from cl_ac.backbones.calls import first_tensor
 from cl_ac.backbones.chaining import READINGS, chained, token_layout
+from cl_ac.backbones.text_stages import cut_texts
 from cl_ac.backbones.weights import check_fit, state_in
 from cl_ac.backbones.wrapped import WrappedModel, described
-from cl_ac.data.layouts import Layout
+from cl_ac.data.layouts import TEXT_READINGS, Layout
 from cl_ac.errors import ConfigurationError, told
+from cl_ac.network import Exits
 
 CONFIG, WEIGHTS, PREPROCESSING = "config.json", "model.safetensors", "preprocessor_config.json"
 BICUBIC = 3
 
 
 class HuggingFaceModel(WrappedModel):
-    """A vision encoder of Hugging Face transformers, such as `facebook/dinov2-small` or a folder with its files.
+    """A vision encoder or a language model of Hugging Face transformers, such as `facebook/dinov2-small`, or a folder.
 
     A folder holds `config.json`, and `model.safetensors` for `weights: true`. A name stands for the model of the hub,
     which is downloaded with `weights: true` only, and then kept by the library as HF_HOME and HF_HUB_OFFLINE say;
@@ -30,17 +32,66 @@ class HuggingFaceModel(WrappedModel):
     library's classifier of that kind would read. Where images are of another size than the configuration's, positions
     are interpolated if the model can.
 
+    A language model reads texts, such as those of the benchmark `TextTable`, which take over its tokenizer. Its stages
+    are `embeddings`, its layers, such as `encoder.layer.0`, and `penultimate`; padding is never read. The preset `sdn`
+    puts an exit after each layer but the last.
+
     Args:
         model: a folder, or a name on the hub.
         options: settings of `config.json` that are others here.
+        reading: what speaks for a text at the final exit: the `class` (first) token, the `mean` of its tokens, or the
+            `last` one. `auto` is what the folder's `1_Pooling/config.json` says, else the class token of encoders and
+            the last token of decoders.
     """
+
+    reads = frozenset({"images", "texts"})
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        model: str,
+        stages: list[str] | None = None,
+        weights: bool | str | None = None,
+        options: dict[str, Any] | None = None,
+        layouts: dict[str, Layout] | None = None,
+        reading: Literal["auto", "class", "mean", "last"] = "auto",
+        **learning,
+    ):
+        self.reading: str = reading
+        super().__init__(image_shape, model, stages, weights, options, layouts, **learning)
+        self.reads = frozenset({"texts" if self.token_layout in TEXT_READINGS else "images"})
+        if self.token_layout not in TEXT_READINGS:
+            if reading != "auto":
+                raise ConfigurationError(f"backbone.reading is '{reading}', but the model '{model}' reads no texts")
+            return
+        # Frozen stages cut a batch to its longest text, so that only what exits read has one shape.
+        self.known_by_weights = self.frozen_stages == len(self.stages)
+
+    def exits(self, preset: str) -> Exits:
+        if preset != "sdn" or self.token_layout not in TEXT_READINGS:
+            return super().exits(preset)
+        layers = self.stage_names[1:-2]
+        return Exits(list(layers), [round((index + 1) / (len(layers) + 2), 2) for index in range(len(layers))])
+
+    def guessed_layout(self, shape: tuple[int, ...], witnessed: Layout | None) -> Layout | None:
+        if self.token_layout in TEXT_READINGS and len(shape) == 2:
+            return self.token_layout
+        return super().guessed_layout(shape, witnessed)
 
     def build(self, model: str, image_shape: tuple[int, int, int], pretrained: bool, options: dict) -> nn.Module:
         config = configuration(model, pretrained, options)
         cls = _class_of(config)
+        wanted = "texts" if cls.main_input_name == "input_ids" else "images"
+        given = "texts" if tuple(image_shape[:2]) == (1, 1) else "images"
+        if wanted != given:
+            raise ConfigurationError(f"the model '{model}' reads {wanted}, but the benchmark holds {given}")
+        if wanted == "texts":
+            self.vocabulary = config.get_text_config().vocab_size
+            if self.reading == "auto":
+                self.reading = usual_reading(model, cls, config)
         if not pretrained:
             with _quiet():
-                return _with_end(cls._from_config(config), config)
+                return self._with_end(cls._from_config(config), config)
         with _quiet():
             try:
                 network, info = cls.from_pretrained(
@@ -53,14 +104,24 @@ class HuggingFaceModel(WrappedModel):
                 )
             except OSError as error:
                 raise ConfigurationError(_unreachable(model, error)) from error
-        network = _with_end(network, config)
         _check(model, network, info)
-        return network
+        return self._with_end(network, config)
+
+    def _with_end(self, network: nn.Module, config: Any) -> nn.Module:
+        """The library's classifier of images as it is, an encoder of images or texts with what ends it."""
+        from transformers import AutoModelForImageClassification
+
+        if network.main_input_name == "input_ids":
+            return LanguageModel(network, f"text_{self.reading}")
+        return network if type(config) in AutoModelForImageClassification._model_mapping else Featured(network)
 
     @staticmethod
     def cut(
         network: nn.Module, image_shape: tuple[int, int, int], stages: Sequence[str] | None
     ) -> tuple[dict[str, nn.Module], Layout | None]:
+        if isinstance(network, LanguageModel):
+            layout = cast(Layout, network.layout)
+            return cut_texts(network.encoder, image_shape[-1], stages, layout), layout
         encoder = network.encoder if isinstance(network, Featured) else network
         takes = inspect.signature(encoder.forward).parameters
         options: dict[str, Any] = {}
@@ -69,8 +130,13 @@ class HuggingFaceModel(WrappedModel):
             options["interpolate_pos_encoding"] = True
         return chained(network, image_shape, stages, **options), token_layout(encoder)
 
+    @classmethod
+    def tokenizer(cls, options: Mapping[str, Any]) -> str | None:
+        return options.get("model")
+
     def load(self, network: nn.Module, path: str) -> None:
-        encoder, state = network.encoder if isinstance(network, Featured) else network, state_in(path)
+        encoder = network.encoder if isinstance(network, Featured | LanguageModel) else network
+        state = state_in(path)
         with _quiet():
             loaded, info = cast(Any, type(encoder)).from_pretrained(
                 None, config=encoder.config, state_dict=state, ignore_mismatched_sizes=True, output_loading_info=True
@@ -88,6 +154,19 @@ class HuggingFaceModel(WrappedModel):
         # A model may say nothing of its images, and whatever else is wrong is told when it is built.
         except Exception:
             return {}
+
+
+class LanguageModel(nn.Module):
+    """A language model without its classifier, and how its tokens become one vector.
+
+    Args:
+        encoder: it.
+        layout: one of `TEXT_READINGS`.
+    """
+
+    def __init__(self, encoder: nn.Module, layout: str):
+        super().__init__()
+        self.encoder, self.layout = encoder, layout
 
 
 class Featured(nn.Module):
@@ -166,24 +245,38 @@ def _file(model: str, name: str, download: bool) -> Path:
 
 
 def _class_of(config: Any) -> Any:
-    """The library's classifier for a configuration, else its encoder."""
+    """The library's classifier of images for a configuration, else its encoder, of texts too."""
     from transformers import AutoModel, AutoModelForImageClassification
 
     for auto in (AutoModelForImageClassification, AutoModel):
         if type(config) in auto._model_mapping:
             found: Any = auto._model_mapping[type(config)]
             cls = found[0] if isinstance(found, tuple) else found
-            if getattr(cls, "main_input_name", "") == "pixel_values":
+            language = not getattr(config, "is_encoder_decoder", False) and config.get_text_config() is config
+            allowed = {"pixel_values", "input_ids"} if language else {"pixel_values"}
+            if getattr(cls, "main_input_name", "") in allowed:
                 return cls
     raise ConfigurationError(
-        f"the model is a {config.model_type}, which reads no images alone; choose a vision encoder"
+        f"the model is a {config.model_type}, which reads neither images nor texts alone; choose a vision encoder, or "
+        "an encoder or decoder of texts"
     )
 
 
-def _with_end(network: nn.Module, config: Any) -> nn.Module:
-    from transformers import AutoModelForImageClassification
+def usual_reading(model: str, cls: Any, config: Any) -> str:
+    """How tokens of a text become one vector, as `1_Pooling/config.json` of the folder says, or as is usual."""
+    try:
+        pooling = json.loads((Path(model).expanduser() / "1_Pooling" / CONFIG).read_text())
+    except OSError:
+        pooling = {}
+    names = {"mean_tokens": "mean", "cls_token": "class", "lasttoken": "last"}
+    said = [reading for name, reading in names.items() if pooling.get(f"pooling_mode_{name}")]
+    if said:
+        return said[0]
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-    return network if type(config) in AutoModelForImageClassification._model_mapping else Featured(network)
+    masked = type(config) in AutoModelForMaskedLM._model_mapping
+    causal = type(config) in AutoModelForCausalLM._model_mapping
+    return "last" if causal and not masked else "class"
 
 
 def _check(path: str, network: nn.Module, info: Mapping[str, Any]) -> None:
@@ -198,7 +291,8 @@ def _check(path: str, network: nn.Module, info: Mapping[str, Any]) -> None:
 
 def _of_classifier(name: str) -> bool:
     """Whether a tensor belongs to what follows the encoder."""
-    return name.partition(".")[0] in ("classifier", "head", "cls_classifier", "distillation_classifier", "pooler")
+    first = name.partition(".")[0]
+    return first in ("classifier", "head", "cls_classifier", "distillation_classifier", "pooler", "cls", "lm_head")
 
 
 def _unreachable(model: str, error: Exception) -> str:

@@ -105,4 +105,6 @@ class TrainingSet:
         held = self.memory if self.memory is None or isinstance(self.memory, Samples) else self.memory.samples
         if held is not None and len(held):
             return held
-        return Samples(torch.empty(0, *self.samples.images.shape[1:], dtype=torch.uint8), self.samples.targets[:0])
+        images = self.samples.images
+        dtype = images.dtype if isinstance(images, torch.Tensor) else torch.uint8
+        return Samples(torch.empty(0, *images.shape[1:], dtype=dtype), self.samples.targets[:0])

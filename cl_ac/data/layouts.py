@@ -4,7 +4,7 @@ Shapes: B batch, T tokens, D features.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
 
@@ -13,12 +13,25 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from cl_ac.data import texts
 from cl_ac.errors import ConfigurationError, unknown
 
 # A vector [D]; a map [channels, height, width] or [height, width, channels]; tokens [T, D] of which the first speaks
 # for the image (class_token), or all together do (tokens), or those do that stand for a square of patches behind all
-# others: their mean (patches) or the map that they make (patch_map).
-Layout = Literal["vector", "channels_first", "channels_last", "class_token", "tokens", "patches", "patch_map"]
+# others: their mean (patches) or the map that they make (patch_map). Tokens of a text carry which of them are real
+# (`texts.joined`): the first, the mean of the real ones, or the last real one speaks for it.
+Layout = Literal[
+    "vector",
+    "channels_first",
+    "channels_last",
+    "class_token",
+    "tokens",
+    "patches",
+    "patch_map",
+    "text_class",
+    "text_mean",
+    "text_last",
+]
 AXES: dict[str, int] = {
     "vector": 1,
     "channels_first": 3,
@@ -27,6 +40,14 @@ AXES: dict[str, int] = {
     "tokens": 2,
     "patches": 2,
     "patch_map": 2,
+    "text_class": 2,
+    "text_mean": 2,
+    "text_last": 2,
+}
+TEXT_READINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "text_class": texts.first_token,
+    "text_mean": texts.mean_of_tokens,
+    "text_last": texts.last_token,
 }
 
 
@@ -49,7 +70,9 @@ def check_layout(name: str, layout: str, shape: Sequence[int]) -> None:
 
 def read(hidden: Tensor, layout: str) -> Tensor:
     """A stage's output as heads read it: a map [B, channels, height, width], tokens with the one that speaks for the
-    image first [B, T, D], or a vector [B, D]."""
+    image or text first [B, T, D], or a vector [B, D]."""
+    if layout in TEXT_READINGS:
+        return TEXT_READINGS[layout](hidden)[:, None]
     if layout == "channels_last":
         return hidden.permute(0, 3, 1, 2)
     if layout in ("patches", "patch_map"):
@@ -62,6 +85,17 @@ def read(hidden: Tensor, layout: str) -> Tensor:
 def read_shape(shape: Sequence[int], layout: str) -> tuple[int, ...]:
     """The shape of what `read` gives for one image."""
     return tuple(read(torch.empty(1, *shape, device="meta"), layout).shape[1:])
+
+
+def condensed(hidden: Tensor, layout: str | None) -> Tensor:
+    """What has to be kept of a stage's output for heads that read it in that layout.
+
+    Of a text it is a text of one token, which reads the same; anything else stays.
+    """
+    if layout not in TEXT_READINGS:
+        return hidden
+    token = read(hidden, str(layout))
+    return texts.joined(token, torch.ones_like(token[:, :, 0]))
 
 
 class Witnesses:

@@ -1,4 +1,4 @@
-"""Labelled images: resident tensors, or files that are decoded when asked for."""
+"""Labelled images, or texts: resident tensors, or files that are decoded when asked for."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -102,7 +102,7 @@ class Samples:
     """N images with their targets.
 
     Args:
-        images: uint8 tensor [N, channels, height, width], or files of that shape.
+        images: uint8 tensor [N, channels, height, width], or files of that shape; texts are int32 [N, 1, 1, tokens].
         targets: int64 [N], numbered in the order in which classes arrive.
         extras: more tensors [N, ...] that travel with each image, such as the logits stored with an exemplar.
     """
@@ -119,12 +119,15 @@ class Samples:
         """Whether the images are a tensor that can live on the training device."""
         return isinstance(self.images, Tensor)
 
-    def fault(self, image_shape: tuple[int, int, int], num_classes: int) -> str | None:
+    def fault(
+        self, image_shape: tuple[int, int, int], num_classes: int, dtype: torch.dtype = torch.uint8
+    ) -> str | None:
         """What is wrong with samples that somebody else made, so that "samples whose …" is a sentence; None if nothing.
 
         Args:
             image_shape: channels, height and width that were promised.
             num_classes: targets must be below it.
+            dtype: that images must have; token numbers of texts are int32.
         """
         targets, count = self.targets, len(self.images)
         if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point() or targets.is_complex():
@@ -138,8 +141,9 @@ class Samples:
         if tuple(self.images.shape[1:]) != image_shape:
             return f"images have the shape {tuple(self.images.shape[1:])}, but image_shape is {image_shape}"
         first = self.images[torch.tensor([0])]
-        if not isinstance(first, Tensor) or first.dtype != torch.uint8:
-            return f"images are {_kind(first)}; they must be bytes from 0 to 255 (torch.uint8), `augmentation` scales"
+        if not isinstance(first, Tensor) or first.dtype != dtype:
+            allowed = "bytes from 0 to 255 (torch.uint8), `augmentation` scales" if dtype == torch.uint8 else f"{dtype}"
+            return f"images are {_kind(first)}; they must be {allowed}"
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= num_classes:
             return (

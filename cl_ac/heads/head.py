@@ -86,12 +86,12 @@ class Head(nn.Module):
 
 
 class TokenHead(Head):
-    """A classifier on the first (class) token of [B, tokens, D], or on a mean of them, after layer normalisation.
+    """A classifier on the first (class) token of [B, tokens, D], the last, or a mean, after layer normalisation.
 
     The normalisation has no scale and shift of its own: the linear layer of each class can absorb them.
 
     Args:
-        layout: `class_token`, `tokens` or `patches`.
+        layout: `class_token`, `tokens`, `patches`, or one of a text's.
     """
 
     def __init__(self, classifier: GrowingClassifier, cascade: Cascade | None = None, layout: Layout = "class_token"):
@@ -99,7 +99,7 @@ class TokenHead(Head):
         self.layout = layout
 
     def features_in(self, shape: Sequence[int]) -> int:
-        return shape[-1]
+        return read_shape(shape, self.layout)[-1]
 
     def features(self, hidden: Tensor) -> Tensor:
         token = read(hidden, self.layout)[:, 0]
@@ -243,5 +243,5 @@ def build_head(
             return PooledHead(pooling, reader, cascade)
         return MixedHead(pooling, reader, cascade)
     if AXES[layout] == 2:
-        return TokenHead(classifier(shape[-1]), cascade, layout)
+        return TokenHead(classifier(read_shape(shape, layout)[-1]), cascade, layout)
     return Head(classifier(shape[-1]), cascade)

@@ -34,13 +34,16 @@ class Backbone(nn.Module):
 
     `only_at_start` names the options that say what the weights start from: a network that takes a saved state is built
     without them. `known_by_weights` says that what frozen stages give depends on the image and their weights
-    alone, so that it may be kept. `class_token_only` says that stages carry tokens beside those of the image, behind
-    the class token.
+    alone, so that it may be kept. `reads` says whether images or texts enter, or either, as the model is; of texts,
+    `vocabulary` is how many tokens are known. `class_token_only` says that stages carry tokens beside those of the
+    image, behind the class token.
     """
 
     presets: ClassVar[Mapping[str, Exits]] = {}
     only_at_start: ClassVar[tuple[str, ...]] = ()
     known_by_weights: bool = True
+    reads: ClassVar[frozenset[str]] = frozenset({"images"})
+    vocabulary: int | None = None
     class_token_only: bool = False
 
     def __init__(
@@ -102,6 +105,14 @@ class Backbone(nn.Module):
         The command line takes it over where the user says nothing else.
         """
         return {}
+
+    @classmethod
+    def tokenizer(cls, options: Mapping[str, Any]) -> str | None:
+        """Whose tokenizer the texts need that a network with these `options` reads; None if it reads none.
+
+        The command line takes it over where the user names no other.
+        """
+        return None
 
     def exits(self, preset: str) -> Exits:
         """The AC placement called `preset`.

@@ -4,7 +4,7 @@ Shapes: E exits, B batch, C classes seen so far, D features.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_ac.data.copying import copied
-from cl_ac.data.layouts import AXES, Layout, read, read_shape
+from cl_ac.data.layouts import AXES, Layout, condensed, read, read_shape
 from cl_ac.data.recognised import Recognised
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError
@@ -53,7 +53,7 @@ class ExitNetwork(nn.Module):
         self.measure()
         for name, position in zip(at, positions, strict=True):
             self._need_layout(position - 1, f"an AC at '{name}'")
-            exits.check_tokens(name, self.stage_shapes[position - 1])
+            exits.check_tokens(name, self.stage_shapes[position - 1], self.stage_layouts[position - 1])
         if at and backbone.class_token_only and exits.tokens not in ("auto", "class"):
             raise ConfigurationError(
                 f"exits.tokens is '{exits.tokens}', but the approach puts tokens of its own beside those of the image; "
@@ -162,7 +162,9 @@ class ExitNetwork(nn.Module):
 
     def at_exits(self, stage_outputs: Sequence[Tensor]) -> list[Tensor]:
         """What each exit's head reads, of what `stage_outputs` gave: E tensors."""
-        *auxiliary, last = (stage_outputs[end - 1] for _, end in self.bounds)
+        outputs = (stage_outputs[end - 1] for _, end in self.bounds)
+        layouts = (cast(Layout, head.layout) for head in self.heads)
+        *auxiliary, last = (condensed(value, layout) for value, layout in zip(outputs, layouts, strict=True))
         return [*(value.detach() if self.exits.detach else value for value in auxiliary), last]
 
     def maps_below(self, stage_outputs: Sequence[Tensor]) -> list[list[Tensor]]:
@@ -201,8 +203,12 @@ class ExitNetwork(nn.Module):
             return self.at_exits(self.stage_outputs(images))
         ends = [end for _, end in self.bounds]
         kept = sorted({min(end, len(fixed)) for end in ends})
+        layouts = {end: cast(Layout, head.layout) for end, head in zip(ends, self.heads, strict=True)}
+        # What further stages read has to be whole.
+        layouts |= {} if kept[-1] in ends and len(fixed) == len(self.backbone.stages) else {kept[-1]: "vector"}
+        what = tuple((end, layouts[end]) for end in kept)
         with torch.no_grad():
-            known = images.recall(images, state, tuple(kept), partial(_outputs_at, fixed, kept))
+            known = images.recall(images, state, what, partial(_outputs_at, fixed, dict(what)))
         outputs: list[Tensor] = [images] * len(self.backbone.stages)
         for end, value in zip(kept, known, strict=True):
             outputs[end - 1] = value
@@ -267,13 +273,13 @@ class ExitNetwork(nn.Module):
         self.sizes = list(state)
 
 
-def _outputs_at(stages: Iterable[nn.Module], ends: Sequence[int], images: Tensor) -> list[Tensor]:
-    """What leaves the first `end` stages, for each of `ends`, which rise."""
+def _outputs_at(stages: Iterable[nn.Module], ends: Mapping[int, Layout], images: Tensor) -> list[Tensor]:
+    """What leaves the first `end` stages and is read in a layout, for each of `ends`, which rise."""
     found, hidden = [], images
     for end, stage in enumerate(stages, 1):
         hidden = stage(hidden)
         if end in ends:
-            found.append(hidden)
+            found.append(condensed(hidden, ends[end]))
     return found
 
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cl_ac.data.layouts import AXES, Layout
+from cl_ac.data.layouts import AXES, TEXT_READINGS, Layout
 from cl_ac.errors import ConfigurationError, unknown
 
 # What `tokens` names, as a layout.
 TOKEN_LAYOUTS: dict[str, Layout] = {"class": "class_token", "mean": "tokens", "patches": "patches", "map": "patch_map"}
+TEXT_LAYOUTS: dict[str, Layout] = {"class": "text_class", "mean": "text_mean", "last": "text_last"}
 # A class token and registers; more mean that patches make no square.
 MOST_OTHER_TOKENS = 16
 
@@ -27,7 +28,9 @@ class Exits:
         cascade: whether each AC also reads the logits of the AC before it, without gradient (Wołczyk et al., 2021,
             ZTW); the final classifier never does.
         tokens: what ACs read of a transformer's tokens: the `class` token, the `mean` of all, the mean of the `patches`
-            alone, or their `map`, pooled as feature maps are; `auto` is the class token if there is one, else the mean.
+            alone, or their `map`, pooled as feature maps are; of a text the `class` (first) token, the `mean`, or the
+            `last`, padding left out; `auto` is the class token if there is one, else the mean, and what the final exit
+            reads of a text.
     """
 
     at: list[str | int]
@@ -36,7 +39,7 @@ class Exits:
     pool: int = 2
     detach: bool = False
     cascade: bool = False
-    tokens: Literal["auto", "class", "mean", "patches", "map"] = "auto"
+    tokens: Literal["auto", "class", "mean", "patches", "map", "last"] = "auto"
 
     def __post_init__(self) -> None:
         if len(self.at) != len(self.weights):
@@ -76,14 +79,23 @@ class Exits:
         """How an AC reads a stage's output of that layout."""
         if self.tokens == "auto" or stage is None or AXES[stage] != AXES["tokens"]:
             return stage
-        return TOKEN_LAYOUTS[self.tokens]
+        allowed = TEXT_LAYOUTS if stage in TEXT_READINGS else TOKEN_LAYOUTS
+        if self.tokens not in allowed:
+            what = "texts" if stage in TEXT_READINGS else "images"
+            raise ConfigurationError(
+                f"exits.tokens is '{self.tokens}', which {what} have not; take {', '.join(allowed)}"
+            )
+        return allowed[self.tokens]
 
-    def check_tokens(self, name: str, shape: Sequence[int]) -> None:
+    def check_tokens(self, name: str, shape: Sequence[int], layout: Layout | None) -> None:
         """Raises a `ConfigurationError` if the tokens at the stage `name` are no square of patches behind few others.
 
         Args:
             shape: of the stage's output.
+            layout: of it.
         """
+        if layout in TEXT_READINGS:
+            return
         others = shape[0] - math.isqrt(shape[0]) ** 2
         if self.tokens in ("patches", "map") and len(shape) == AXES["tokens"] and others > MOST_OTHER_TOKENS:
             raise ConfigurationError(

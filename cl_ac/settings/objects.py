@@ -9,6 +9,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from cl_ac.approach import Approach
 from cl_ac.benchmark import Benchmark
 from cl_ac.classifiers.classifier import Classifier
+from cl_ac.compatibility import check_inputs
 from cl_ac.data.seeding import global_stream
 from cl_ac.efficiency.sparsify import Sparsify
 from cl_ac.errors import ConfigurationError
@@ -95,5 +96,6 @@ def build_backbone(settings: Namespace, benchmark: Benchmark, saved: bool = Fals
     """The backbone of `settings` for the images of `benchmark`; for a `saved` state, without what it starts from."""
     options = (settings.get("init_args") or Namespace()).as_dict()
     cls = cast(type[Backbone], find(settings.class_path))
+    check_inputs(benchmark, cls)
     kept = {name: value for name, value in options.items() if not (saved and name in cls.only_at_start)}
     return cls(benchmark.input_shape, **kept)

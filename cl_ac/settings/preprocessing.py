@@ -1,4 +1,4 @@
-"""Images as a network's published weights need them, where the user says nothing else."""
+"""Images and texts as a network's published weights need them, where the user says nothing else."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -13,15 +13,20 @@ TOGETHER = ({"mean", "std"}, {"size", "keep"})
 
 
 def take_over_preprocessing(settings: Namespace, given: Namespace) -> None:
-    """Lets the benchmark's augmentation in `settings` do what the backbone needs.
+    """Lets the benchmark's augmentation, or its tokenizer, in `settings` do what the backbone needs.
 
     Args:
         given: the settings without defaults, which stay as they are.
     """
     augmentation = settings.get("benchmark.init_args.augmentation")
-    if settings.get("backbone.class_path") is None or augmentation is None:
+    if settings.get("backbone.class_path") is None:
         return
     options = settings.get("backbone.init_args") or Namespace()
+    benchmark = settings.get("benchmark.init_args") or Namespace()
+    if "tokenizer" in benchmark and benchmark.tokenizer is None:
+        benchmark.tokenizer = cast(type[Backbone], find(settings.backbone.class_path)).tokenizer(options.as_dict())
+    if augmentation is None:
+        return
     said = given.get("benchmark.init_args.augmentation") or {}
     names = set(said if isinstance(said, Mapping) else vars(said))
     for together in TOGETHER:

@@ -163,7 +163,7 @@ def test_nothing_is_asked_of_the_hub_without_weights(monkeypatch):
 
 def test_a_model_of_text_is_refused(tmp_path):
     transformers.BertConfig(**BLOCKS).save_pretrained(tmp_path)
-    with pytest.raises(ConfigurationError, match="the model is a bert, which reads no images alone"):
+    with pytest.raises(ConfigurationError, match="reads texts, but the benchmark holds images"):
         HuggingFaceModel((3, 16, 16), str(tmp_path))
 
 
