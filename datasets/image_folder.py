@@ -6,7 +6,7 @@ from pathlib import Path
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
 from cl_ac.datasets.image_files import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPHS, ImageFileSet, folders_in, in_folders
-from cl_ac.errors import DataError
+from cl_ac.errors import ConfigurationError, DataError
 
 
 class ImageFolder(ImageFileSet):
@@ -17,16 +17,21 @@ class ImageFolder(ImageFileSet):
 
     Args:
         root: folder that holds `train` and `test`.
+        classes: use only so many classes, the first of the alphabet, or those whose folders are named.
     """
 
     def __init__(
         self,
         root: str,
         size: int = 32,
+        classes: int | list[str] | None = None,
         augmentation: Augmentation = Augmentation(mean=IMAGENET_MEAN, std=IMAGENET_STD, crop="resized", flip=True),
         **source,
     ):
         super().__init__(root, size, augmentation=augmentation, **source)
+        self.classes = classes
+        if classes is not None and (classes < 1 if isinstance(classes, int) else not classes):
+            raise ConfigurationError(f"benchmark.classes is {classes}; it must be at least 1, or names of folders")
 
     @property
     def num_classes(self) -> int:
@@ -47,7 +52,16 @@ class ImageFolder(ImageFileSet):
             raise DataError(
                 f"{len(train ^ test)} classes are in only one of '{self._parts[0]}' and '{self._parts[1]}': {few}"
             )
-        return sorted(train)
+        if self.classes is None:
+            return sorted(train)
+        if isinstance(self.classes, int):
+            if self.classes > len(train):
+                raise DataError(f"benchmark.classes is {self.classes}, but '{self._parts[0]}' holds {len(train)}")
+            return sorted(train)[: self.classes]
+        unknown = sorted(set(self.classes) - train)
+        if unknown:
+            raise DataError(f"benchmark.classes names '{unknown[0]}', which is no folder in '{self._parts[0]}'")
+        return sorted(set(self.classes))
 
     @cached_property
     def _parts(self) -> tuple[Path, Path]:

@@ -215,3 +215,19 @@ def test_of_streamed_images_those_that_were_cut_short_are_named_at_once(tmp_path
     cut.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=rf"cannot read the image '.*cut\.{ending}'"):
         folder.load()
+
+
+def test_classes_are_chosen_by_number_or_by_name(tmp_path):
+    train_pixels, _ = _write_tree(tmp_path)
+    assert ImageFolder(str(tmp_path), size=8, classes=2, tasks=2).class_names == ["ant", "bee"]
+    named = ImageFolder(str(tmp_path), size=8, classes=["cow", "ant"], tasks=2)
+    assert named.class_names == ["ant", "cow"]
+    train, _ = named.load()
+    assert torch.equal(train.images[torch.arange(8)], train_pixels[[0, 1, 2, 3, 8, 9, 10, 11]])
+
+
+@pytest.mark.parametrize(("classes", "said"), [(4, "holds 3"), (["dog"], "names 'dog'")])
+def test_classes_that_are_not_there_are_told(tmp_path, classes, said):
+    _write_tree(tmp_path)
+    with pytest.raises(DataError, match=said):
+        _ = ImageFolder(str(tmp_path), size=8, classes=classes).class_names
