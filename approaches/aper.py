@@ -16,10 +16,12 @@ from cl_ac.teacher import Teacher
 from cl_ac.tuning.adapters import add_adapters
 from cl_ac.tuning.bank import draw
 from cl_ac.tuning.merging import switch_off
+from cl_ac.tuning.prompted import add_prompts, promptable
+from cl_ac.tuning.prompts import VisualPrompts
 from cl_ac.tuning.scale_shift import add_scale_shift
 from cl_ac.tuning.side_by_side import side_by_side
 
-Tuning = Literal["finetune", "adapter", "ssf"]
+Tuning = Literal["finetune", "adapter", "ssf", "prompt_shallow", "prompt_deep"]
 
 
 class APER(Approach):
@@ -35,20 +37,24 @@ class APER(Approach):
 
     Args:
         tuning: `finetune`; `adapter`, beside each feed-forward network, or beside each larger convolution of a backbone
-            without any; or `ssf`, scale and shift of the outputs of all layers.
+            without any; `ssf`, scale and shift of the outputs of all layers; or prompts, tokens that a transformer with
+            a class token reads beside an image: `prompt_shallow`, those of the first block in all, or `prompt_deep`.
         width: of adapters.
         scale: factor on what adapters add.
         dropout: share of an adapter's narrow values that training zeroes.
+        length: tokens of a prompt.
     """
 
     family = "tuning"
     memory_use = "none"
 
-    def __init__(self, tuning: Tuning = "adapter", width: int = 64, scale: float = 0.1, dropout: float = 0.1):
+    def __init__(
+        self, tuning: Tuning = "adapter", width: int = 64, scale: float = 0.1, dropout: float = 0.1, length: int = 5
+    ):
         super().__init__()
         if tuning not in get_args(Tuning):
             raise ConfigurationError(unknown("approach.tuning", tuning, get_args(Tuning)))
-        self.tuning, self.width, self.scale, self.dropout = tuning, width, scale, dropout
+        self.tuning, self.width, self.scale, self.dropout, self.length = tuning, width, scale, dropout, length
         self.pretrained = Teacher()
 
     def build_classifier(self, in_features: int) -> GrowingCosine:
@@ -58,9 +64,13 @@ class APER(Approach):
         return NearestMean(normalise=False)
 
     def prepare(self, backbone) -> None:
-        make_branching(backbone)
-        if self.tuning != "finetune":
+        if self.tuning in ("prompt_shallow", "prompt_deep"):
+            found = promptable(backbone, f"APER.tuning {self.tuning}")
+            deep = self.tuning == "prompt_deep"
+            add_prompts(backbone, VisualPrompts(len(found.blocks), self.length, found.width, deep), found)
+        elif self.tuning != "finetune":
             backbone.freeze("all")
+        make_branching(backbone)
         if self.tuning == "adapter":
             add_adapters(backbone, self.width, self.scale, self.dropout)
         elif self.tuning == "ssf":

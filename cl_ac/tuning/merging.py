@@ -5,6 +5,7 @@ from torch.nn.utils import parametrize
 
 from cl_ac.tuning.adapters import Adapted
 from cl_ac.tuning.bank import Bank
+from cl_ac.tuning.prompts import VisualPrompts
 from cl_ac.tuning.scale_shift import Switched
 
 
@@ -13,7 +14,7 @@ def switch_off(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, Bank):
             part.mix = {}
-        elif isinstance(part, Switched):
+        elif isinstance(part, Switched | VisualPrompts):
             part.at_work = False
 
 

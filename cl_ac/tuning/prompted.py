@@ -112,7 +112,11 @@ class PromptedBlock(nn.Module):
         elif prompts.speak:
             tokens = tokens[:, 1:]
         told = prompts.told(self.index, query, tokens)
-        if told is None:
+        if not prompts.at_work:
+            unread = tokens[:, self.tokens :] if told is None else told.to(tokens.dtype)
+            tokens = block(tokens[:, : self.tokens])
+            tokens = torch.cat([tokens, unread], 1) if prompts.stay else tokens
+        elif told is None:
             tokens = block(tokens)
         elif told.ndim == 4:
             with attention.joined_by(told):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_ac.data.growing import Growing
+from cl_ac.errors import ConfigurationError
 
 
 class Lesson:
@@ -29,12 +30,13 @@ class Prompts(Growing):
     `reads_query` says whether that depends on the query: what the frozen network alone makes of an image, the features
     [B, D] that its last stage gives. `stay` says whether tokens stay in the sequence for later blocks, or leave it
     behind their block. `speak` says that the mean of the tokens that stay stands for the image, in place of the class
-    token.
+    token. Prompts that are not `at_work` are carried along where they stay, and no block reads them.
     """
 
     reads_query: ClassVar[bool] = True
     stay: bool = False
     speak: bool = False
+    at_work: bool = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,12 +116,16 @@ class VisualPrompts(Prompts):
         length: L.
         width: D.
         deep: whether each block has tokens of its own, which leave behind it; else those of the first block stay.
+    Raises:
+        ConfigurationError: if they have no token.
     """
 
     reads_query = False
 
     def __init__(self, blocks: int, length: int, width: int, deep: bool = True):
         super().__init__()
+        if length < 1:
+            raise ConfigurationError(f"the length of prompts is {length}; it must be at least 1")
         self.stay = not deep
         self.tokens = nn.Parameter(torch.zeros(blocks if deep else 1, length, width))
 
@@ -127,6 +133,12 @@ class VisualPrompts(Prompts):
         if block >= len(self.tokens):
             return None
         return self.tokens[block].expand(len(tokens), -1, -1)
+
+    def get_extra_state(self) -> bool:
+        return self.at_work
+
+    def set_extra_state(self, state: bool) -> None:
+        self.at_work = state
 
 
 class Prefixes(Prompts):

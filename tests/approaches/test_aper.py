@@ -6,12 +6,15 @@ import torch.nn.functional as F
 
 from cl_ac.approaches.aper import APER
 from cl_ac.approaches.simplecil import SimpleCIL
+from cl_ac.backbones.vit import ViT
 from cl_ac.data.batches import Batch
+from cl_ac.data.copying import copied
+from cl_ac.data.seeding import global_stream
 from cl_ac.errors import ConfigurationError
 from cl_ac.exits.cost import exit_costs
 from cl_ac.exits.model import EarlyExitModel
 from cl_ac.exits.rules import Confidence
-from cl_ac.network import Backbone, ExitNetwork
+from cl_ac.network import Backbone, ExitNetwork, Exits
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.serving.finished import finished
 from cl_ac.serving.model_file import load, save
@@ -77,6 +80,25 @@ def test_features_before_and_after_the_first_task_are_joined(
     torch.testing.assert_close(ratios[:, :1], ratios[:, 1:], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("tuning", ["prompt_shallow", "prompt_deep"])
+def test_features_without_and_with_prompts_are_joined(toy_benchmark, toy_trainer, toy_learn, tuning):
+    with global_stream(0, "backbone"):
+        backbone = ViT((1, 6, 6), patch=3, width=8, depth=2, heads=2)
+    approach, exits = APER(tuning, length=3), Exits(["block_0"], [0.5])
+    original = ExitNetwork(copied(backbone).eval(), exits)
+    approach.prepare(backbone)
+    network = ExitNetwork(backbone, exits, approach.build_classifier)
+    toy_learn(approach, network, toy_benchmark().tasks[:1])
+    images = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    joined = approach.inference_network(network)
+    outputs = (each.hidden(images) for each in (joined, original, network))
+    for both, before, after in zip(*outputs, strict=True):
+        if both.ndim == 3:  # tokens, of which the class token is the first
+            both, before, after = both[:, 0], before[:, 0], after[:, 0]
+        torch.testing.assert_close(both, torch.cat([before, after], 1))
+    assert not torch.allclose(before, after)
+
+
 @pytest.mark.parametrize("tuning", ["finetune", "adapter", "ssf"])
 def test_nothing_learns_after_the_first_task(toy_run, toy_benchmark, tuning):
     one, three = (
@@ -119,5 +141,9 @@ def test_impossible_settings_are_refused(prepared):
         APER(tuning="adapters")
     with pytest.raises(ConfigurationError, match="width of adapters is 0"):
         prepared(width=0)
+    with pytest.raises(ConfigurationError, match="APER.tuning prompt_deep needs a .*transformer"):
+        prepared(tuning="prompt_deep")
+    with pytest.raises(ConfigurationError, match="length of prompts is 0"):
+        APER("prompt_deep", length=0).prepare(ViT((1, 6, 6), patch=3, width=8, depth=1, heads=2))
     with pytest.raises(ConfigurationError, match="neither feed-forward networks nor convolutions"):
         APER().prepare(Backbone((1, 6, 6), {"flat": torch.nn.Flatten()}))

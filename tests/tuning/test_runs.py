@@ -20,6 +20,8 @@ METHODS = {
     "APER, adapter": lambda: APER(width=4),
     "APER, ssf": lambda: APER("ssf"),
     "APER, finetune": lambda: APER("finetune"),
+    "APER, prompt_shallow": lambda: APER("prompt_shallow", length=2),
+    "APER, prompt_deep": lambda: APER("prompt_deep", length=2),
     "EASE": lambda: EASE(width=4),
     "LAE, adapter": lambda: LAE(width=2, frozen_epochs=1, decay=0.5),
     "LAE, prefix": lambda: LAE("prefix", length=2, frozen_epochs=1, decay=0.5),
