@@ -313,9 +313,12 @@ def _watched_values(watched: Watched, place: int, tasks: int, shown: Iterable[in
     for answer, on_tasks, bias in zip(watched.answers, watched.accuracy[place].tolist(), biases, strict=True):
         told = shown if answer in WATCHED_EVERYWHERE else (0,)
         yield from ((f"watch/accuracy/task_{task}/{answer}", on_tasks[task]) for task in told if task < len(on_tasks))
-        if len(on_tasks) > 1:
-            yield f"watch/accuracy/earlier_tasks/{answer}", sum(on_tasks[:-1]) / (len(on_tasks) - 1)
-            yield f"watch/recency_bias/{answer}", bias
+        # A task that is not tested on its own has no accuracy.
+        earlier = [accuracy for accuracy in on_tasks[:-1] if not math.isnan(accuracy)]
+        if earlier:
+            yield f"watch/accuracy/earlier_tasks/{answer}", sum(earlier) / len(earlier)
+            if not math.isnan(bias):
+                yield f"watch/recency_bias/{answer}", bias
 
 
 def _by_task(watched: Watched | None, tasks: int) -> Iterator[tuple[int, dict[str, float]]]:

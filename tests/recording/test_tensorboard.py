@@ -83,6 +83,17 @@ def test_images_after_each_task(toy_run):
     assert len(events.Images("cost_accuracy")) == 3
 
 
+def test_tasks_that_are_not_tested_do_not_count_among_the_earlier_ones(stored_run, tmp_path):
+    directory = stored_run(tmp_path / "run", exits=2, watch=True)
+    log, watched = EventLog(directory, 2, 3), directory.watched(2)
+    watched.accuracy[:, :, 1] = torch.nan
+    log.watched(watched, 0)
+    log.close()
+    place = watched.answers.index("final")
+    earlier = [event.value for event in read(directory).Scalars("watch/accuracy/earlier_tasks/final")]
+    assert earlier == pytest.approx(watched.accuracy[:, place, 0].tolist())
+
+
 def test_watched_points_stand_at_the_steps_of_the_run(stored_run, tmp_path):
     directory = stored_run(tmp_path / "run", exits=2, watch=True)
     log = EventLog(directory, 2, 3)
