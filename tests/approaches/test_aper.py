@@ -141,7 +141,7 @@ def test_impossible_settings_are_refused(prepared):
         APER(tuning="adapters")
     with pytest.raises(ConfigurationError, match="width of adapters is 0"):
         prepared(width=0)
-    with pytest.raises(ConfigurationError, match="APER.tuning prompt_deep needs a .*transformer"):
+    with pytest.raises(ConfigurationError, match=r"APER\.tuning prompt_deep needs a .*transformer"):
         prepared(tuning="prompt_deep")
     with pytest.raises(ConfigurationError, match="length of prompts is 0"):
         APER("prompt_deep", length=0).prepare(ViT((1, 6, 6), patch=3, width=8, depth=1, heads=2))
