@@ -82,6 +82,10 @@ RANGES: dict[str, Range] = {
     "stable_decay": MOST,
     # The gates of eq. 3 at s_max and eq. 6 at its inverse stay numbers in single precision.
     "largest_scale": Range(1, 1e6),
+    "embedding": Range(1, 65_536),
+    "chunk": MANY,
+    "chunk_embedding": Range(1, 65_536),
+    "lookahead": WEIGHT,
     "prune": PART,
     "retrain_epochs": EPOCHS,
     "retrain_lr": POSITIVE,
@@ -185,6 +189,10 @@ RANGES: dict[str, Range] = {
     "lr": POSITIVE,
     "workers": Range(0, 1024),
     "Exits.pool": Range(1, 4096),
+    # sound
+    "sample_rate": Range(1, 10_000_000),
+    "frequencies": Range(1, 30),
+    "emitted": Range(0, 1000),
     # sparse training
     "Sparse.density": SOME,
     "Sparse.gain": POSITIVE,
