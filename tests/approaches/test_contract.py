@@ -9,6 +9,7 @@ from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import exit_accuracy
 from cl_ac.network import Exits
 from cl_ac.recording.checkpoint import Checkpoint
+from cl_ac.recording.rundir import RunDirectory
 from cl_ac.run import Journal
 from cl_ac.settings.plugins import classes
 from cl_ac.watching.watch import Watch
@@ -59,33 +60,41 @@ def assert_equal(first: dict, second: dict) -> None:
             assert value == second[name], name
 
 
-@pytest.mark.parametrize("name", APPROACHES)
-def test_learns_every_task_with_any_number_of_exits(toy_run, name):
-    for exits, count in ((Exits([], []), 1), ("sdn", 3)):
-        directory = toy_run(make(name), f"{count}", exits, memory_for(name))
+# All tests of one approach come one after the other, and share its plain run and the one with ACs.
+@pytest.fixture(scope="module", params=APPROACHES)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def plain(shared_toy_run, name) -> RunDirectory:
+    return shared_toy_run(make(name), f"{name}, plain", Exits([], []), memory_for(name))
+
+
+@pytest.fixture(scope="module")
+def with_acs(shared_toy_run, name) -> RunDirectory:
+    return shared_toy_run(make(name), f"{name}, with ACs", "sdn", memory_for(name))
+
+
+def test_learns_every_task_with_any_number_of_exits(plain, with_acs):
+    for directory, count in ((plain, 1), (with_acs, 3)):
         records = directory.records
         assert [record.task for record in records] == [0, 1, 2]
         assert [len(exits) for exits in records[-1].exits] == [count] * 3
         assert directory.outputs(2).logits.isfinite().all()
 
 
-@pytest.mark.parametrize("name", APPROACHES)
-def test_zero_ac_weights_end_as_the_run_without_acs(toy_run, name):
-    plain = toy_run(make(name), "plain", memory=memory_for(name))
+def test_zero_ac_weights_end_as_the_run_without_acs(plain, toy_run, name):
     silent = toy_run(make(name), "silent", Exits(["first", "second"], [0.0, 0.0]), memory_for(name))
     assert torch.equal(plain.outputs(2).logits[-1], silent.outputs(2).logits[-1])
 
 
-@pytest.mark.parametrize("name", APPROACHES)
-def test_same_seed_same_numbers_and_another_seed_others(toy_run, name):
-    first, second, other = (
-        toy_run(make(name), f"run{index}", "sdn", memory_for(name), seed=seed) for index, seed in enumerate([0, 0, 1])
-    )
-    assert_equal(final_state(first), final_state(second))
-    assert not torch.equal(first.outputs(2).logits, other.outputs(2).logits)
+def test_same_seed_same_numbers_and_another_seed_others(with_acs, toy_run, name):
+    second, other = (toy_run(make(name), f"run{seed}", "sdn", memory_for(name), seed=seed) for seed in (0, 1))
+    assert_equal(final_state(with_acs), final_state(second))
+    assert not torch.equal(with_acs.outputs(2).logits, other.outputs(2).logits)
 
 
-@pytest.mark.parametrize("name", APPROACHES)
 def test_a_task_is_watched_from_where_the_one_before_ended(toy_run, name):
     approach = make(name)
     # What is watched are the linear heads.
@@ -103,10 +112,8 @@ class Stopped(Exception):
 
 # In the middle of the first task, between two tasks, in the middle of the last task.
 @pytest.mark.parametrize("stop_after", [1, 2, 5])
-@pytest.mark.parametrize("name", APPROACHES)
-def test_resuming_after_any_epoch_equals_an_uninterrupted_run(toy_run, monkeypatch, name, stop_after):
+def test_resuming_after_any_epoch_equals_an_uninterrupted_run(with_acs, toy_run, monkeypatch, name, stop_after):
     memory = memory_for(name)
-    whole = toy_run(make(name), "whole", "sdn", memory)
     epochs = 0
     epoch, untrained = Journal.epoch, Journal.untrained
 
@@ -130,12 +137,11 @@ def test_resuming_after_any_epoch_equals_an_uninterrupted_run(toy_run, monkeypat
         with pytest.raises(Stopped):
             toy_run(make(name), "stopped", "sdn", memory)
     resumed = toy_run(make(name), "stopped", "sdn", memory, resume=True)
-    assert_equal(final_state(whole), final_state(resumed))
-    assert torch.equal(whole.outputs(2).logits, resumed.outputs(2).logits)
+    assert_equal(final_state(with_acs), final_state(resumed))
+    assert torch.equal(with_acs.outputs(2).logits, resumed.outputs(2).logits)
 
 
 @pytest.mark.parametrize("frozen", ["first", "all"])
-@pytest.mark.parametrize("name", APPROACHES)
 def test_frozen_stages_stay_as_they_are(toy_run, toy_backbone, name, frozen):
     approach = make(name)
     backbone = toy_backbone(approach=approach)
