@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
-from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.augmentation import Augmentation, cropped_one_by_one, cropped_together
 from cl_ac.errors import ConfigurationError
 
 RAW = {"mean": (0.0,), "std": (1 / 255,)}
@@ -44,6 +44,17 @@ def test_resized_crop_is_torchvisions(stored, seen, padding, scale):
     assert 0 < windows[:, 4].sum() < len(images)
     for image, window, output in zip(images, windows, outputs, strict=True):
         torch.testing.assert_close(output, _expected(image, window, padding, seen), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("cubic", [False, True])
+@pytest.mark.parametrize(("crop", "padding", "size"), [("shift", 2, (9, 11)), ("resized", 3, (7, 12))])
+def test_windows_cut_one_by_one_are_those_cut_together(crop, padding, size, cubic):
+    images = torch.rand(6, 3, 9, 11, generator=torch.Generator().manual_seed(0))
+    augmentation = Augmentation(crop=crop, padding=padding, flip=True, scale=(0.2, 1.0))
+    windows = augmentation.draw(6, 9, 11, torch.Generator().manual_seed(1))
+    assert 0 < windows[:, 4].sum() < 6
+    one, together = (cut(images, windows, size, padding, cubic) for cut in (cropped_one_by_one, cropped_together))
+    torch.testing.assert_close(one, together, rtol=0, atol=1e-5)
 
 
 def test_resized_crop_of_images_that_are_not_square():
