@@ -148,7 +148,7 @@ def test_commands_in_order_make_new_folders_and_use_those_that_exist(page, check
         if name == "run":
             parser = run_parser()
             folder = from_settings(parser, parse(parser, words)).directory.path
-        elif name in ("study", "tune"):
+        elif name in ("study", "tune", "simulate"):
             folder = Path(value_of("--out", words))
         elif name == "report":
             assert any(Path(words[0]) in (each, each.parent) for each in made), command

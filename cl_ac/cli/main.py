@@ -19,12 +19,14 @@ COMMANDS = {
     "exits": "what the exits of a finished run are worth",
     "attach": "train auxiliary classifiers on the frozen network of a finished run",
     "convert": "make a finished run's transformer compute only what each input needs",
+    "simulate": "train generative experts in place of a calorimeter's Monte-Carlo",
 }
 # What to do after Ctrl-C; the other commands have nothing to go on with.
 GO_ON = {
     "run": "; repeat the command with --resume to go on",
     "study": "; repeat the command to go on, finished runs are kept",
     "tune": "; repeat the command to go on, finished trials are kept",
+    "simulate": "; repeat the command to go on, finished mixtures are kept",
 }
 USAGE = "\n".join(
     [
