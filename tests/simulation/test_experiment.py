@@ -108,7 +108,7 @@ def test_the_command_compares_mixtures_and_simulates(tmp_path, monkeypatch, caps
         (["--seeds", "-1"], "seeds is -1; it must be numbers of at least 0"),
         (["--model.gate", "soft"], "model.gate"),
         (["--calorimeter.least_energy", "20"], "calorimeter.least_energy is 20 and calorimeter.most_energy 10; both"),
-        (["--calorimeter.showers", "8"], "of which 0.2 cannot be held out; take more"),
+        (["--calorimeter.held_out", "0.00001"], "of which 1e-05 cannot be held out; take more"),
         (["--weights.diversity", "-1"], "weights.diversity is -1"),
         (["--training.epochs", "0"], "training.epochs is 0"),
         (["--conditions", "none.csv"], "conditions is 'none.csv', which is no CSV file that can be read"),

@@ -33,7 +33,7 @@ def test_goes_on_bit_for_bit_where_it_was_saved():
 
 @pytest.mark.parametrize("gate", ["learned", "published"])
 def test_what_experts_lose_moves_the_router_only_by_the_learned_gate(gate):
-    only_experts = Weights(differentiation=0, balance=0)
+    only_experts = Weights(differentiation=0, balance=0, utilisation=0)
     trained = learner(settings=replace(TINY, gate=gate), weights=only_experts)
     before = copy.deepcopy(trained.model.router.state_dict())
     trained.train_epoch()
