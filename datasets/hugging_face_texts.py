@@ -1,7 +1,8 @@
 """Any data set of the Hugging Face Hub that has texts and labels."""
 
+from cl_ac.data.tables import Texts
 from cl_ac.datasets.hugging_face import splits
-from cl_ac.datasets.text_set import Texts, TextSet
+from cl_ac.datasets.text_set import TextSet
 from cl_ac.errors import DataError, unknown
 
 

@@ -1,41 +1,18 @@
 """Labelled texts as a benchmark: tokenised once, kept as token numbers."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from cl_ac.benchmark import Benchmark
 from cl_ac.data.samples import Samples
+from cl_ac.data.tables import Texts
 from cl_ac.data.texts import AsTheyAre, padded
+from cl_ac.data.tokenizing import tokenised, tokenizer
 from cl_ac.datasets.image_files import drawn_apart
-from cl_ac.errors import ConfigurationError, DataError, told
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Texts with what stands beside them as their label.
-
-    Args:
-        source: where they come from, for who has to look there.
-        texts: none of them empty.
-        labels: text or whole numbers.
-    """
-
-    source: str
-    texts: Sequence[str]
-    labels: Sequence[str] | Sequence[int]
-
-    def __post_init__(self) -> None:
-        if not len(self.texts):
-            raise DataError(f"there are no texts in {self.source}")
-        for row, text in enumerate(self.texts, 1):
-            if not isinstance(text, str) or not text.strip():
-                raise DataError(f"text {row} of {self.source} is empty; remove it")
+from cl_ac.errors import ConfigurationError, DataError
 
 
 class TextSet(Benchmark):
@@ -112,39 +89,3 @@ class TextSet(Benchmark):
         if len(samples) == 1:
             return drawn_apart(samples[0], 0.2)
         return samples[0], samples[1]
-
-
-def tokenizer(name: str | None, download: bool = False) -> Any:
-    """The tokenizer of Hugging Face's transformers in a folder, or of that name on the hub. Runs no code of a model.
-
-    Raises:
-        ConfigurationError: if nobody has named one.
-        DataError: if it is not here, or the library is missing.
-    """
-    if name is None:
-        raise ConfigurationError("benchmark.tokenizer is absent; name the folder or the model whose tokenizer it is")
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise DataError("texts need transformers; install cl_ac[transformers]") from error
-    folder = Path(name).expanduser()
-    place = str(folder) if folder.is_dir() else name
-    try:
-        return AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=not download)
-    # The library raises errors of many others: of files, of the network, of formats.
-    except Exception as error:
-        way = "" if download or folder.is_dir() else "; --benchmark.download true gets it"
-        raise DataError(f"cannot load the tokenizer of '{name}' ({told(error, 100)}){way}") from error
-
-
-def tokenised(found: Any, texts: Sequence[str], most: int) -> list[list[int]]:
-    """The token numbers of texts, at most `most` of each, with the tokens that its model expects around them.
-
-    Raises:
-        DataError: if nothing is left of a text.
-    """
-    numbers = found(list(texts), truncation=True, max_length=most, verbose=False)["input_ids"]
-    empty = [row for row, text in enumerate(numbers, 1) if not text]
-    if empty:
-        raise DataError(f"the tokenizer makes no token of text {empty[0]}; remove it")
-    return numbers

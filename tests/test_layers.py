@@ -17,7 +17,7 @@ FLOORS = (
     ("cli",),
     ("studies",),
     ("report",),
-    ("serving",),
+    ("serving", "moderation"),
     ("settings",),
     ("run", "retrieval", "simulation"),
     ("recording", "compatibility"),

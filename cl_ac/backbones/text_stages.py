@@ -131,7 +131,7 @@ def cut_texts(model: nn.Module, length: int, stages: Sequence[str] | None, layou
     most = getattr(model.config, "max_position_embeddings", None)
     if isinstance(most, int) and length > most:
         raise ConfigurationError(
-            f"texts have up to {length} tokens, but the model {name} reads {most}: set benchmark.tokens to at most that"
+            f"texts have up to {length} tokens, but the model {name} reads {most}: set tokens to at most that"
         )
     was_training = model.training
     model.eval()

@@ -20,6 +20,7 @@ COMMANDS = {
     "attach": "train auxiliary classifiers on the frozen network of a finished run",
     "convert": "make a finished run's transformer compute only what each input needs",
     "simulate": "train generative experts in place of a calorimeter's Monte-Carlo",
+    "moderate": "judge texts by all layers of a language model: fit, score, serve",
 }
 # What to do after Ctrl-C; the other commands have nothing to go on with.
 GO_ON = {

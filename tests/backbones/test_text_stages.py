@@ -96,7 +96,7 @@ def test_stages_are_joined_up_to_those_that_are_named(language_model):
 @pytest.mark.parametrize(
     ("shape", "options", "sentence"),
     [
-        ((1, 1, 99), {}, "texts have up to 99 tokens, but the model BertModel reads 32: set benchmark.tokens"),
+        ((1, 1, 99), {}, "texts have up to 99 tokens, but the model BertModel reads 32: set tokens to at most that"),
         ((3, 8, 8), {}, "reads texts, but the benchmark holds images"),
     ],
 )
