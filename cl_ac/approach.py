@@ -53,7 +53,8 @@ class Approach(Growing):
     task, and `needs_transformer` that only vision transformers can be trained so. `needs_images` says what the
     method does to images that nobody can do to texts, such as "turns images"; None for most. `copes_with` names what
     the method can learn from beside disjoint tasks with boundaries; runs that bring anything else are refused. `family`
-    is where it stands in lists.
+    is where it stands in lists. `training_macs` is kept with the results of a task: the multiply-accumulates that
+    training takes for each new image, by what they are spent on, where the method counts them.
     """
 
     family: ClassVar[Family] = "own"
@@ -65,6 +66,7 @@ class Approach(Growing):
     needs_transformer: ClassVar[bool] = False
     needs_images: str | None = None
     copes_with: frozenset[Challenge] = frozenset()
+    training_macs: Mapping[str, float] | None = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -167,6 +167,7 @@ def run(
                 outputs = evaluate(trainer, network, approach, benchmark, task)
                 ahead = outlook.after(task, trainer, answering, partial(approach.answer, answering))
                 found = of_stream(task, outputs, benchmark.stream.disjoint, ahead, memory.samples)
+                found["training_macs"] = approach.training_macs
                 journal.task(task, outputs, found)
     return directory.records
 

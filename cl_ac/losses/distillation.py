@@ -125,6 +125,22 @@ def global_distillation(logits: Tensor, old_logits: Tensor, temperature: float =
     return sample_mean(-(teacher * student).sum(-1))
 
 
+def padded_distillation(logits: Tensor, old_logits: Tensor, temperature: float = 2.0) -> Tensor:
+    """Soft-target cross-entropy over all classes, where the teacher gives those it does not know a probability of 0.
+
+    `−T² Σ_c softmax(old / T)_c log softmax(new / T)_c` (van de Ven et al., 2020): new classes are pushed down.
+
+    Args:
+        logits: [E, B, C ≥ C_old] of the student; the softmax runs over all columns.
+        old_logits: [E, B, C_old] of the teacher.
+    Returns:
+        [E], mean over the batch.
+    """
+    teacher = F.softmax(old_logits / temperature, -1)
+    student = F.log_softmax(logits / temperature, -1)[:, :, : old_logits.shape[-1]]
+    return temperature**2 * sample_mean(-(teacher * student).sum(-1))
+
+
 def binary_softmax_distillation(logits: Tensor, old_logits: Tensor, temperature: float = 2.0) -> Tensor:
     """Binary cross-entropy between the softmax outputs of student and teacher, as in FACIL's EEIL.
 

@@ -194,27 +194,41 @@ class ExitNetwork(nn.Module):
         return self._shared(self._hidden, images)
 
     def _hidden(self, images: Tensor) -> list[Tensor]:
+        known = self.known_outputs(images)
+        if not known:
+            return self.at_exits(self.stage_outputs(images))
+        outputs: list[Tensor] = [images] * len(self.backbone.stages)
+        for end, value in known.items():
+            outputs[end - 1] = value
+        for index in range(max(known), len(outputs)):
+            outputs[index] = self.backbone.stages[index](outputs[index - 1])
+        return self.at_exits(outputs)
+
+    def known_outputs(self, images: Tensor, whole: Iterable[int] = ()) -> dict[int, Tensor]:
+        """What frozen stages make of images that come again, by how many stages have run; empty if nothing is kept.
+
+        It is what exits and further stages read.
+
+        Args:
+            whole: after how many stages it is read by others too; what frozen stages do not reach becomes all of them.
+        """
         fixed = self.backbone.stages[: self.backbone.frozen_stages]
         if not (isinstance(images, Recognised) and images.unchanged and len(fixed)):
-            return self.at_exits(self.stage_outputs(images))
+            return {}
         state = [*fixed.parameters(), *fixed.buffers()]
         if not self.backbone.known_by_weights or any(value.requires_grad for value in state):
             # A method has put something into them.
-            return self.at_exits(self.stage_outputs(images))
+            return {}
         ends = [end for _, end in self.bounds]
-        kept = sorted({min(end, len(fixed)) for end in ends})
+        kept = sorted({min(end, len(fixed)) for end in [*ends, *whole]})
         layouts = {end: cast(Layout, head.layout) for end, head in zip(ends, self.heads, strict=True)}
         # What further stages read has to be whole.
         layouts |= {} if kept[-1] in ends and len(fixed) == len(self.backbone.stages) else {kept[-1]: "vector"}
+        layouts |= dict.fromkeys(whole, "vector")
         what = tuple((end, layouts[end]) for end in kept)
         with torch.no_grad():
             known = images.recall(images, state, what, partial(_outputs_at, fixed, dict(what)))
-        outputs: list[Tensor] = [images] * len(self.backbone.stages)
-        for end, value in zip(kept, known, strict=True):
-            outputs[end - 1] = value
-        for index in range(kept[-1], len(outputs)):
-            outputs[index] = self.backbone.stages[index](outputs[index - 1])
-        return self.at_exits(outputs)
+        return dict(zip(kept, known, strict=True))
 
     def read(self, hidden: Sequence[Tensor]) -> list[Tensor]:
         """The feature vector of each exit, of what `hidden` gave: E tensors [B, D_i], see `features`."""

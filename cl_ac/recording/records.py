@@ -39,6 +39,8 @@ class Record:
             they differ much.
         corrupted_exemplars: share of the exemplars that are labelled wrongly, where true labels are known.
         tested: how many classes each task is tested on [T], where a domain brings new classes beside known ones.
+        training_macs: multiply-accumulates that training took for each new image, by what they were spent on, where
+            the approach counts them.
     """
 
     task: int
@@ -55,6 +57,7 @@ class Record:
     thirds: list[list[float]] | None = None
     corrupted_exemplars: float | None = None
     tested: list[int] | None = None
+    training_macs: dict[str, float] | None = None
 
     @property
     def tested_classes(self) -> list[int]:

@@ -96,6 +96,16 @@ class Group:
         return [drift for run in self.runs if (drift := run.drift()) is not None]
 
     @cached_property
+    def training_macs(self) -> dict[str, float] | None:
+        """What training took for each new image of the last task, by what it was spent on; None if not counted."""
+        return self.runs[0].records[self.tasks - 1].training_macs
+
+    @property
+    def seconds(self) -> list[float]:
+        """Time that training and evaluating took, of each seed [S]."""
+        return [sum(record.seconds for record in run.records[: self.tasks]) for run in self.runs]
+
+    @cached_property
     def sparsity(self) -> list[tuple[SparseRecord, SparseRecord]]:
         """What each seed's sparse network was like at the start and after the last task; empty where it was dense."""
         pairs = [(run.sparsity(), run.sparsity(self.tasks - 1)) for run in self.runs]

@@ -21,6 +21,7 @@ from cl_ac.recording.rundir import RunDirectory
 from cl_ac.report.comparison import Comparison, Group
 from cl_ac.report.formats import Cell, ResultTable, Spread
 from cl_ac.report.sparse_networks import SPARSE_TEXT, sparse_table
+from cl_ac.report.training_cost import TRAINING_TEXT, training_table
 from cl_ac.report.watched_figures import gap_overlay, old_tasks_figure, task_accuracy_figure
 from cl_ac.watching.drift import Drift
 from cl_ac.watching.stability import accuracy_area, answer_text, exit_names, summarise
@@ -91,6 +92,8 @@ def sections(comparison: Comparison) -> Iterator[Section]:
             "is a network without ACs. Thresholds are chosen on the test samples, as in the literature.",
             [], dict(cost_figures(comparison)),
         )  # fmt: skip
+    if any(group.training_macs for group in comparison.groups):
+        yield Section("Cost of training", TRAINING_TEXT, [training_table(comparison.groups)])
     sparse = [group for group in comparison.groups if group.sparsity]
     if sparse:
         yield Section("Sparse networks", SPARSE_TEXT, [sparse_table(sparse)])

@@ -1,5 +1,7 @@
 """What every approach promises, whatever it computes."""
 
+import copy
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from cl_ac.approach import Approach
 from cl_ac.data.seeding import global_stream
 from cl_ac.errors import ConfigurationError
 from cl_ac.evaluation import exit_accuracy
+from cl_ac.generators import VAE
 from cl_ac.network import Exits
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.rundir import RunDirectory
@@ -34,12 +37,16 @@ SHORT = {
     "XDERCE": {"classes": 7},
     "XDERRPC": {"classes": 7},
     "SCR": {"replay": 8},
+    "GenerativeReplay": {"generator": VAE(2, 8)},
+    "InternalReplay": {"generator": VAE(2, 8)},
+    "ProgressiveLatentReplay": {"generator": VAE(2, 8), "frequencies": "basic"},
+    "BrainInspiredReplay": {"latent": 2, "width": 8},
 }
 
 
 def make(name: str) -> Approach:
     with global_stream(0, "approach"):
-        return APPROACHES[name](**SHORT.get(name, {}))
+        return APPROACHES[name](**copy.deepcopy(SHORT.get(name, {})))
 
 
 def memory_for(name: str) -> int:
