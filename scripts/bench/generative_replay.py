@@ -1,0 +1,111 @@
+"""What replay by generation comes to on split digits, and what it costs.
+
+Fine-tuning, deep generative, brain-inspired, internal and progressive latent replay by each of its rules learn five
+tasks of two classes with a network of three fully connected layers, as that of the paper but for its width; some
+with ACs too. Accuracy is of the final exit and of the most confident one; multiply-accumulates (MACs) are for each new
+image of the last task, by what they are spent on; seconds are CPU time of the whole run. Rows are written as they come.
+
+    python scripts/bench/generative_replay.py --seeds 0 1 --results results/generative_replay_digits-cpu.json
+
+With `--held_out`, accuracy is that on held-out training images, by which settings are chosen on other seeds.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cl_ac.recording.files import write_atomically
+from cl_ac.recording.provenance import provenance
+from cl_ac.recording.rundir import RunDirectory
+from cl_ac.run import run
+from cl_ac.settings.configured import configured
+
+SHARED = {
+    "benchmark": "Digits",
+    "benchmark.tasks": 5,
+    "backbone": "PlainMLP",
+    "backbone.depth": 3,
+    "backbone.width": 256,
+    "backbone.activation": "relu",
+    "training.epochs": 20,
+    "training.batch_size": 32,
+    "training.optimizer": "adamw",
+    "training.lr": 0.001,
+    "training.schedule": "constant",
+}
+RULES = ("basic", "cumulative_weights", "total_weights", "input_size", "layer_index")
+REPLAY = {"approach.generator_lr": 0.002}
+VAE = {"approach.generator": "VAE", "approach.generator.noise": 0.1}
+METHODS: dict[str, dict[str, Any]] = {
+    "fine-tuning": {"approach": "FineTuning"},
+    "generative": {"approach": "GenerativeReplay", "approach.labels": "sampled", **VAE, **REPLAY},
+    "brain-inspired": {"approach": "BrainInspiredReplay", "approach.at": "layer0", "approach.noise": 0.1, **REPLAY},
+    "internal": {"approach": "InternalReplay", "approach.at": "layer0", **VAE, **REPLAY},
+    **{
+        f"progressive, {rule}": {
+            "approach": "ProgressiveLatentReplay",
+            "approach.at": ["layer0", "layer1", "layer2"],
+            "approach.frequencies": rule,
+            **VAE,
+            **REPLAY,
+        }
+        for rule in RULES
+    },
+}
+WITH_ACS = ("fine-tuning", "generative", "internal", "progressive, cumulative_weights")
+
+
+def rows_of(seeds: list[int], methods: list[str]) -> Iterator[tuple[str, bool, int]]:
+    """Method, whether it has ACs, and seed of each run."""
+    for seed in seeds:
+        for with_acs in (False, True):
+            for method in methods:
+                if not with_acs or method in WITH_ACS:
+                    yield method, with_acs, seed
+
+
+def measured(options: dict[str, Any]) -> dict[str, Any]:
+    """What one run comes to."""
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = configured({**options, "device": "cpu", "loggers": [], "out": folder, "name": "run"})
+        began = time.process_time()
+        run(**vars(experiment), console=Console(quiet=True))
+        seconds = time.process_time() - began
+        directory = RunDirectory(Path(folder) / "run")
+        last = directory.records[-1]
+        exits = [sum(column) / len(column) for column in zip(*last.exits, strict=True)]
+        confident = sum(last.most_confident) / len(last.most_confident)
+        return {"exits": exits, "most_confident": confident, "macs": last.training_macs, "cpu_seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="settings to try, such as a rate")
+    parser.add_argument("--held_out", action="store_true", help="report on held-out training images")
+    parser.add_argument("--results", type=Path, help="a file for the numbers and what made them; rows in it are kept")
+    arguments = parser.parse_args()
+    tried = {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in arguments.set)}
+    judged = {"benchmark.evaluate_on": "validation", "benchmark.validation": 0.2} if arguments.held_out else {}
+    known = arguments.results is not None and arguments.results.exists()
+    rows = json.loads(arguments.results.read_text())["rows"] if known else []
+    for method, with_acs, seed in rows_of(arguments.seeds, arguments.methods):
+        exits = {"exits": "sdn"} if with_acs else {}
+        replays = tried if METHODS[method]["approach"] != "FineTuning" else {}
+        own = {**SHARED, **judged, **METHODS[method], **exits, **replays, "seed": seed}
+        rows.append({"method": method, "acs": with_acs, "seed": seed, **tried, **measured(own)})
+        Console().print(rows[-1])
+        if arguments.results is not None:
+            content = json.dumps({"settings": SHARED, "rows": rows, "provenance": provenance()}, indent=2)
+            write_atomically(arguments.results, lambda file, content=content: file.write_text(content + "\n"))
+
+
+if __name__ == "__main__":
+    main()
