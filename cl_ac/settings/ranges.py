@@ -149,6 +149,11 @@ RANGES: dict[str, Range] = {
     "sparsity": WEIGHT,
     "side": Range(1, 4096),
     "Ensemble.decay": WEIGHT,
+    "new_weight": PART,
+    "generator_lr": POSITIVE,
+    "rehearsal": SOME,
+    "ProgressiveLatentReplay.frequencies": SHARE,
+    "BrainInspiredReplay.noise": POSITIVE,
     # generators
     "latent": Range(1, 65_536),
     "layers": Range(1, 100),

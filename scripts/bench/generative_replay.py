@@ -34,17 +34,17 @@ SHARED = {
     "backbone.width": 256,
     "backbone.activation": "relu",
     "training.epochs": 20,
-    "training.batch_size": 32,
+    "training.batch_size": 64,
     "training.optimizer": "adamw",
-    "training.lr": 0.001,
+    "training.lr": 0.002,
     "training.schedule": "constant",
 }
 RULES = ("basic", "cumulative_weights", "total_weights", "input_size", "layer_index")
-REPLAY = {"approach.generator_lr": 0.002}
-VAE = {"approach.generator": "VAE", "approach.generator.noise": 0.1}
+REPLAY = {"approach.generator_lr": 0.004}
+VAE = {"approach.generator": "VAE", "approach.generator.noise": 0.1, "approach.labels": "sampled"}
 METHODS: dict[str, dict[str, Any]] = {
     "fine-tuning": {"approach": "FineTuning"},
-    "generative": {"approach": "GenerativeReplay", "approach.labels": "sampled", **VAE, **REPLAY},
+    "generative": {"approach": "GenerativeReplay", **VAE, **REPLAY},
     "brain-inspired": {"approach": "BrainInspiredReplay", "approach.at": "layer0", "approach.noise": 0.1, **REPLAY},
     "internal": {"approach": "InternalReplay", "approach.at": "layer0", **VAE, **REPLAY},
     **{
