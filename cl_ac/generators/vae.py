@@ -111,6 +111,12 @@ class VAE(Generator):
     def loss(
         self, features: Sequence[Tensor], targets: Tensor, stream: torch.Generator, read: Tensor | None = None
     ) -> Tensor:
+        return self.losses(features, targets, stream, read).mean()
+
+    def losses(
+        self, features: Sequence[Tensor], targets: Tensor, stream: torch.Generator, read: Tensor | None = None
+    ) -> Tensor:
+        """What `loss` is the mean of: the value of each sample, [B]."""
         # In float32 under autocast too: squares of small errors vanish in half precision.
         with torch.autocast(features[0].device.type, enabled=False):
             features = [value.detach().float() for value in features]
@@ -119,9 +125,9 @@ class VAE(Generator):
             values = mean + (0.5 * log_variance).exp() * drawn
             variances = self._seen(features)
             decoded = self.decode(values, targets, range(len(features)))
-            errors = [0.5 * (a - b).square().mean() for a, b in zip(features, decoded, strict=True)]
+            errors = [0.5 * (a - b).square().flatten(1).mean(1) for a, b in zip(features, decoded, strict=True)]
             excess = log_normal(values, mean, log_variance) - self.prior.log_density(values, targets)
-            return (torch.stack(errors) / variances).sum() + self.noise * excess.mean() / features[0][0].numel()
+            return (torch.stack(errors, 1) / variances).sum(1) + self.noise * excess / features[0][0].numel()
 
     @torch.no_grad()
     def _seen(self, features: Sequence[Tensor]) -> Tensor:

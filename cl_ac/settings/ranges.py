@@ -159,6 +159,8 @@ RANGES: dict[str, Range] = {
     "layers": Range(1, 100),
     "gates": MOST,
     "VAE.noise": POSITIVE,
+    "MixtureOfExperts.experts": Range(1, 1024),
+    "MixtureOfExperts.noise": POSITIVE,
     # backbones
     "width": Range(1, 8192),
     "hidden": Range(1, 65_536),
