@@ -21,9 +21,11 @@ COMMANDS = {
     "convert": "make a finished run's transformer compute only what each input needs",
     "simulate": "train generative experts in place of a calorimeter's Monte-Carlo",
     "moderate": "judge texts by all layers of a language model: fit, score, serve",
+    "sound": "networks that stand for recordings, emitted in one pass: fit | reconstruct",
 }
 # What to do after Ctrl-C; the other commands have nothing to go on with.
 GO_ON = {
+    "sound": "; repeat the command with --resume to go on, finished epochs are kept",
     "run": "; repeat the command with --resume to go on",
     "study": "; repeat the command to go on, finished runs are kept",
     "tune": "; repeat the command to go on, finished trials are kept",

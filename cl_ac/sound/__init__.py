@@ -1,0 +1,1 @@
+"""Recordings as networks from time to amplitude, whose weights a hypernetwork emits."""
