@@ -41,7 +41,7 @@ class BrainInspiredReplay(InternalReplay):
         replay: int | None = None,
         temperature: float = 2.0,
         new_weight: float | None = None,
-        generator_lr: float = 1e-3,
+        generator_lr: float = 3e-3,
     ):
         super().__init__(
             at if internal else IMAGES,

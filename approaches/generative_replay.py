@@ -53,7 +53,7 @@ class GenerativeReplay(Approach):
         labels: Labels = "solver",
         temperature: float = 2.0,
         new_weight: float | None = None,
-        generator_lr: float = 1e-3,
+        generator_lr: float = 3e-3,
     ):
         super().__init__()
         if new_weight is not None and not 0 < new_weight < 1:

@@ -37,7 +37,8 @@ class VAE(Generator):
             many as there are levels from the deepest one on.
         conditional: whether each class has a mode of its own, with learned mean and variance, and the sampled class
             counts; else latent values are standard normal.
-        gates: share of the decoder's hidden units that each class switches off, always the same ones, drawn at random.
+        gates: share of the decoder's hidden units that each class of a conditional one switches off, always the same
+            ones, drawn at random; 0 for none.
         noise: variance that the decoder may leave unexplained, as a share of that of the features. Less makes samples
             sharper, and the divergence count less.
         standardise: whether errors are relative to the variance of each level's features; else that is taken for 1.
@@ -52,7 +53,7 @@ class VAE(Generator):
         width: int = 256,
         layers: int = 2,
         conditional: bool = True,
-        gates: float = 0.0,
+        gates: float = 0.5,
         noise: float = 1.0,
         standardise: bool = True,
     ):
@@ -65,12 +66,10 @@ class VAE(Generator):
                 f"VAE.gates is {gates:g} and VAE.noise {noise:g}; the first must be at least 0 and below 1, the second "
                 "above 0"
             )
-        if gates and not conditional:
-            raise ConfigurationError(f"VAE.gates is {gates:g}, but VAE.conditional is false, so no class opens a gate")
         self.latent, self.width, self.layers, self.noise = latent, width, layers, noise
         self.standardise = standardise
         self.prior = ClassMixture(latent) if conditional else StandardNormal(latent)
-        self.gates = gates
+        self.gates = gates if conditional else 0.0
         self.shapes: list[tuple[int, ...]] = []
 
     def build(self, shapes: Sequence[Sequence[int]], reads: Sequence[int] | None = None) -> None:

@@ -40,7 +40,7 @@ SHARED = {
     "training.schedule": "constant",
 }
 RULES = ("basic", "cumulative_weights", "total_weights", "input_size", "layer_index")
-REPLAY = {"approach.generator_lr": 0.004}
+REPLAY = {"approach.generator_lr": 0.01}
 VAE = {"approach.generator": "VAE", "approach.generator.noise": 0.1, "approach.labels": "sampled"}
 METHODS: dict[str, dict[str, Any]] = {
     "fine-tuning": {"approach": "FineTuning"},

@@ -230,7 +230,6 @@ def test_without_classes_latent_values_are_standard_normal():
         ({"latent": 0}, "VAE.latent is 0"),
         ({"gates": 1.0}, "VAE.gates is 1"),
         ({"noise": 0.0}, "VAE.noise 0"),
-        ({"gates": 0.5, "conditional": False}, "no class opens a gate"),
     ],
 )
 def test_options_out_of_range_are_refused(options, told):
