@@ -150,7 +150,6 @@ RANGES: dict[str, Range] = {
     "side": Range(1, 4096),
     "Ensemble.decay": WEIGHT,
     "new_weight": PART,
-    "generator_lr": POSITIVE,
     "rehearsal": SOME,
     "ProgressiveLatentReplay.frequencies": SHARE,
     "BrainInspiredReplay.noise": POSITIVE,
