@@ -41,7 +41,7 @@ SHARED = {
 }
 RULES = ("basic", "cumulative_weights", "total_weights", "input_size", "layer_index")
 REPLAY = {"approach.generator_lr": 0.01}
-VAE = {"approach.generator": "VAE", "approach.generator.noise": 0.1, "approach.labels": "sampled"}
+VAE = {"approach.generator": "VAE", "approach.generator.noise": 0.1, "approach.labels": "distilled"}
 METHODS: dict[str, dict[str, Any]] = {
     "fine-tuning": {"approach": "FineTuning"},
     "generative": {"approach": "GenerativeReplay", **VAE, **REPLAY},
