@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=30, help="texts of each intent to test on")
     parser.add_argument("--validation", type=int, default=20, help="texts of each intent to weigh layers by")
     parser.add_argument("--tasks", type=int, default=15)
+    parser.add_argument("--picture", type=Path, help="a .png or .svg of the results")
     given = parser.parse_args()
     origin = provenance()
     encoder = Encoder(given.model, tokens=64)
@@ -58,6 +60,8 @@ def main() -> None:
         "seconds": seconds(encoder, tables["test"].texts[:64]),
     }
     given.out.write_text(json.dumps(found, indent=1) + "\n")
+    if given.picture:
+        draw(found, given.picture)
     print(json.dumps({name: value for name, value in found.items() if name != "provenance"}, indent=1))
 
 
@@ -218,6 +222,26 @@ def seconds(encoder: Encoder, texts: list[str]) -> dict[str, float]:
             encoder.walk(texts, lambda layer, places, _, last=index: torch.full((len(places),), layer >= last))
             best[index] = min(best[index], time.perf_counter() - began)
     return {layer: 1000 * value / len(texts) for layer, value in zip(encoder.layers, best, strict=True)}
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Accuracy after each task, and what each layer and all together know of queries that are no intent."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    kinds = ["nearest mean, last layer", *(f"Gaussian, {which}" for which in ("last layer", "uniform layers"))]
+    kinds.append("Gaussian, learned layers")
+    for name in kinds:
+        values = found["tasks"][name]
+        left.plot([10 * (task + 1) for task in range(len(values))], values, label=name)
+    left.set(xlabel="intents so far", ylabel="accuracy, %")
+    left.legend(fontsize=7)
+    rows = {name: row["AUROC"] for name, row in found["out_of_scope"].items()}
+    right.barh(list(rows), list(rows.values()))
+    right.set(xlim=(0.7, 1), xlabel="AUROC, queries of no intent")
+    right.tick_params(labelsize=6)
+    right.invert_yaxis()
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":
