@@ -201,10 +201,7 @@ def far_from_intents(features: dict[str, Tensor], targets: dict[str, Tensor]) ->
     gaussian = LayerPrototypes(statistics, torch.zeros_like(labels), labels, "unit")
     distances = gaussian.distances(torch.cat([features["test"], features["out_of_scope_test"]], 1))
     unsafe = [False] * features["test"].shape[1] + [True] * features["out_of_scope_test"].shape[1]
-    answers = {
-        "distance from intents, last layer": distances[-1],
-        "distance from intents, all layers": distances.mean(0),
-    }
+    answers = {"last layer": distances[-1], "all layers": distances.mean(0)}
     return {
         f"distance from intents, {name}": {
             key: value for key, value in measures(each.tolist(), unsafe).items() if key in ("AUROC", "AP")
@@ -239,7 +236,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     rows = {name: row["AUROC"] for name, row in found["out_of_scope"].items()}
     right.barh(list(rows), list(rows.values()))
     right.set(xlim=(0.7, 1), xlabel="AUROC, queries of no intent")
-    right.tick_params(labelsize=6)
+    right.tick_params(axis="y", labelsize=6)
     right.invert_yaxis()
     figure.savefig(path, dpi=110)
 
