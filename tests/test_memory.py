@@ -407,3 +407,12 @@ def _earlier(memory: Memory, domains: list[dict[int, int]], group: tuple[int, in
         known = _in_order((domain, target) for domain in range(last + 1) for target in domains[domain])
         shares.append(memory.quotas(len(known))[known.index(group)])
     return shares
+
+
+def test_token_numbers_of_texts_come_back_as_they_were():
+    numbers = torch.tensor([[2, 4000, -1], [2, 70_000, 3]], dtype=torch.int32)[:, None, None]
+    memory, restored = Memory(size=2), Memory(size=2)
+    memory.store(Samples(numbers, torch.tensor([0, 1])))
+    restored.load_state_dict(memory.state_dict())
+    assert restored.images.dtype == torch.int32
+    assert torch.equal(restored.images, numbers)

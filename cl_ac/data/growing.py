@@ -22,7 +22,9 @@ class Growing(nn.Module):
                 device = None if reference is None else reference.device
                 self.register_buffer(name, stored.clone().to(device))
             elif value.shape != stored.shape:
-                empty = value.new_empty(stored.shape)
+                # Token numbers of texts do not fit into the bytes of images.
+                dtype = value.dtype if stored.is_floating_point() else stored.dtype
+                empty = value.new_empty(stored.shape, dtype=dtype)
                 is_parameter = isinstance(value, nn.Parameter)
                 setattr(self, name, nn.Parameter(empty, value.requires_grad) if is_parameter else empty)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
