@@ -77,6 +77,11 @@ def check(
             f"sparsify.loss is '{sparsify.loss}', which looks at what happens inside a pass, but {current().size} "
             "devices share the passes: take one"
         )
+    if training.compile is True and current().size > 1:
+        problems.append(
+            f"training.compile is true, but {current().size} devices share the passes of the network, which are then "
+            "not compiled: take one, or training.compile false"
+        )
     if problems:
         raise ConfigurationError("; ".join(problems))
 

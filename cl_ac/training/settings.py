@@ -114,6 +114,8 @@ class Training:
         fixed_views: so many augmented views of each image are drawn for a task and shown in turn, one in each epoch, so
             that frozen stages may keep what they make of them; 0 draws new views in every epoch.
         frozen_outputs: how what frozen stages give is kept.
+        compile: whether the steps of each task go through PyTorch's compiler, see `CompiledLoss`: its other kernels
+            round in other ways. It takes a while at every task; `auto` compiles where that has been seen to pay.
     """
 
     epochs: int | list[int] = 200
@@ -138,11 +140,14 @@ class Training:
     first_batch_size: int | None = None
     fixed_views: int = 0
     frozen_outputs: FrozenOutputs = FrozenOutputs()
+    compile: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         counts = self.epochs if isinstance(self.epochs, list) else [self.epochs]
         if not counts or min(counts) < 0:
             raise ConfigurationError(f"training.epochs is {self.epochs}; it must be at least 0 for every task")
+        if self.compile not in (True, False, "auto"):
+            raise ConfigurationError(f"training.compile is {self.compile!r}; it must be auto, true or false")
         for name in ("batch_size", "lr", "decay"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"training.{name} is {getattr(self, name)}; it must be above 0")

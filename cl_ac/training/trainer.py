@@ -21,6 +21,7 @@ from cl_ac.losses import cross_entropy
 from cl_ac.network import ExitNetwork
 from cl_ac.processes.group import ALONE, current
 from cl_ac.processes.passes import sharing
+from cl_ac.training.compiling import CompiledLoss
 from cl_ac.training.fitting import EpochReport, Fit, Fitting
 from cl_ac.training.settings import Training
 
@@ -96,6 +97,9 @@ class Trainer:
         size = training.batch_size_of(task)
         batches = EpochBatches(fit.data, size, self.loader, order, draws, training.fixed_views, training.iterations)
         network.batch_norm_frozen = training.freeze_batch_norm and task > 0
+        if training.compile is True and fit.stage == Fit.stage:
+            # Stages beside a task's own are too short.
+            fit = replace(fit, loss=CompiledLoss(fit.loss))
         while fitting.epoch < epochs:
             began, epoch = time.perf_counter(), fitting.epoch
             lr = training.learning_rate(epoch, epochs)
