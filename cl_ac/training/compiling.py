@@ -38,7 +38,7 @@ class CompiledLoss:
             return loss(network, batch)
 
         self.loss = loss
-        # What it remembers of earlier tasks would change the programs of later ones, and so the bits of a run that goes on.
+        # What it remembers of earlier tasks changes later programs, and a run that goes on has seen none of them.
         torch.compiler.reset()
         self._program: Loss | None = torch.compile(program, backend=BACKEND, fullgraph=True)
         self._shapes: Hashable = None
