@@ -50,7 +50,7 @@ class CompiledLoss:
         if self._program is None or shapes != self._shapes or isinstance(batch.images, Recognised):
             return self.loss(network, batch)
         try:
-            with torch.compiler.config.patch(dynamic_sources=COUNTERS):
+            with torch.compiler.config.patch(dynamic_sources=COUNTERS):  # type: ignore[attr-defined]
                 return self._program(network, batch)
         except torch._dynamo.exc.TorchDynamoException as error:
             self._program = None
