@@ -115,7 +115,8 @@ class Training:
             that frozen stages may keep what they make of them; 0 draws new views in every epoch.
         frozen_outputs: how what frozen stages give is kept.
         compile: whether the steps of each task go through PyTorch's compiler, see `CompiledLoss`: its other kernels
-            round in other ways. It takes a while at every task; `auto` compiles where that has been seen to pay.
+            round in other ways. It takes a while at every task; `auto` compiles where that has been seen to pay,
+            which is nowhere yet.
     """
 
     epochs: int | list[int] = 200
