@@ -3,6 +3,7 @@
 Shapes: B batch, N samples.
 """
 
+import warnings
 from importlib.util import find_spec
 
 import torch
@@ -64,10 +65,7 @@ def measures(waves: Tensor, found: Tensor, rate: int) -> dict[str, Tensor]:
     if find_spec("pesq") and rate in PESQ_MODES:
         result["PESQ"] = torch.tensor([_pesq(*pair, rate) for pair in zip(waves, found, strict=True)])
     if find_spec("pystoi"):
-        from pystoi import stoi
-
-        pairs = zip(waves.numpy(), found.numpy(), strict=True)
-        result["STOI"] = torch.tensor([float(stoi(wave, other, rate)) for wave, other in pairs])
+        result["STOI"] = torch.tensor([_stoi(*pair, rate) for pair in zip(waves, found, strict=True)])
     return result
 
 
@@ -79,6 +77,18 @@ def _pesq(wave: Tensor, found: Tensor, rate: int) -> float:
         return float(pesq(rate, wave.numpy(), found.numpy(), PESQ_MODES[rate]))
     except (PesqError, ValueError):
         return float("nan")
+
+
+def _stoi(wave: Tensor, found: Tensor, rate: int) -> float:
+    """STOI of a wave [N]; NaN of less than a third of a second of speech, where the package warns and makes one up."""
+    from pystoi import stoi
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            return float(stoi(wave.numpy(), found.numpy(), rate))
+        except RuntimeWarning:
+            return float("nan")
 
 
 def _decibels(ratio: Tensor) -> Tensor:

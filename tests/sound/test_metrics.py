@@ -1,5 +1,9 @@
 """Measures of reconstructions, against other libraries and by hand."""
 
+import sys
+import warnings
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -52,3 +56,31 @@ def test_silence_has_finite_measures():
     silent = torch.zeros(1, 400)
     found = metrics.measures(silent, silent, 1000)
     assert all(found[name].isfinite().all() for name in ("MSE", "SNR", "SI-SNR", "LSD"))
+
+
+def test_measures_of_packages_are_nan_where_they_find_too_little_speech(pair, monkeypatch):
+    class PesqError(Exception):
+        pass
+
+    def pesq(rate, wave, found, mode):
+        assert (rate, mode) == (8000, "nb")
+        if wave[0] > 0:
+            raise PesqError
+        return 2.5
+
+    def stoi(wave, found, rate):
+        if wave[0] > 0:
+            warnings.warn("not enough frames", RuntimeWarning, stacklevel=1)
+            return 1e-5
+        return 0.75
+
+    monkeypatch.setitem(sys.modules, "pesq", SimpleNamespace(pesq=pesq, PesqError=PesqError))
+    monkeypatch.setitem(sys.modules, "pystoi", SimpleNamespace(stoi=stoi))
+    monkeypatch.setattr(metrics, "find_spec", lambda name: name)
+    waves, found = pair
+    waves[:, 0] = torch.tensor([1.0, -1.0])
+    measured = metrics.measures(waves, found, 8000)
+    assert measured["PESQ"].isnan().tolist() == measured["STOI"].isnan().tolist() == [True, False]
+    assert (measured["PESQ"][1].item(), measured["STOI"][1].item()) == (2.5, 0.75)
+    # No PESQ is defined at other rates.
+    assert "PESQ" not in metrics.measures(waves, found, 1000)
