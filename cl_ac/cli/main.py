@@ -18,6 +18,7 @@ COMMANDS = {
     "report": "compare finished runs",
     "exits": "what the exits of a finished run are worth",
     "attach": "train auxiliary classifiers on the frozen network of a finished run",
+    "retrieve": "teach two towers to find what belongs together, domain after domain",
     "convert": "make a finished run's transformer compute only what each input needs",
     "simulate": "train generative experts in place of a calorimeter's Monte-Carlo",
     "moderate": "judge texts by all layers of a language model: fit, score, serve",
@@ -27,6 +28,7 @@ COMMANDS = {
 GO_ON = {
     "sound": "; repeat the command with --resume to go on, finished epochs are kept",
     "run": "; repeat the command with --resume to go on",
+    "retrieve": "; repeat the command with --resume to go on",
     "study": "; repeat the command to go on, finished runs are kept",
     "tune": "; repeat the command to go on, finished trials are kept",
     "simulate": "; repeat the command to go on, finished mixtures are kept",

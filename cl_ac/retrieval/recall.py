@@ -37,8 +37,10 @@ def average_recall(recalls: Tensor, domains: int) -> Tensor:
 
 
 def lost_recall(recalls: Tensor, domains: int) -> Tensor:
-    """Mean over all domains but the last of how far each is below its best; 0 with a single one."""
-    lost = forgetting(recalls[1:, :domains])
+    """Mean over all domains but the last of how far each is below its best since it was learned; 0 with a single one."""
+    learned = torch.ones(domains, domains, dtype=torch.bool).tril()
+    after = recalls[1 : 1 + domains, :domains]
+    lost = forgetting(after.where(learned.view(domains, domains, *[1] * (recalls.ndim - 2)), torch.nan))
     return lost.mean(0) if len(lost) else torch.zeros_like(recalls[0, 0])
 
 

@@ -1,10 +1,12 @@
 """Which domains a query is of, by prototypes in the space of the base model. Shapes: B queries, T domains, D width."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cl_ac.classifiers.imprinting import centres
 from cl_ac.data.growing import Growing
+from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError
 
 
@@ -13,7 +15,7 @@ class PrototypeRouter(Growing):
 
     They never go stale, since adapters do not change the base model. The score of a domain is the largest cosine to one
     of its prototypes. A query that is less like every domain than all but a share `unknown` of the domain's own
-    training items belongs to none of them.
+    training items, scored by prototypes that were found without them, belongs to none of them.
 
     Args:
         top: so many domains of the highest scores are used.
@@ -54,12 +56,27 @@ class PrototypeRouter(Growing):
         Args:
             embeddings: of its training items by the base model, of length 1 [N, D].
         """
-        found = torch.nn.functional.normalize(centres(embeddings.cpu(), self.prototypes, seed), dim=1).to(embeddings)
+        found = self._found(embeddings, seed)
         means, least = getattr(self, f"means_{side}"), getattr(self, f"least_{side}")
-        own = (embeddings @ found.T).amax(1)
-        limit = own.quantile(self.unknown) if self.unknown else own.new_tensor(-1.0)
+        limit = self._limit(embeddings, seed) if self.unknown else embeddings.new_tensor(-1.0)
         setattr(self, f"means_{side}", torch.cat([means.to(found).view(len(means), *found.shape), found[None]]))
         setattr(self, f"least_{side}", torch.cat([least.to(limit), limit[None]]))
+
+    def _limit(self, embeddings: Tensor, seed: int) -> Tensor:
+        """The score that a share `unknown` of a domain's items are below, a scalar.
+
+        Prototypes are nearer to the items that they were found among than to others of the domain: each half is scored
+        by prototypes of the other half.
+        """
+        order = torch.randperm(len(embeddings), generator=generator(seed, "halves")).to(embeddings.device)
+        halves = embeddings[order].tensor_split(2)
+        pairs = [(halves[0], halves[1]), (halves[1], halves[0])] if len(order) > 1 else [(embeddings, embeddings)]
+        scores = [(items @ self._found(others, seed).T).amax(1) for items, others in pairs]
+        return torch.cat(scores).quantile(self.unknown)
+
+    def _found(self, embeddings: Tensor, seed: int) -> Tensor:
+        """The prototypes of some embeddings [N, D], of length 1."""
+        return F.normalize(centres(embeddings.cpu(), self.prototypes, seed), dim=1).to(embeddings)
 
     def scores(self, side: int, embeddings: Tensor) -> Tensor:
         """The largest cosine of each query to a prototype of each domain [B, T]."""

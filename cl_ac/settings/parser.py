@@ -1,6 +1,6 @@
 """The settings of a run, read from the constructors' signatures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -58,8 +58,14 @@ def checker(trusted: bool = True, given: Sequence[Any] = ()) -> Checker:
 @cache
 def types_of_settings() -> dict[str, Any]:
     """The types of all settings of a run."""
-    types: dict[str, Any] = {**PLUGINS, **GROUPS, "classifier": Classifier | None, "stream": Stream | None}
-    for action in run_parser()._actions:
+    known: dict[str, Any] = {**PLUGINS, **GROUPS, "classifier": Classifier | None, "stream": Stream | None}
+    return types_of(run_parser(), known)
+
+
+def types_of(parser: ArgumentParser, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The types of all settings of a parser, beside those that are `known`."""
+    types = dict(known)
+    for action in parser._actions:
         if "." not in action.dest and action.dest not in {*types, "help", "config", "print_config", "print_shtab"}:
             types[action.dest] = bool if action.nargs == 0 else getattr(action, "_typehint", None) or action.type
     return types
@@ -128,21 +134,31 @@ def add_trust(parser: ArgumentParser) -> None:
     )
 
 
-def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+def parse(
+    parser: ArgumentParser,
+    arguments: Sequence[str],
+    plugins: Mapping[str, type] = PLUGINS,
+    check: Checker | None = None,
+    complete: Callable[[Namespace, Namespace], None] = take_over_preprocessing,
+) -> Namespace:
     """The settings in `arguments`.
 
+    Args:
+        plugins: the base class of each kind of plugin.
+        check: looks at the settings; None for those of a run.
+        complete: fills in what follows from other settings; it is given the settings with and without defaults.
     Raises:
         ConfigurationError: one sentence that names the setting, its value and what is allowed.
     """
-    known = {kind: classes(kind, base) for kind, base in PLUGINS.items()}
-    check = checker()
+    known = {kind: classes(kind, base) for kind, base in plugins.items()}
+    check = checker() if check is None else check
     try:
         given = checked_arguments(arguments, known)
-        if description := told_before_help(given, PLUGINS):
+        if description := told_before_help(given, plugins):
             print(description, end="\n\n")
         prepared = with_tuned_values(given, check)
         settings = parser.parse_args(prepared)
-        take_over_preprocessing(settings, parser.parse_args(prepared, defaults=False))
+        complete(settings, parser.parse_args(prepared, defaults=False))
     except ArgumentError as error:
         raise ConfigurationError(sentence(error, parser, known)) from error
     except RecursionError:
@@ -150,7 +166,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     for action in parser._actions:
         name, kind = action.dest, getattr(action, "_typehint", None)
         value = settings.get(name)
-        if kind in PLUGINS.values() and value is None and not action.required:
+        if kind in plugins.values() and value is None and not action.required:
             continue
         if kind is not None and action.nargs is None:
             check.option(name, value, kind, Checker)

@@ -24,7 +24,14 @@ PLACES = {
     "classifier": ("cl_ac.classifiers",),
     "stream": ("cl_ac.streams",),
     "generator": ("cl_ac.generators",),
+    "method": ("cl_ac.retrieval",),
+    "pairs": ("cl_ac.datasets",),
+    "first": ("cl_ac.backbones",),
+    "second": ("cl_ac.backbones",),
 }
+
+# Which of them are backbones.
+BACKBONES = ("backbone", "first", "second")
 
 # Backbones that wrap the models of a library, by what stands before the colon in `timm:resnet18`.
 LIBRARIES = {"hf": "HuggingFaceModel", "timm": "TimmModel", "torchvision": "TorchvisionModel"}
@@ -42,7 +49,7 @@ def classes(kind: str, base: type) -> dict[str, type]:
     """The subclasses of `base` that come with the framework, by name; what they have in common is none of them.
 
     Args:
-        kind: `approach`, `benchmark`, `backbone`, `classifier`, `stream` or `generator`.
+        kind: one of `PLACES`.
     """
     names = []
     for place in map(importlib.import_module, PLACES[kind]):
@@ -60,7 +67,7 @@ def classes(kind: str, base: type) -> dict[str, type]:
 def of_library(kind: str, name: str) -> tuple[str, str] | None:
     """The class and the model that a name such as `timm:resnet18` stands for; None for other names."""
     library, colon, model = name.partition(":")
-    return (LIBRARIES[library], model) if kind == "backbone" and colon and library in LIBRARIES else None
+    return (LIBRARIES[library], model) if kind in BACKBONES and colon and library in LIBRARIES else None
 
 
 def resolve(kind: str, base: type, path: Any, trusted: bool, given: Iterable[Any] = ()) -> type:

@@ -135,6 +135,20 @@ RANGES: dict[str, Range] = {
     "CODAPrompt.length": Range(2, 4096),
     "CODAPrompt.blocks": Range(0, 1000),
     "orthogonality": WEIGHT,
+    # retrieval
+    "OneAdapter.alpha": POSITIVE,
+    "DAR.top": COUNT,
+    "DAR.prototypes": Range(1, 10_000),
+    "DAR.unknown": MOST,
+    "DAR.steps": Range(1, 1000),
+    "DAR.keep": SOME,
+    "batches": COUNT,
+    "EWC.pairs": COUNT,
+    "per_domain": COUNT,
+    "drawn": COUNT,
+    "align_epochs": EPOCHS,
+    "align_lr": POSITIVE,
+    "PairTable.size": Range(1, 4096),
     # classifiers, and the approaches that hand these on to them
     # Less is lost in the rounding of sums over images.
     "ACIL.ridge": Range(1e-9, 1e12),

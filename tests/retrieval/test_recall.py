@@ -40,3 +40,5 @@ def test_measures_of_a_matrix_by_hand():
     assert transferred_recall(recalls, 2).item() == pytest.approx(0.4 - 0.2)
     assert unseen_recall(recalls, 2).item() == pytest.approx(0.25)
     assert unseen_recall(recalls[:, :2], 2) is None
+    # A domain that its own learning spoils has nothing to forget.
+    assert lost_recall(torch.tensor([[0.9, 0.9], [0.5, 0.8], [0.5, 0.7]])[..., None], 2).item() == 0
