@@ -37,7 +37,7 @@ def average_recall(recalls: Tensor, domains: int) -> Tensor:
 
 
 def lost_recall(recalls: Tensor, domains: int) -> Tensor:
-    """Mean over all domains but the last of how far each is below its best since it was learned; 0 with a single one."""
+    """Mean over all domains but the last of how far each is below its best since it was learned; 0 with a single."""
     learned = torch.ones(domains, domains, dtype=torch.bool).tril()
     after = recalls[1 : 1 + domains, :domains]
     lost = forgetting(after.where(learned.view(domains, domains, *[1] * (recalls.ndim - 2)), torch.nan))
