@@ -148,6 +148,8 @@ def test_commands_in_order_make_new_folders_and_use_those_that_exist(page, check
         if name == "run":
             parser = run_parser()
             folder = from_settings(parser, parse(parser, words)).directory.path
+        elif name == "retrieve":
+            folder = Path("runs") / value_of("--name", words)
         elif name in ("study", "tune", "simulate", "sound"):
             folder = Path(value_of("--out", words))
             assert words[0] != "reconstruct" or Path(words[1]) in made, command

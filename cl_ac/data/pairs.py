@@ -3,6 +3,7 @@
 Shapes: N items of the first side, M of the second, P pairs.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,15 @@ class Pairs:
     def select(self, chosen: Tensor) -> "Pairs":
         """The pairs at `chosen` (int64), with all items."""
         return Pairs(self.first, self.second, self.matches[chosen])
+
+    @property
+    def digest(self) -> str:
+        """What the pairs are recognised by."""
+        digest = hashlib.blake2b(digest_size=16)
+        for value in (*self.sides, self.matches):
+            digest.update(f"{value.dtype} {tuple(value.shape)} ".encode())
+            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def fault(self) -> str | None:
         """What is wrong with pairs that somebody else made, so that "pairs whose …" is a sentence; None if nothing."""

@@ -199,8 +199,8 @@ def retrieval_sections(found: Sequence[Answers]) -> list[Section]:
     matrices = {name: figure for name, figure in drawn.items() if name not in curves}
     names = ", ".join(f"{place + 1} {name}" for place, name in enumerate(found[0].last[0].domains))
     told = (
-        f"Recall on each domain before the first was learned and after each; drawn: recall@1 of each run by the first of "
-        f"its rules. Domains: {names}."
+        f"Recall on each domain before the first was learned and after each; drawn: recall@1 of each run by the first "
+        f"of its rules. Domains: {names}."
     )
     parts = [
         Section("Recall", TEXT, list(recall_tables(found)), curves),

@@ -1,6 +1,7 @@
 """What a retrieval run leaves on disk.
 
 config.yaml        all settings; `cl-ac retrieve --config config.yaml` repeats the run
+data.json          what the pairs of each domain are recognised by when the run goes on
 provenance.json    versions, commit, hardware and start time
 recall.jsonl       one line before the first domain, and one after each
 checkpoint.pt      the state after the last finished epoch
@@ -14,6 +15,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,7 @@ class RetrievalFolder:
     def __init__(self, path: Path):
         self.path = Path(path)
         self.config_path, self.recall_path = self.path / "config.yaml", self.path / RECALLS
-        self.checkpoint_path = self.path / "checkpoint.pt"
+        self.checkpoint_path, self.data_path = self.path / "checkpoint.pt", self.path / "data.json"
 
     @property
     def name(self) -> str:
@@ -130,20 +132,26 @@ class RetrievalFolder:
         return torch.stack(rows, 1)
 
     @contextmanager
-    def opened(self, config: Mapping[str, Any], resume: bool) -> Iterator[Checkpoint]:
+    def opened(self, config: Mapping[str, Any], data: Mapping[str, str], resume: bool) -> Iterator[Checkpoint]:
         """Makes the folder, keeps other processes out, and says where the run goes on.
 
+        Args:
+            data: what the pairs of each domain are recognised by.
         Raises:
             ConfigurationError: if it holds a run already and `resume` is off.
-            ResumeError: if the run in it had other settings.
+            ResumeError: if the run in it had other settings or other data.
         """
         writable_folder(self.path)
         with exclusive(self.path / "lock"):
             digest = settings_digest(config)
             if not (self.checkpoint_path.exists() or self.recall_path.exists()):
-                facts, settings = json.dumps(provenance(), indent=2), yaml.safe_dump(dict(config), sort_keys=False)
-                write_atomically(self.path / "provenance.json", lambda path: path.write_text(facts))
-                write_atomically(self.config_path, lambda path: path.write_text(settings))
+                texts = {
+                    self.path / "provenance.json": json.dumps(provenance(), indent=2),
+                    self.data_path: json.dumps(dict(data), indent=1),
+                    self.config_path: yaml.safe_dump(dict(config), sort_keys=False),
+                }
+                for path, text in texts.items():
+                    write_atomically(path, partial(Path.write_text, data=text))
                 yield Checkpoint(run=digest)
                 return
             if not resume:
@@ -153,6 +161,10 @@ class RetrievalFolder:
             if changed := changed_settings(self.config, config, {}):
                 told = "; ".join(f"{name} was {had} and is {has}" for name, (had, has) in changed.items())
                 raise ResumeError(f"'{self.path}' holds a run with other settings: {told}")
+            with reading(self.data_path, "remove the folder to start the run again"):
+                before = json.loads(self.data_path.read_text())
+            if differ := sorted(name for name in {*before, *data} if before.get(name) != data.get(name)):
+                raise ResumeError(f"the pairs of the domain '{differ[0]}' have changed since '{self.path}' began")
             yield Checkpoint.load(self.checkpoint_path) if self.checkpoint_path.exists() else Checkpoint(run=digest)
 
     def finish(self, record: RecallRecord) -> None:

@@ -88,7 +88,8 @@ def run(
     method.to(device)
     frozen = [name for name, parameter in encoder.named_parameters() if not parameter.requires_grad]
     base = sum(parameter.numel() for name, parameter in encoder.named_parameters() if ".entries." not in name)
-    with folder.opened({"seed": seed} if config is None else config, resume) as checkpoint:
+    data = {each.name: each.train.digest + each.test.digest for each in [*domains.base, *domains.tested]}
+    with folder.opened({"seed": seed} if config is None else config, data, resume) as checkpoint:
         restore(checkpoint, encoder, method, folder)
         standing = Standing(folder, checkpoint, encoder, method)
         if not checkpoint.frozen.tensors:

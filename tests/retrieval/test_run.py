@@ -136,6 +136,8 @@ def test_runs_that_cannot_be_are_refused(start, arrays, make_encoder, tmp_path):
         start(ZeroShot())
     with pytest.raises(ResumeError, match=r"holds a run with other settings: seed was 0 and is 1"):
         start(ZeroShot(), seed=1, resume=True)
+    with pytest.raises(ResumeError, match="the pairs of the domain 'domain 4' have changed since"):
+        run(ZeroShot(), arrays(3, True), make_encoder(width=8), RetrievalFolder(tmp_path / "run"), resume=True)
 
 
 def test_a_domain_without_pairs_is_named(arrays):
