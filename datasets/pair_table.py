@@ -11,10 +11,10 @@ from torch import Tensor
 from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.pairs import Domain, Domains, PairBenchmark, Pairs
 from cl_ac.data.samples import ImageFiles
+from cl_ac.data.tables import read_table
 from cl_ac.data.texts import padded
+from cl_ac.data.tokenizing import tokenised, tokenizer
 from cl_ac.datasets.image_files import decoded
-from cl_ac.datasets.text_set import tokenised, tokenizer
-from cl_ac.datasets.text_table import read_table
 from cl_ac.errors import ConfigurationError, DataError, unknown
 
 Kind = Literal["image", "text"]
