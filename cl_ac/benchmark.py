@@ -1,15 +1,16 @@
 """A benchmark is a sequence of tasks: a data set, and a stream that says what of it arrives when."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from cl_ac.data.augmentation import Augmentation
+from cl_ac.data.decoding import pixels
 from cl_ac.data.samples import Samples, concatenate
 from cl_ac.data.seeding import generator
 from cl_ac.data.tasks import Task, task_slices
@@ -96,6 +97,10 @@ class Benchmark(ABC):
     def keep(self, parts: Sequence[Samples]) -> Sequence[Samples]:
         """The chosen samples of all tasks as training reads them, such as decoded into memory."""
         return parts
+
+    def stored(self, things: Iterable[Any]) -> Tensor:
+        """Pillow images of any mode and size as this data set stores its own: [B, channels, height, width]."""
+        return torch.stack([pixels(image, self.image_shape) for image in things])
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -1,10 +1,12 @@
 """Labelled texts as a benchmark: tokenised once, kept as token numbers."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from cl_ac.benchmark import Benchmark
 from cl_ac.data.samples import Samples
@@ -61,6 +63,11 @@ class TextSet(Benchmark):
         found = tokenizer(self.tokenizer, self.download)
         self.vocabulary = len(found)
         return [tokenised(found, part.texts, self.tokens) for part in self._texts if part is not None]
+
+    def stored(self, things: Iterable[str]) -> Tensor:
+        """Texts as the others are stored, cut at the length of the longest: [B, 1, 1, tokens]."""
+        length = self.image_shape[2]
+        return padded(tokenised(tokenizer(self.tokenizer, self.download), list(things), length), length)
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:

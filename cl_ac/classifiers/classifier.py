@@ -39,7 +39,7 @@ class Classifier(Growing):
     Args:
         aggregation: `own`, each exit answers alone; `uniform`, the mean over exits so far; `learned`, weights fitted
             after each task by cross-entropy on held-out samples of the task and the exemplars (uniform if there are
-            neither; test samples are never used).
+            neither, or if they leave nothing of an exit's weights; test samples are never used).
         sparsity: L1 penalty on learned weights; more of it uses fewer exits.
         pooling: how a feature map is reduced.
         side: largest side of the pooled map.
@@ -92,7 +92,9 @@ class Classifier(Growing):
         if self.aggregation == "learned" and len(samples):
             passes = list(self.passes(network, samples, trainer))
             scores = torch.cat([self.scores(features) for features, _ in passes], 1)
-            self.weights = fit_weights(scores, torch.cat([targets for _, targets in passes]), self.sparsity)
+            fitted = fit_weights(scores, torch.cat([targets for _, targets in passes]), self.sparsity)
+            # An exit all of whose weights are zero would answer nothing.
+            self.weights = torch.where(fitted.any(1, keepdim=True), fitted, self.weights)
 
     def features(self, network: ExitNetwork, images: Tensor) -> list[Tensor]:
         """What is known of each image at each exit: E tensors [B, D_i]."""

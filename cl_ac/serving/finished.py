@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from cl_ac.data.decoding import pixels
 from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError
 from cl_ac.network import ExitNetwork
@@ -18,9 +17,6 @@ from cl_ac.recording.rundir import RunDirectory
 from cl_ac.run import assemble, choose_device, restore
 from cl_ac.settings.objects import Objects, rebuild
 from cl_ac.training import Trainer
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -52,15 +48,14 @@ class Finished:
         benchmark = self.objects.benchmark
         return Trainer(self.objects.training, benchmark.augmentation, self.device, benchmark.seed)
 
-    def inputs(self, images: Iterable["Image"]) -> Tensor:
-        """Pillow images of any mode and size as the network takes them, without random augmentation.
+    def inputs(self, things: Iterable[Any]) -> Tensor:
+        """Pillow images of any mode and size, or texts, as the network takes them, without random augmentation.
 
         Returns:
-            float32 [B, channels, height, width] on the run's device.
+            float32 [B, channels, height, width] on the run's device; of texts [B, 1, 1, tokens].
         """
         benchmark = self.objects.benchmark
-        stored = torch.stack([pixels(image, benchmark.image_shape) for image in images])
-        return benchmark.augmentation.apply(stored.to(self.device))
+        return benchmark.augmentation.apply(benchmark.stored(things).to(self.device))
 
 
 def finished(directory: RunDirectory, device: str = "auto") -> Finished:

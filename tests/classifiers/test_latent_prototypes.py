@@ -53,3 +53,11 @@ def test_what_cannot_be_is_refused():
         LatentPrototypes(prototypes=0)
     with pytest.raises(ConfigurationError, match="take 1 of them"):
         LatentPrototypes(prototypes=2, shrinkage="ledoit_wolf")
+
+
+def test_weights_that_are_all_zero_are_uniform(toy_benchmark, toy_trainer, toy_network):
+    network, task = toy_network("sdn", (2, 2, 2)).eval(), toy_benchmark(validation=0.3).tasks[0]
+    classifier = LatentPrototypes(sparsity=1e6)
+    classifier.update(task, network, toy_trainer, Memory())
+    rows = torch.ones(len(network), len(network)).tril()
+    assert torch.allclose(classifier.weights, rows / rows.sum(1, keepdim=True))

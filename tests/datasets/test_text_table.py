@@ -9,6 +9,7 @@ from cl_ac.cli.main import main
 from cl_ac.datasets.text_table import TextTable
 from cl_ac.errors import DataError
 from cl_ac.recording.rundir import RunDirectory
+from cl_ac.serving.finished import finished
 
 pytest.importorskip("transformers")
 
@@ -51,6 +52,12 @@ def test_replay_trains_on_texts_with_the_tokenizer_of_the_model(tmp_path, langua
     assert main(arguments(language_model, text_tables, tmp_path, *learned)) == 0
     config = (tmp_path / "run" / "config.yaml").read_text()
     assert str(language_model) in config.partition("tokenizer:")[2].splitlines()[0]
+    # The finished run answers texts as it answered those of its test.
+    run = finished(RunDirectory(tmp_path / "run"), "cpu")
+    texts = [line.partition(",")[0] for line in text_tables[1].read_text().splitlines()[1:]]
+    with torch.no_grad():
+        logits = run.network(run.inputs(texts))
+    assert torch.allclose(logits, RunDirectory(tmp_path / "run").outputs(1).logits, atol=1e-5)
 
 
 def test_what_frozen_layers_give_is_kept_and_changes_nothing(tmp_path, language_model, text_tables):
