@@ -45,6 +45,12 @@ VAE = {"approach.generator": "VAE", "approach.generator.noise": 0.1, "approach.l
 METHODS: dict[str, dict[str, Any]] = {
     "fine-tuning": {"approach": "FineTuning"},
     "generative": {"approach": "GenerativeReplay", **VAE, **REPLAY},
+    "generative, 3 experts": {
+        "approach": "GenerativeReplay",
+        **VAE,
+        "approach.generator": "MixtureOfExperts",
+        **REPLAY,
+    },
     "brain-inspired": {"approach": "BrainInspiredReplay", "approach.at": "layer0", "approach.noise": 0.1, **REPLAY},
     "internal": {"approach": "InternalReplay", "approach.at": "layer0", **VAE, **REPLAY},
     **{
