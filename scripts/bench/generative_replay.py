@@ -7,6 +7,8 @@ image of the last task, by what they are spent on; seconds are CPU time of the w
 
     python scripts/bench/generative_replay.py --seeds 0 1 --results results/generative_replay_digits-cpu.json
 
+    python scripts/bench/generative_replay.py --results results/generative_replay_digits-cpu.json --figure cost.png
+
 With `--held_out`, accuracy is that on held-out training images, by which settings are chosen on other seeds.
 """
 
@@ -18,8 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.console import Console
 
+from cl_ac.recording.figures import legend, panel
 from cl_ac.recording.files import write_atomically
 from cl_ac.recording.provenance import provenance
 from cl_ac.recording.rundir import RunDirectory
@@ -90,6 +94,22 @@ def measured(options: dict[str, Any]) -> dict[str, Any]:
         return {"exits": exits, "most_confident": confident, "macs": last.training_macs, "cpu_seconds": seconds}
 
 
+def figure(rows: list[dict[str, Any]]) -> Figure:
+    """Accuracy of runs without ACs against what training costs, mean over seeds."""
+    with panel() as (drawn, axes):
+        for method in METHODS:
+            found = [row for row in rows if row["method"] == method and not row["acs"] and row["macs"]]
+            if found:
+                cost = sum(sum(row["macs"].values()) for row in found) / len(found) / 1e3
+                accuracy = 100 * sum(row["most_confident"] for row in found) / len(found)
+                axes.plot(cost, accuracy, "o", label=method)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("thousand multiply-accumulates of training for each new image")
+        axes.set_ylabel("accuracy (%)")
+        legend(drawn, axes)
+        return drawn
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
@@ -97,7 +117,11 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="settings to try, such as a rate")
     parser.add_argument("--held_out", action="store_true", help="report on held-out training images")
     parser.add_argument("--results", type=Path, help="a file for the numbers and what made them; rows in it are kept")
+    parser.add_argument("--figure", type=Path, help="draw the rows of --results into this file, and run nothing")
     arguments = parser.parse_args()
+    if arguments.figure is not None:
+        figure(json.loads(arguments.results.read_text())["rows"]).savefig(arguments.figure, bbox_inches="tight")
+        return
     tried = {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in arguments.set)}
     judged = {"benchmark.evaluate_on": "validation", "benchmark.validation": 0.2} if arguments.held_out else {}
     known = arguments.results is not None and arguments.results.exists()
