@@ -160,10 +160,18 @@ class TorchvisionModel(WrappedModel):
 
 
 class TimmModel(WrappedModel):
-    """Any classification model of timm, such as `resnet10t` or `vit_tiny_patch16_224`."""
+    """Any classification model of timm, such as `resnet10t` or `vit_tiny_patch16_224`.
+
+    It is built for the images' channels, and for their size where it is made for one; published weights are adapted.
+    """
 
     def build(self, model: str, image_shape: tuple[int, int, int], pretrained: bool, options: dict) -> nn.Module:
-        return _timm(model).create_model(model, pretrained=pretrained, **{"in_chans": image_shape[0], **options})
+        channels, *sides = image_shape
+        usual: dict[str, Any] = {"in_chans": channels}
+        published = _timm(model).get_pretrained_cfg(model)
+        if published is not None and published.fixed_input_size:
+            usual["img_size"] = tuple(sides)
+        return _timm(model).create_model(model, pretrained=pretrained, **{**usual, **options})
 
     def source(self, model: str) -> str:
         published = _timm(model).get_pretrained_cfg(model)

@@ -144,9 +144,14 @@ class Backbone(nn.Module):
                     hidden = stage(hidden)
                 # A stage runs code of its own, which may raise anything.
                 except Exception as error:
+                    way_out = (
+                        "; if it reads colours, give benchmark.augmentation.mean and std three values each"
+                        if self.image_shape[0] == 1
+                        else ""
+                    )
                     raise ConfigurationError(
                         f"the backbone {type(self).__name__} cannot read images of {self.image_shape}: its stage "
-                        f"'{name}' fails ({told(error)})"
+                        f"'{name}' fails ({told(error)}){way_out}"
                     ) from error
                 shapes.append(tuple(hidden.shape[1:]))
         self.train(was_training)

@@ -314,6 +314,18 @@ def test_control_flow_on_inputs_is_refused():
         cut(Net(branch=True), ["first"])
 
 
+def test_a_transformer_of_timm_is_built_for_the_size_of_the_images():
+    pytest.importorskip("timm")
+    options = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+    backbone = TimmModel((3, 48, 48), "vit_tiny_patch16_224", options=options)
+    assert (3 * 3 + 1, 24) in backbone.shapes()
+
+
+def test_grey_images_for_a_network_that_reads_colours_are_told():
+    with pytest.raises(ConfigurationError, match=r"give benchmark\.augmentation\.mean and std three values"):
+        TorchvisionModel((1, 32, 32), "resnet18").shapes()
+
+
 def test_timm_reads_other_channels():
     pytest.importorskip("timm")
     backbone = TimmModel((1, 32, 32), "resnet10t", ["layer1"])
