@@ -120,6 +120,7 @@ RANGES: dict[str, Range] = {
     "reweight": WEIGHT,
     "blocks": COUNT,
     "frozen_epochs": EPOCHS,
+    "APER.length": Range(1, 4096),
     "LAE.length": Range(1, 4096),
     "LAE.decay": MOST,
     "norm": POSITIVE,
