@@ -40,7 +40,7 @@ class GenerativeReplay(Approach):
         generator_lr: learning rate of the generator.
     """
 
-    family = "replay"
+    family = "generative replay"
     memory_use = "none"
     sees_old_classes = True
     needs_images = "draws samples of one shape"

@@ -28,6 +28,7 @@ Family = Literal[
     "regularisation",
     "distillation",
     "replay",
+    "generative replay",
     "rebalancing",
     "prototypes",
     "expansion",

@@ -157,7 +157,9 @@ def test_every_approach_learns_there_what_it_learns_here(toy_backbone, toy_bench
             if approach.inference is not None:
                 approach.inference.update(task, answering, toy_trainer, approach.memory)
         logits.append(toy_trainer.predict(answering, tasks[-1].test, partial(approach.answer, answering)))
-    torch.testing.assert_close(logits[1], logits[0], rtol=1e-3, atol=1e-3)
+    # The first steps of a generator's Adam have the sign of gradients that are nearly 0.
+    tolerance = 1e-2 if approach.family == "generative replay" else 1e-3
+    torch.testing.assert_close(logits[1], logits[0], rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", APPROACHES)

@@ -41,7 +41,7 @@ def command(arguments: Sequence[str]) -> None:
             raise ConfigurationError(f"'{family}' is no family of approaches; known: {', '.join(FAMILIES)}")
     table = Table(box=box.SIMPLE)
     for head in ("approach", "exemplars", "paper", "what else it needs"):
-        table.add_column(head)
+        table.add_column(head, no_wrap=head == "approach")
     for family in families or FAMILIES:
         table.add_section()
         rows = [
@@ -73,7 +73,7 @@ def needs(approach: type[Approach]) -> list[str]:
 def citation(approach: type[Approach]) -> str:
     """The papers that the first paragraph of a docstring names, as `Li & Hoiem 2016`."""
     first = inspect.cleandoc(approach.__doc__ or "").partition("\n\n")[0]
-    author = r"[A-Z][\w’'-]+"
+    author = r"(?:(?:van|von|de|der) )*[A-Z][\w’'-]+"
     authors = rf"((?:{author}, )*{author}(?: & {author}| et al\.)?)"
     found = re.findall(rf"{authors},? (\d{{4}})", " ".join(first.split()))
     return "; ".join(dict.fromkeys(f"{who.strip()} {year}" for who, year in found))

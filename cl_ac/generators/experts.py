@@ -84,7 +84,7 @@ class MixtureOfExperts(Generator):
 
     @torch.no_grad()
     def sample(self, targets: Tensor, levels: Sequence[int], stream: torch.Generator) -> list[Tensor]:
-        chance = torch.rand(len(targets), 1, generator=stream).to(targets.device)
+        chance = torch.rand(len(targets), 1, generator=stream).to(targets.device, non_blocking=True)
         below = self.routed(targets).cumsum(-1) <= chance
         chosen = below.sum(-1).clamp(max=len(self.experts) - 1)
         drawn = [expert.sample(targets, levels, stream) for expert in self.experts]

@@ -49,7 +49,7 @@ class ClassMixture(Growing):
         chance, noise = torch.rand(len(targets), 1, generator=stream), standard_normal(len(targets), self, stream)
         if targets.is_floating_point():
             weights = class_weights(targets, len(self))
-            below = weights.cumsum(-1) / weights.sum(-1, keepdim=True) <= chance.to(device)
+            below = weights.cumsum(-1) / weights.sum(-1, keepdim=True) <= chance.to(device, non_blocking=True)
             targets = below.sum(-1).clamp(max=len(self) - 1)
         return self.means[targets] + (0.5 * self.log_variances[targets]).exp() * noise
 
@@ -81,7 +81,7 @@ class StandardNormal(nn.Module):
 
 def standard_normal(count: int, prior: ClassMixture | StandardNormal, stream: torch.Generator) -> Tensor:
     """Values [count, Z] for a prior's own to be made of, drawn on the CPU."""
-    return torch.randn(count, prior.means.shape[1], generator=stream).to(prior.means.device)
+    return torch.randn(count, prior.means.shape[1], generator=stream).to(prior.means.device, non_blocking=True)
 
 
 def log_normal(values: Tensor, means: Tensor, log_variances: Tensor) -> Tensor:

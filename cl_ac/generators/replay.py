@@ -54,7 +54,7 @@ def draw_replay(
     """
     first = max(counts[0], rehearsed)
     drawn = [first, *counts[1:]]
-    labels = torch.randint(classes, (sum(drawn),), generator=streams(1)).to(device).split(drawn)
+    labels = torch.randint(classes, (sum(drawn),), generator=streams(1)).to(device, non_blocking=True).split(drawn)
     shallowest = generator.sample(labels[0], range(len(places)), streams(2)) if first else []
     entering, taught = {}, []
     for level, (place, count) in enumerate(zip(places, counts, strict=True)):

@@ -120,7 +120,7 @@ class VAE(Generator):
         with torch.autocast(features[0].device.type, enabled=False):
             features = [value.detach().float() for value in features]
             mean, log_variance = self.encode(features[0] if read is None else read.float())
-            drawn = torch.randn(mean.shape, generator=stream).to(mean.device)
+            drawn = torch.randn(mean.shape, generator=stream).to(mean.device, non_blocking=True)
             values = mean + (0.5 * log_variance).exp() * drawn
             variances = self._seen(features)
             decoded = self.decode(values, targets, range(len(features)))
@@ -153,7 +153,7 @@ class VAE(Generator):
         if targets is None:
             classes = max(len(self.class_gates), 1)
             targets = torch.full((len(features), classes), 1 / classes, device=features.device)
-        drawn = torch.randn(draws, *mean.shape, generator=stream).to(mean.device)
+        drawn = torch.randn(draws, *mean.shape, generator=stream).to(mean.device, non_blocking=True)
         values = mean + (0.5 * log_variance).exp() * drawn
         (decoded,) = self.decode(values.flatten(0, 1), targets.repeat(draws, *[1] * (targets.ndim - 1)), [0])
         variance = self.noise * (self.variances[0].clamp(min=1e-12) if self.standardise else 1.0)

@@ -98,7 +98,7 @@ class Group:
     @cached_property
     def training_macs(self) -> dict[str, float] | None:
         """What training took for each new image of the last task, by what it was spent on; None if not counted."""
-        return self.runs[0].records[self.tasks - 1].training_macs
+        return self.runs[0].records[-1].training_macs
 
     @property
     def seconds(self) -> list[float]:
