@@ -32,8 +32,8 @@ class Serving:
         for name in ("batch", "queue"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.wait < 0:
-            raise ConfigurationError(f"wait is {self.wait:g}; it must be at least 0")
+        if not 0 <= self.wait < float("inf"):
+            raise ConfigurationError(f"wait is {self.wait:g}; it must be at least 0, and finite")
 
 
 class Refused(Exception):
@@ -63,6 +63,7 @@ class Batches:
     def __init__(self, judge: Callable[[Sequence[str]], list[Verdict]], serving: Serving):
         self.judge, self.serving = judge, serving
         self.waiting: asyncio.Queue[Waiting] = asyncio.Queue(serving.queue)
+        self.next: Waiting | None = None
 
     async def ask(self, texts: Sequence[str]) -> list[Verdict]:
         """Verdicts on the texts of one request.
@@ -81,33 +82,52 @@ class Batches:
         """Judges what waits, for ever."""
         while True:
             together = await self._gather()
-            texts = [text for each in together for text in each.texts]
-            try:
-                verdicts = iter(await asyncio.to_thread(self.judge, texts))
-                for each in together:
-                    found = [next(verdicts) for _ in each.texts]
-                    if not each.answer.done():
-                        each.answer.set_result(found)
-            # Whatever goes wrong with one batch, the next one is answered.
-            except Exception as error:
-                sentence = str(error) if isinstance(error, UserError) else f"failed with {type(error).__name__}"
-                for each in together:
-                    if not each.answer.done():
-                        each.answer.set_exception(Refused(400 if isinstance(error, UserError) else 500, sentence))
+            if await self._judge(together) or len(together) == 1:
+                continue
+            # A text that cannot be judged is its own request's failure, not that of others that came with it.
+            for each in together:
+                await self._judge([each])
+
+    async def _judge(self, together: Sequence[Waiting]) -> bool:
+        """Answers requests; whether that went well, or there was a single one, which is told what went wrong."""
+        try:
+            verdicts = iter(await asyncio.to_thread(self.judge, [text for each in together for text in each.texts]))
+            found = [[next(verdicts) for _ in each.texts] for each in together]
+        # Whatever goes wrong with one batch, the next one is answered.
+        except Exception as error:
+            if len(together) > 1:
+                return False
+            told = isinstance(error, UserError)
+            sentence = str(error) if told else f"failed with {type(error).__name__}"
+            if not together[0].answer.done():
+                together[0].answer.set_exception(Refused(400 if told else 500, sentence))
+            return False
+        for each, its in zip(together, found, strict=True):
+            if not each.answer.done():
+                each.answer.set_result(its)
+        return True
 
     async def _gather(self) -> list[Waiting]:
-        """The requests of the next batch: at least one, and what comes while it waits for more."""
-        together = [await self.waiting.get()]
+        """The requests of the next batch: at least one, what waits already, and what comes within the time to wait; one
+        that would make it too large begins the next."""
+        together = [self.next if self.next is not None else await self.waiting.get()]
+        self.next = None
         count = len(together[0].texts)
         loop = asyncio.get_running_loop()
         until = loop.time() + self.serving.wait / 1000
         while count < self.serving.batch:
             try:
-                following = await asyncio.wait_for(self.waiting.get(), max(until - loop.time(), 0.0))
-            except TimeoutError:
+                following = self.waiting.get_nowait()
+            except asyncio.QueueEmpty:
+                try:
+                    following = await asyncio.wait_for(self.waiting.get(), max(until - loop.time(), 0.0))
+                except TimeoutError:
+                    break
+            count += len(following.texts)
+            if count > self.serving.batch:
+                self.next = following
                 break
             together.append(following)
-            count += len(following.texts)
         return together
 
 
@@ -163,7 +183,8 @@ async def _texts(request: Any, serving: Serving) -> list[str]:
             raise Refused(413, f"a request has at most {MOST_BYTES} bytes")
     try:
         content = json.loads(bytes(body))
-    except ValueError:
+    # Brackets in thousands of brackets are a RecursionError.
+    except (ValueError, RecursionError):
         raise Refused(400, 'the request is no JSON; send {"texts": ["…"]}') from None
     texts = content.get("texts") if isinstance(content, dict) else None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -173,6 +194,10 @@ async def _texts(request: Any, serving: Serving) -> list[str]:
     empty = [place for place, text in enumerate(texts, 1) if not text.strip()]
     if empty:
         raise Refused(400, f"text {empty[0]} is empty")
+    # JSON can name halves of characters, which are none.
+    broken = [place for place, text in enumerate(texts, 1) if any("\ud800" <= each <= "\udfff" for each in text)]
+    if broken:
+        raise Refused(400, f"text {broken[0]} is no valid Unicode")
     return texts
 
 

@@ -64,6 +64,8 @@ def test_requests_are_judged_together_and_answered_apart():
         ("POST", "/score", b'{"texts": ["a", " "]}', 400, "text 2 is empty"),
         ("POST", "/score", b'{"texts": ["a", "b", "c", "d", "e"]}', 413, "at most 4 texts, and this one has 5"),
         ("POST", "/score", b'{"texts": ["' + b"a" * 2**20 + b'"]}', 413, "at most 1048576 bytes"),
+        ("POST", "/score", b'{"texts": ["a", "\\ud800"]}', 400, "text 2 is no valid Unicode"),
+        ("POST", "/score", b"[" * 200_000, 400, "the request is no JSON"),
         ("POST", "/score", b'{"texts": ["fail"]}', 500, "failed with RuntimeError"),
         ("GET", "/score", b"", 405, "Method Not Allowed"),
         ("GET", "/other", b"", 404, "Not Found"),
@@ -98,6 +100,32 @@ def test_what_does_not_fit_the_queue_is_told_to_come_again():
     assert sorted(statuses) == [200, 200, 200, 503, 503, 503]
 
 
+def test_a_text_that_fails_fails_its_own_request_only():
+    async def ask(client):
+        texts = [["a"], ["fail"], ["b"]]
+        return await asyncio.gather(*(client.post("/score", json={"texts": each}) for each in texts))
+
+    assert [each.status_code for each in asked(Judge(), Serving(wait=200), ask)] == [200, 500, 200]
+
+
+@pytest.mark.parametrize("wait", [0, 100])
+def test_no_more_texts_are_judged_together_than_asked_for(wait):
+    judge = Judge()
+
+    async def ask(client):
+        judge.free.clear()
+        asking = [asyncio.create_task(client.post("/score", json={"texts": ["a"] * 3})) for _ in range(5)]
+        await asyncio.sleep(0.3)
+        judge.free.set()
+        return await asyncio.gather(*asking)
+
+    assert {each.status_code for each in asked(judge, Serving(batch=7, wait=wait), ask)} == {200}
+    assert max(judge.sizes) == 6
+    assert sum(judge.sizes) == 15
+
+
 def test_bounds_are_checked():
+    with pytest.raises(ConfigurationError, match="wait is inf; it must be at least 0, and finite"):
+        Serving(wait=float("inf"))
     with pytest.raises(ConfigurationError, match="queue is 0; it must be at least 1"):
         Serving(queue=0)
