@@ -27,6 +27,14 @@ def test_it_is_what_sorting_finds(seed, queries, items):
         assert found.isnan().all()
 
 
+def test_what_is_no_number_finds_nothing():
+    matches = torch.eye(12) > 0
+    assert recall(torch.full((12, 12), torch.nan), matches).tolist() == [0, 0, 0]
+    similarities = torch.eye(12)
+    similarities[:, 0] = torch.nan
+    assert recall(similarities, matches).tolist() == pytest.approx([0, 11 / 12, 11 / 12])
+
+
 def test_answers_that_tell_nothing_apart_find_nothing():
     matches = torch.eye(4, dtype=torch.bool)
     assert recall(torch.ones(4, 4), matches, (1, 3, 4)).tolist() == [0, 0, 1]
