@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from cl_ac.backbones.calls import first_tensor
@@ -91,12 +92,14 @@ class HuggingFaceModel(WrappedModel):
                 self.reading = usual_reading(model, cls, config)
         if not pretrained:
             with _quiet():
-                return self._with_end(cls._from_config(config), config)
+                return self._with_end(cls._from_config(config, dtype=torch.float32), config)
         with _quiet():
             try:
                 network, info = cls.from_pretrained(
                     model,
                     config=config,
+                    # Many are published in bfloat16, whose rounding neither training nor comparisons here bear.
+                    dtype=torch.float32,
                     use_safetensors=True,
                     trust_remote_code=False,
                     ignore_mismatched_sizes=True,
@@ -139,7 +142,12 @@ class HuggingFaceModel(WrappedModel):
         state = state_in(path)
         with _quiet():
             loaded, info = cast(Any, type(encoder)).from_pretrained(
-                None, config=encoder.config, state_dict=state, ignore_mismatched_sizes=True, output_loading_info=True
+                None,
+                config=encoder.config,
+                state_dict=state,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
         _check(path, loaded, info)
         encoder.load_state_dict(loaded.state_dict())

@@ -53,6 +53,14 @@ def test_padding_is_never_read(kind, tmp_path):
         assert torch.allclose(row, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("weights", [True, None])
+def test_what_is_published_in_half_precision_is_computed_in_full(weights, tmp_path):
+    model, _ = build(tmp_path, "Mistral")
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    backbone = HuggingFaceModel((1, 1, 9), str(tmp_path), weights=weights)
+    assert {parameter.dtype for parameter in backbone.parameters()} == {torch.float32}
+
+
 def test_every_exit_reads_what_it_is_told(language_model):
     model = transformers.AutoModel.from_pretrained(language_model).eval()
     backbone = HuggingFaceModel((1, 1, 6), str(language_model), weights=True, reading="mean")
