@@ -53,6 +53,11 @@ class HuggingFaceTexts(TextSet):
                         f"split '{split}' of '{self.name}': {unknown('column', column, table.column_names)}"
                     )
             kind, labels = table.features[self.label], list(table[self.label])
+            missing = [row for row, label in enumerate(labels, 1) if label is None or isinstance(label, list | dict)]
+            if missing:
+                raise DataError(
+                    f"text {missing[0]} of the split '{split}' of '{self.name}' has not one label; remove it"
+                )
             if hasattr(kind, "int2str"):
                 labels = [kind.int2str(label) if label >= 0 else str(label) for label in labels]
             found.append(Texts(f"the split '{split}' of '{self.name}'", list(table[self.text]), labels))

@@ -80,18 +80,19 @@ class TextSet(Benchmark):
         Raises:
             DataError: if a text to test on has a label that none to train on has.
         """
-        places = {value: place for place, value in enumerate(self._values)}
+        # By their names: whether labels are numbers is asked of each file, and 1 may be text in one of them.
+        places = {str(value): place for place, value in enumerate(self._values)}
         samples = []
         for part, numbers in zip(self._texts, self._numbers, strict=False):
             if part is None:
                 continue
-            strange = [row for row, label in enumerate(part.labels, 1) if label not in places]
+            strange = [row for row, label in enumerate(part.labels, 1) if str(label) not in places]
             if strange:
                 raise DataError(
                     f"text {strange[0]} of {part.source} has the label '{part.labels[strange[0] - 1]}', which no text "
                     "to train on has"
                 )
-            targets = torch.tensor([places[label] for label in part.labels])
+            targets = torch.tensor([places[str(label)] for label in part.labels])
             samples.append(Samples(padded(numbers, self.image_shape[2]), targets))
         if len(samples) == 1:
             return drawn_apart(samples[0], 0.2)

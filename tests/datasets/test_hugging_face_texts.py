@@ -41,3 +41,13 @@ def test_names_of_labels_are_classes(folder, language_model):
 def test_what_is_not_there_is_one_sentence(folder, language_model, options, sentence):
     with pytest.raises(DataError, match=sentence):
         HuggingFaceTexts(str(folder), tokenizer=str(language_model), **options).load()
+
+
+@pytest.mark.parametrize("label", [None, ["a", "b"]])
+def test_a_text_without_one_label_is_told(tmp_path, language_model, label):
+    labels = ["c", label] if label is None else [["c"], label]
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["red", "sea"], "label": labels})}).save_to_disk(
+        str(tmp_path / "set")
+    )
+    with pytest.raises(DataError, match=r"text [12] of the split 'train' of .* has not one label; remove it"):
+        HuggingFaceTexts(str(tmp_path / "set"), test=None, tokenizer=str(language_model)).load()

@@ -95,6 +95,14 @@ def test_a_label_that_no_text_to_train_on_has_is_refused(tmp_path, language_mode
         benchmark.load()
 
 
+def test_a_strange_label_among_numbers_is_the_one_that_is_named(tmp_path, language_model):
+    (tmp_path / "train.csv").write_text("text,label\nred,0\nsea,1\n")
+    (tmp_path / "test.csv").write_text("text,label\nred,0\nsea,other\n")
+    benchmark = TextTable(*(str(tmp_path / f"{name}.csv") for name in ("train", "test")), tokenizer=str(language_model))
+    with pytest.raises(DataError, match=r"text 2 of .*test\.csv' has the label 'other'"):
+        benchmark.load()
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
