@@ -135,8 +135,9 @@ def fit(wanted: PairFit, state: dict[str, Any] | None, on_epoch: Callable[[dict[
         steps += len(losses)
         mean = torch.stack(losses).mean().item()
         if not torch.isfinite(torch.tensor(mean)):
+            where, rate = (f"domain {wanted.stage}", "lr") if wanted.stage else ("the alignment", "align_lr")
             raise UserError(
-                f"the loss is no longer finite in epoch {epoch + 1} of domain {wanted.stage}; lower training.lr (now "
+                f"the loss is no longer finite in epoch {epoch + 1} of {where}; lower training.{rate} (now "
                 f"{training.lr:g})"
             )
         on_epoch(
