@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
@@ -54,13 +54,19 @@ def fit_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--label", type=str, default="label", help="the column of labels")
     parser.add_argument("--source", type=str | None, default=None, help="the column that says where a text is from")
     parser.add_argument("--tokens", type=int, default=128, help="tokens of a text that are read at most")
-    parser.add_argument("--reading", type=str, default="auto", help="of a text at each layer: class, mean or last")
+    parser.add_argument(
+        "--reading",
+        type=Literal["auto", "class", "mean", "last"],
+        default="auto",
+        help="what speaks for a text at each layer",
+    )
     parser.add_argument("--device", type=str, default="auto", help="where the model runs: cpu, cuda, cuda:1, …")
     parser.add_argument("--seed", type=int, default=0, help="of what is held out")
     parser.add_class_arguments(Settings, as_group=False)
     given = parse(parser, arguments)
     texts = labelled(given.table, given.text, given.label)
-    labels = list(map(str, texts.labels))
+    # As they stand there: `score` compares them with those of another table, where 01 is not 1 either.
+    labels = _column(given.table, given.label)
     sources = _column(given.table, given.source) if given.source else None
     names = ("scale", "prototypes", "aggregation", "strength", "held_out", "balanced")
     settings = Settings(**{name: given[name] for name in names})
@@ -130,6 +136,7 @@ def _add_moderator(parser: ArgumentParser) -> None:
 def _judge(given: Any) -> tuple[Any, Moderator]:
     """What judges texts, and the moderator in it."""
     moderator, described = load(Path(given.moderator))
+    moderator.check_sure(given.sure)
     encoder = encoder_of(described, given.model, choose_device(given.device))
 
     def judge(texts: Sequence[str]) -> list[Verdict]:
@@ -142,4 +149,7 @@ def _column(path: str, name: str) -> list[str]:
     rows: list[Mapping[str, Any]] = list(read_table(path, (name,)))
     if not rows:
         raise DataError(f"there are no rows in '{path}'")
+    empty = [number for number, row in enumerate(rows, 1) if row[name] is None or not str(row[name]).strip()]
+    if empty:
+        raise DataError(f"row {empty[0]} of '{path}' has an empty '{name}'; fill it in, or remove the row")
     return [str(row[name]) for row in rows]

@@ -26,7 +26,7 @@ def tokenizer(name: str | None, download: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=not download)
     # The library raises errors of many others: of files, of the network, of formats.
     except Exception as error:
-        way = "" if download or folder.is_dir() else "; --benchmark.download true gets it"
+        way = "" if download or folder.is_dir() else "; bring it into a folder and name that, or download it before"
         raise DataError(f"cannot load the tokenizer of '{name}' ({told(error, 100)}){way}") from error
 
 
@@ -34,10 +34,18 @@ def tokenised(found: Any, texts: Sequence[str], most: int) -> list[list[int]]:
     """The token numbers of texts, at most `most` of each, with the tokens that its model expects around them.
 
     Raises:
-        DataError: if nothing is left of a text.
+        ConfigurationError: if `most` leaves no room for the tokens around a text.
+        DataError: if nothing is left of a text, or it has halves of characters, which JSON can name.
     """
+    for row, text in enumerate(texts, 1):
+        if any("\ud800" <= each <= "\udfff" for each in text):
+            raise DataError(f"text {row} is no valid Unicode; remove it")
     numbers = found(list(texts), truncation=True, max_length=most, verbose=False)["input_ids"]
     empty = [row for row, text in enumerate(numbers, 1) if not text]
     if empty:
         raise DataError(f"the tokenizer makes no token of text {empty[0]}; remove it")
+    longest = max(map(len, numbers), default=0)
+    if longest > most:
+        around = found.num_special_tokens_to_add()
+        raise ConfigurationError(f"tokens is {most}, but the tokenizer puts {around} around each text; set more")
     return numbers

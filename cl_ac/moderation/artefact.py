@@ -75,7 +75,8 @@ def load(path: Path) -> tuple[Moderator, Mapping[str, Any]]:
             float(meaning["bias"]),
         )
         _check(moderator)
-        encoder = {name: meaning["encoder"][name] for name in ("model", "tokens", "reading", "digest")}
+        kinds: Mapping[str, Any] = {"model": str, "tokens": int, "reading": str, "digest": str}
+        encoder = {name: kind(meaning["encoder"][name]) for name, kind in kinds.items()}
     except DataError:
         raise
     # Every part of the file is somebody else's.
@@ -113,5 +114,7 @@ def _check(moderator: Moderator) -> None:
     for name, shape in expected.items():
         if tuple(getattr(statistics, name).shape) != shape:
             raise ValueError(f"{name} has the shape {tuple(getattr(statistics, name).shape)} in place of {shape}")
+    if any(value.dtype != torch.float64 for value in (*vars(statistics).values(), moderator.weights)):
+        raise ValueError("numbers are not in double precision")
     if moderator.weights.shape != (layers * sources * (labels - 1),):
         raise ValueError("weights do not fit the layers")

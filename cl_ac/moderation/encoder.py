@@ -14,7 +14,7 @@ from cl_ac.backbones.hugging_face import HuggingFaceModel
 from cl_ac.data.layouts import read
 from cl_ac.data.texts import padded
 from cl_ac.data.tokenizing import tokenised, tokenizer
-from cl_ac.errors import DataError
+from cl_ac.errors import ConfigurationError, DataError
 
 # Texts of like length are read together.
 AT_ONCE = 32
@@ -31,9 +31,12 @@ class Encoder:
     """
 
     def __init__(self, model: str, tokens: int = 128, reading: str = "auto", device: torch.device | None = None):
+        if tokens < 1:
+            raise ConfigurationError(f"tokens is {tokens}; it must be at least 1")
         self.model, self.tokens = model, tokens
         self.device = torch.device("cpu") if device is None else device
-        self.tokenizer = tokenizer(model)
+        # As its weights are.
+        self.tokenizer = tokenizer(model, download=True)
         self.backbone = HuggingFaceModel((1, 1, tokens), model, weights=True, reading=reading, frozen="all")  # type: ignore[arg-type]
         self.backbone.eval().to(self.device)
         self.reading = self.backbone.reading

@@ -143,14 +143,14 @@ class Moderator:
             sure: a text is read no deeper than the first layer whose own posterior of safe, or of unsafe, reaches it;
                 None runs all layers. That needs no training, and posteriors of unit scale: others are tempered.
         Raises:
+            ConfigurationError: as of `check_sure`.
             DataError: for an empty text.
         """
+        self.check_sure(sure)
+        if not len(texts):
+            return []
         if sure is None:
-            return self.judge(encoder(texts)) if len(texts) else []
-        if not 0.5 < sure <= 1:
-            raise ConfigurationError(f"sure is {sure:g}; it must be above 0.5 and at most 1")
-        if self.settings.scale != "unit":
-            raise ConfigurationError("sure needs posteriors of unit scale; fit with --scale unit")
+            return self.judge(encoder(texts))
         known = torch.zeros(len(self.layers), len(texts), len(self.sources), len(self.labels), dtype=torch.float64)
         scores = torch.zeros(len(texts), dtype=torch.float64)
         depths = torch.full((len(texts),), len(self.layers))
@@ -170,6 +170,19 @@ class Moderator:
         labels = self._labels(here, scores.tolist())
         rows = zip(scores.tolist(), labels, depths.tolist(), strict=True)
         return [Verdict(score, label, None, depth) for score, label, depth in rows]
+
+    def check_sure(self, sure: float | None) -> None:
+        """Says before any text is read whether it may leave early.
+
+        Raises:
+            ConfigurationError: if `sure` is out of range, or the posteriors of this moderator are tempered.
+        """
+        if sure is None:
+            return
+        if not 0.5 < sure <= 1:
+            raise ConfigurationError(f"sure is {sure:g}; it must be above 0.5 and at most 1")
+        if self.settings.scale != "unit":
+            raise ConfigurationError("sure needs posteriors of unit scale; fit with --scale unit")
 
     def merge(self, other: "Moderator") -> "Moderator":
         """A moderator with the prototypes of both, as if all texts had been known at once, that weighs layers as this

@@ -5,6 +5,7 @@ import json
 import numpy
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -140,10 +141,18 @@ def test_what_is_not_there_is_one_sentence(given, sentence, capsys):
 def test_bad_tables_are_one_sentence(tmp_path, language_model, text_tables, capsys):
     out = fitted(tmp_path, language_model, text_tables, "--aggregation", "last")
     (tmp_path / "empty.csv").write_text("text,label\nred,class 0\n ,class 1\n")
+    (tmp_path / "null.jsonl").write_text('{"text": null}\n')
+    (tmp_path / "half.jsonl").write_text('{"text": "\\ud800"}\n')
     (tmp_path / "strange.csv").write_text("text,label\nred,class 9\n")
     strangers = ("fit", str(text_tables[0]), "--model", str(language_model), "--out", "x", "--tokens", "8")
     cases = {
-        ("score", str(out), str(tmp_path / "empty.csv")): "text 2 of 2 is empty",
+        ("score", str(out), str(tmp_path / "empty.csv")): "has an empty 'text'; fill it in, or remove the row",
+        ("score", str(out), str(tmp_path / "null.jsonl")): "row 1 of",
+        ("score", str(out), str(tmp_path / "half.jsonl")): "text 1 is no valid Unicode",
+        (*strangers, "--tokens", "0"): "tokens is 0; it must be at least 1",
+        (*strangers, "--tokens", "1"): "tokens is 1, but the tokenizer puts 2 around each text",
+        (*strangers, "--reading", "middle"): "'middle'",
+        ("serve", str(out), "--sure", "0.9"): "sure needs posteriors of unit scale",
         ("score", str(out), str(text_tables[1]), "--text", "query"): "unknown column 'query'",
         ("score", str(out), str(tmp_path / "strange.csv"), "--label", "label"): "unknown label 'class 9'",
         ("score", str(out), str(text_tables[1]), "--sure", "0.9"): "sure needs posteriors of unit scale",
@@ -163,3 +172,25 @@ def test_a_file_that_was_changed_is_refused(tmp_path, language_model, text_table
     save_file({**state, "means": state["means"][:, :-1].contiguous()}, out, {"moderator": "{}"})
     with pytest.raises(DataError, match="is no moderator that this program wrote"):
         load(out)
+
+
+def test_a_file_with_numbers_of_another_kind_is_refused(tmp_path, language_model, text_tables):
+    out = fitted(tmp_path, language_model, text_tables, "--aggregation", "last")
+    with safe_open(out, "pt") as file:
+        meaning = json.loads(file.metadata()["moderator"])
+    state = load_file(out)
+    many = {**meaning, "encoder": {**meaning["encoder"], "tokens": "many"}}
+    single = {**state, "weights": state["weights"].float()}
+    for tensors, content in ((state, many), (single, meaning)):
+        save_file(tensors, out, {"moderator": json.dumps(content)})
+        with pytest.raises(DataError, match="is no moderator that this program wrote"):
+            load(out)
+
+
+def test_labels_are_compared_as_they_stand_in_tables(tmp_path, language_model, text_tables, capsys):
+    for table in text_tables:
+        table.write_text(table.read_text().replace("class ", "0"))
+    options = ("--model", str(language_model), "--safe", "00", "--out", str(tmp_path / "m"), "--aggregation", "last")
+    assert main(["moderate", "fit", str(text_tables[0]), *options, "--tokens", "8"]) == 0
+    assert main(["moderate", "score", str(tmp_path / "m"), str(text_tables[1]), "--label", "label"]) == 0
+    assert "AUROC" in capsys.readouterr().err
