@@ -126,10 +126,25 @@ def reconstruct_command(parser: ArgumentParser, arguments: Sequence[str]) -> Non
     paths = [
         each for name in settings.files for each in (wave_files(Path(name)) if Path(name).is_dir() else [Path(name)])
     ]
+    check_names(paths, out)
     for path, wave in zip(paths, read_waves(paths, model.rate), strict=True):
         found = reconstructed(model, in_clips(wave, model.samples), rate / model.rate).flatten()
         write_wave(out / path.name, found[: round(len(wave) * rate / model.rate)], rate)
         print(out / path.name)
+
+
+def check_names(paths: Sequence[Path], out: Path) -> None:
+    """Refuses recordings whose reconstructions in the folder `out` would replace one, or each other."""
+    sources = {path.resolve() for path in paths}
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        if (out / path.name).resolve() in sources:
+            raise ConfigurationError(f"--out is '{out}', where '{path.name}' would be overwritten; give another folder")
+        if (other := by_name.setdefault(path.name, path)).resolve() != path.resolve():
+            raise ConfigurationError(
+                f"'{other}' and '{path}' have the same name, and so would their reconstructions in '{out}'; "
+                "reconstruct them one after the other, each with an --out of its own"
+            )
 
 
 @torch.no_grad()

@@ -22,7 +22,8 @@ def read_conditions(path: Path, calorimeter: Calorimeter) -> Tensor:
             calorimeter has no showers.
     """
     try:
-        with path.open(newline="") as file:
+        # Spreadsheets put a mark of the encoding before the first name.
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = [name for name in CONDITIONS if name not in (reader.fieldnames or ())]
             rows = list(reader)

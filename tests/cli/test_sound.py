@@ -5,6 +5,8 @@ import pytest
 from scipy.io import wavfile
 
 from cl_ac.cli.main import main
+from cl_ac.cli.sound import check_names
+from cl_ac.errors import ConfigurationError
 
 RATE = 1000
 SIZES = ["--model.sample_rate", str(RATE), "--model.samples", "64", "--model.channels", "2", "--model.strides", "[4,4]"]
@@ -82,3 +84,12 @@ def test_a_recording_that_does_not_fit_is_one_sentence(tmp_path, capsys, values,
 def test_other_words_are_one_sentence(tmp_path, capsys):
     assert "unknown command of cl-ac sound" in refused(capsys, "fti")
     assert "no model" in refused(capsys, "reconstruct", tmp_path, tmp_path / "some.wav")
+
+
+def test_a_reconstruction_replaces_no_recording_and_no_other_one(tmp_path):
+    first, second = tmp_path / "a" / "tone.wav", tmp_path / "b" / "tone.wav"
+    check_names([first, first], tmp_path / "made")
+    with pytest.raises(ConfigurationError, match="would be overwritten"):
+        check_names([first], tmp_path / "b" / ".." / "a")
+    with pytest.raises(ConfigurationError, match="have the same name"):
+        check_names([first, second], tmp_path / "made")
