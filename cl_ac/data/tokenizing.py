@@ -26,7 +26,11 @@ def tokenizer(name: str | None, download: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=not download)
     # The library raises errors of many others: of files, of the network, of formats.
     except Exception as error:
-        way = "" if download or folder.is_dir() else "; bring it into a folder and name that, or download it before"
+        way = (
+            ""
+            if download or folder.is_dir()
+            else "; bring it in a folder and name that (or, for a benchmark, set download to true)"
+        )
         raise DataError(f"cannot load the tokenizer of '{name}' ({told(error, 100)}){way}") from error
 
 
@@ -38,8 +42,10 @@ def tokenised(found: Any, texts: Sequence[str], most: int) -> list[list[int]]:
         DataError: if nothing is left of a text, or it has halves of characters, which JSON can name.
     """
     for row, text in enumerate(texts, 1):
-        if any("\ud800" <= each <= "\udfff" for each in text):
-            raise DataError(f"text {row} is no valid Unicode; remove it")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"text {row} is no valid Unicode; remove it") from error
     numbers = found(list(texts), truncation=True, max_length=most, verbose=False)["input_ids"]
     empty = [row for row, text in enumerate(numbers, 1) if not text]
     if empty:

@@ -134,6 +134,8 @@ class VAE(Generator):
         if not self.standardise:
             return torch.ones_like(self.variances)
         present = torch.stack([value.var(correction=0) for value in features])
+        # One batch that overflows must not spoil all later ones.
+        present = present.where(present.isfinite(), self.variances)
         self.steps += 1
         # The mean of the first steps, a running mean from then on.
         self.variances += (present - self.variances) * (1 / self.steps).clamp(min=MOMENTUM)

@@ -71,6 +71,16 @@ def test_standardised_errors_are_relative_to_the_variance_of_the_features():
     assert losses == pytest.approx([by_hand, by_hand], rel=1e-5)
 
 
+def test_a_batch_that_overflows_spoils_no_later_one():
+    vae, targets = built(((6,),)), torch.tensor([0, 1, 2])
+    features = torch.randn(3, 6, generator=stream())
+    vae.loss([features], targets, stream())
+    before = vae.variances.clone()
+    vae.loss([features.index_fill(0, torch.tensor([0]), torch.inf)], targets, stream())
+    assert torch.equal(vae.variances, before)
+    assert vae.loss([features], targets, stream()).isfinite()
+
+
 def test_soft_targets_are_a_mixture_of_the_classes_modes():
     vae = built()
     with torch.no_grad():
