@@ -29,6 +29,8 @@ from cl_ac.data.augmentation import Augmentation
 from cl_ac.data.samples import Samples
 from cl_ac.network import NO_EXITS, ExitNetwork
 from cl_ac.processes.group import local_rank, together
+from cl_ac.recording.files import write_atomically
+from cl_ac.recording.provenance import provenance
 from cl_ac.training import Fit, Trainer, Training
 
 BATCH = 128
@@ -89,6 +91,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1280)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--exits", default="sdn")
+    parser.add_argument("--results", type=Path, help="write the measurements to this JSON file")
     parser.add_argument("--write", help="for the processes that this script starts")
     arguments = parser.parse_args()
     if arguments.write:
@@ -98,6 +101,7 @@ def main() -> None:
                 Path(arguments.write).write_text(json.dumps(times))
         return
     table = Table("exits", "processes", "ms per step", "ms exchanging", "speed-up")
+    rows = []
     for exits in ("none", arguments.exits):
         rounds = [{n: measured(n, arguments, exits) for n in (1, arguments.devices)} for _ in range(arguments.rounds)]
         alone = statistics.median(each[1]["step"] for each in rounds)
@@ -106,7 +110,13 @@ def main() -> None:
             exchange = statistics.median(each[count]["exchange"] for each in rounds)
             row = f"{1000 * step:.0f}", f"{1000 * exchange:.1f}", f"{alone / step:.2f}×"
             table.add_row(exits, str(count), *row)
+            rows.append(
+                {"exits": exits, "processes": count, "step": step, "exchange": exchange, "speed_up": alone / step}
+            )
     Console().print(table)
+    if arguments.results:
+        content = json.dumps({"unit": "seconds", "rows": rows, "provenance": provenance()}, indent=2)
+        write_atomically(arguments.results, lambda file: file.write_text(content + "\n"))
 
 
 if __name__ == "__main__":
