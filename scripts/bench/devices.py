@@ -36,7 +36,7 @@ from cl_ac.training import Fit, Trainer, Training
 BATCH = 128
 
 
-def timed(exits: str, images: int, device: str) -> dict[str, float]:
+def timed(exits: str, images: int, device: str, local_batch_norm: bool) -> dict[str, float]:
     """Seconds of a step, and of those spent in exchanges, in this process."""
     exchanging = 0.0
 
@@ -57,7 +57,9 @@ def timed(exits: str, images: int, device: str) -> dict[str, float]:
     network.grow(100, 0)
     samples = Samples(torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8), torch.arange(images) % 100)
     task = Task(0, (100,), samples, samples, samples)
-    trainer = Trainer(Training(epochs=1, batch_size=BATCH, schedule="constant"), Augmentation(flip=True), place)
+    shared = {"synchronise_batch_norm": not local_batch_norm}
+    training = Training(epochs=1, batch_size=BATCH, schedule="constant", **shared)
+    trainer = Trainer(training, Augmentation(flip=True), place)
     network.to(place).to(memory_format=torch.channels_last)
 
     def epoch() -> float:
@@ -80,6 +82,7 @@ def measured(devices: int, arguments: argparse.Namespace, exits: str) -> dict[st
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices)]
         command = [sys.executable, *(launch if devices > 1 else []), __file__, "--write", str(file)]
         options = ["--images", str(arguments.images), "--device", arguments.device, "--exits", exits]
+        options += ["--local_batch_norm"] if arguments.local_batch_norm else []
         subprocess.run([*command, *options], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         return dict(json.loads(file.read_text()))
 
@@ -91,12 +94,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1280)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--exits", default="sdn")
+    parser.add_argument("--local_batch_norm", action="store_true", help="each process normalises its own part")
     parser.add_argument("--results", type=Path, help="write the measurements to this JSON file")
     parser.add_argument("--write", help="for the processes that this script starts")
     arguments = parser.parse_args()
     if arguments.write:
         with together() as group:
-            times = timed(arguments.exits, arguments.images, arguments.device)
+            times = timed(arguments.exits, arguments.images, arguments.device, arguments.local_batch_norm)
             if group.is_first:
                 Path(arguments.write).write_text(json.dumps(times))
         return
