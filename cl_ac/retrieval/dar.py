@@ -91,7 +91,7 @@ class DAR(OneAdapter):
         prototypes: of each domain and side.
         unknown: share of a domain's training items that would be taken for items of no domain.
         merge: how adapters become one, see above.
-        steps: for `weights` and `signs`, weights are multiples of `1 / steps`.
+        steps: for `weights` and `signs`, weights are rounded to `1 / steps` and add up to 1 again.
         keep: for `signs`, the share of each adapter's weights, its largest, that counts.
     """
 

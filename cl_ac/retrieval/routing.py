@@ -100,7 +100,10 @@ class PrototypeRouter(Growing):
 
 
 def rounded(weights: Tensor, steps: int) -> Tensor:
-    """Weights [B, T] as multiples of `1 / steps` that add up to 1 again, so that many queries share the same ones."""
+    """Weights [B, T] rounded to multiples of `1 / steps`, then divided by their sum, so that many queries share them.
+
+    They add up to 1 again, and are multiples of `1 / steps` only where the rounded ones did so already.
+    """
     coarse = (weights * steps).round()
     empty = (coarse.sum(1) == 0) & (weights.sum(1) > 0)
     largest = torch.zeros_like(coarse).scatter(1, weights.argmax(1, keepdim=True), 1.0)
