@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cl_ac.data.growing import Growing
 from cl_ac.data.layouts import AXES, Layout, read, read_shape, usual_layout
 from cl_ac.heads.growing import Cascade, GrowingClassifier, GrowingLinear
+from cl_ac.heads.pooling import Pooling
 
 
 class Head(nn.Module):
@@ -104,41 +105,6 @@ class TokenHead(Head):
     def features(self, hidden: Tensor) -> Tensor:
         token = read(hidden, self.layout)[:, 0]
         return F.layer_norm(token, token.shape[-1:])
-
-
-class Pooling(nn.Module):
-    """Max-pools and average-pools a feature map; a 1 × 1 map stays.
-
-    Args:
-        shape: of the feature map.
-        factor: by which each side shrinks, rounded up.
-        layout: where in the shape the channels stand, `channels_first` or `channels_last`; or `patch_map` of tokens.
-    """
-
-    def __init__(self, shape: Sequence[int], factor: int = 2, layout: Layout = "channels_first"):
-        super().__init__()
-        _, height, width = read_shape(shape, layout)
-        self.factor, self.layout = factor, layout
-        self.size = (-(-height // factor), -(-width // factor))
-        self.keeps = self.size == (height, width)
-        self.divides = height % factor == 0 and width % factor == 0
-
-    def out_features(self, shape: Sequence[int]) -> int:
-        """D of a map of `shape`."""
-        return read_shape(shape, self.layout)[0] * math.prod(self.size)
-
-    def maps(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The maximum and the average map [B, channels, height, width]."""
-        hidden = read(hidden, self.layout)
-        if self.keeps:
-            return hidden, hidden
-        if self.divides:
-            return F.max_pool2d(hidden, self.factor), F.avg_pool2d(hidden, self.factor)
-        return F.adaptive_max_pool2d(hidden, self.size), F.adaptive_avg_pool2d(hidden, self.size)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Both maps as vectors [2, B, D]."""
-        return torch.stack([part.flatten(1) for part in self.maps(hidden)])
 
 
 class PooledHead(Growing, Head):

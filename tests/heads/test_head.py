@@ -12,7 +12,6 @@ from cl_ac.heads import (
     Head,
     MixedHead,
     PooledHead,
-    Pooling,
     TokenHead,
     build_head,
 )
@@ -255,7 +254,6 @@ def test_the_head_fits_the_shape():
     assert type(build_head((3, 4, 4), 2, GrowingLinear)) is PooledHead
     assert type(build_head((7, 16), 2, GrowingLinear)) is TokenHead
     assert type(build_head((16,), 2, GrowingLinear)) is Head
-    assert Pooling((3, 7, 5), 2).out_features((3, 7, 5)) == 3 * 4 * 3
 
 
 def test_a_token_head_normalises_the_first_token():
