@@ -121,7 +121,7 @@ class GenerativeReplay(Approach):
             loss = weighed(loss, kept, alone, weight)
             given = replay.rehearsed, replay.rehearsed_classes, batch.stream(1), read, slice(count, None)
             fitted = weight * fitted + (1 - weight) * self.rehearsing.loss(*given)
-        return torch.cat([loss[:-1], loss[-1:] + fitted])
+        return torch.cat([loss[:-1], loss[-1:] + self.rehearsing.watched(fitted)])
 
     def end_step(self, network) -> None:
         self.rehearsing.step()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_ac.errors import ConfigurationError
-from cl_ac.generators.generator import Generator, class_weights
+from cl_ac.generators.generator import Generator, class_weights, over_classes
 from cl_ac.generators.routing import Gates, utilisation
 from cl_ac.generators.vae import VAE
 
@@ -95,7 +95,10 @@ class MixtureOfExperts(Generator):
     def log_likelihood(
         self, features: Tensor, targets: Tensor | None, stream: torch.Generator, draws: int = 64
     ) -> Tensor:
-        each = [expert.log_likelihood(features, targets, stream, draws) for expert in self.experts]
         if targets is None:
-            targets = features.new_full((len(features), len(self.router)), 1 / max(len(self.router), 1))
+            # Which expert is asked depends on the class.
+            return over_classes(
+                lambda each: self.log_likelihood(features, each, stream, draws), features, len(self.router)
+            )
+        each = [expert.log_likelihood(features, targets, stream, draws) for expert in self.experts]
         return (self.routed(targets).clamp(min=1e-30).log() + torch.stack(each, 1)).logsumexp(-1)

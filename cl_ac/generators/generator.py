@@ -3,8 +3,9 @@
 Shapes: B batch, C classes seen so far, L levels.
 """
 
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +77,7 @@ class Generator(Growing):
 
         Args:
             features: [B, ...].
-            targets: what classes the samples are of; None where that is not known.
+            targets: what classes the samples are of; None where that is not known, and each is as likely.
             stream: for what is drawn.
             draws: for each sample, where it is an estimate.
         Raises:
@@ -85,6 +86,19 @@ class Generator(Growing):
         raise ConfigurationError(
             f"the generator {type(self).__name__} has no likelihood; take one that has, such as VAE"
         )
+
+
+def over_classes(of_class: Callable[[Tensor], Tensor], features: Tensor, classes: int) -> Tensor:
+    """The logarithm of the mean of a density over all classes: [B].
+
+    Args:
+        of_class: the logarithm [B] of the density of `features` for targets, int64 [B].
+        features: [B, ...].
+        classes: C, at least 1.
+    """
+    numbers = torch.arange(classes, device=features.device)
+    logs = [of_class(number.expand(len(features))) for number in numbers]
+    return torch.stack(logs).logsumexp(0) - math.log(classes)
 
 
 def class_weights(targets: Tensor, classes: int) -> Tensor:

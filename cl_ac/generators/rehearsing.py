@@ -45,6 +45,10 @@ class Rehearsing(nn.Module):
         """
         return self.generator.loss(features, targets, stream, None if read is None else read[rows])
 
+    def watched(self, loss: Tensor) -> Tensor:
+        """The generator's whole loss [], as it is to be added to what the run lowers: see `Adam.watch`."""
+        return self.adam.watch(loss)
+
     def step(self) -> None:
         """One step of the optimiser, down the gradients that are there."""
         self.adam.step(list(self.generator.parameters()))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cl_ac.errors import ConfigurationError
 from cl_ac.generators.gates import ClassGates
-from cl_ac.generators.generator import Generator
+from cl_ac.generators.generator import Generator, over_classes
 from cl_ac.generators.mixture import ClassMixture, StandardNormal, log_normal
 
 # Of the running variance of features, one step of training.
@@ -25,10 +25,12 @@ class VAE(Generator):
     Encoder and decoder are fully connected. `loss` is the negative evidence lower bound divided by the number of
     features at level 0: half the squared error of each level, mean over its features, divided by the variance of the
     level's features (a running mean over steps), plus `noise` times the divergence `log q(z|x) − log p(z|y)` of one
-    draw. Published code divides by the number of pixels, also where features are replayed, and does not standardise.
+    draw. Without `standardise`, and with `noise` the number of features at level 0 divided by that of an image's values, it
+    is the loss of the published code, term by term.
 
     The log-likelihood is of level 0, estimated by importance sampling from the encoder: with one draw its mean is the
-    evidence lower bound, with more it is closer to the likelihood, from below in the mean.
+    evidence lower bound, with more it is closer to the likelihood, from below in the mean. Where targets are not known,
+    it is that of an even mixture of all classes, which with `gates` takes one pass for each.
 
     Args:
         latent: Z.
@@ -150,6 +152,11 @@ class VAE(Generator):
     def log_likelihood(
         self, features: Tensor, targets: Tensor | None, stream: torch.Generator, draws: int = 64
     ) -> Tensor:
+        if targets is None and self.gates:
+            # A decoder of its own for each class: half-open gates are those of no sample that may be drawn.
+            return over_classes(
+                lambda each: self.log_likelihood(features, each, stream, draws), features, len(self.class_gates)
+            )
         features = features.float()
         mean, log_variance = self.encode(features)
         if targets is None:

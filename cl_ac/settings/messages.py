@@ -16,7 +16,11 @@ WRONG_NAME = re.compile(r"unrecognized arguments: (?P<name>[^\s=]+)|^Option '(?P
 NO_IMPORT = re.compile(r"(No module named '[^']+'|module '[^']+' has no attribute '[^']+')")
 NESTED = re.compile(r"NestedArg\(key='(?P<key>[^']+)', val=(?P<value>.+)\)")
 GIVEN = re.compile(r"Given value: (?P<value>.+)", re.DOTALL)
-EXPECTED = re.compile(r"- Expected an? (?P<type><class '\S+'>|typing\.\S+|[a-z]+\[.+\])")
+EXPECTED = re.compile(
+    r"^(?P<depth> *)- Expected an? (?P<type><class '\S+'>|typing\.Literal\[[^\]]*\]|typing\.\S+|[a-z]+\[.+\])",
+    re.MULTILINE,
+)
+LISTS = re.compile(r"\blist\[\w+\]")
 REQUIRED = re.compile(r"the following arguments are required: (?P<names>.+)")
 
 
@@ -50,12 +54,20 @@ def sentence(error: ArgumentError, parser: ArgumentParser, classes: Mapping[str,
         return f"{kind} is '{given(text)}', which is no {kind}; known: {', '.join(sorted(classes[kind]))}"
     if keys and keys[-1] in classes:
         return f"{keys[-1]} is '{given(text)}'; expected the name of a class; known: {', '.join(classes[keys[-1]])}"
-    if keys and (types := EXPECTED.findall(text)):
+    if keys and (types := expected(text)):
         inner = nested["key"] if nested else None
         key = ".".join([*keys, *([inner] if inner and inner != keys[-1].rpartition(".")[2] else [])])
         value = nested["value"].strip("'") if nested else given(text)
         return f"{key} is '{value}'; expected {' or '.join(dict.fromkeys(map(plain_type, types)))}"
     return " ".join(WRONG_KEY.sub(lambda match: match["key"], text).split())
+
+
+def expected(text: str) -> list[str]:
+    """The types that a setting may have, out of the parser's message: not those of what the setting belongs to."""
+    found = [(len(match["depth"]), match["type"]) for match in EXPECTED.finditer(text)]
+    lists = LISTS.search(text)
+    inner = [name for depth, name in found if depth == max(found)[0]]
+    return [lists[0] if lists and name == "<class 'list'>" else name for name in inner]
 
 
 def given(text: str) -> str:

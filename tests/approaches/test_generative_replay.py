@@ -46,6 +46,17 @@ def rows_per_stage(network) -> list[int]:
     return rows
 
 
+def test_the_generator_takes_the_same_steps_in_float16(toy_network, toy_benchmark, toy_learn, toy_trainer):
+    learned = []
+    for precision in ("float32", "float16"):
+        approach, network = GenerativeReplay(small(), labels="sampled"), toy_network("sdn", ())
+        toy_trainer.training = toy_trainer.with_training(precision=precision)
+        toy_learn(approach, network, toy_benchmark().tasks[:1])
+        learned.append(approach.rehearsing.generator.state_dict())
+    # It runs in single precision; half precision brings nothing but a loss that is scaled by a power of two.
+    assert all(torch.equal(value, learned[1][name]) for name, value in learned[0].items())
+
+
 @pytest.mark.parametrize(("new_weight", "weight"), [(None, 0.5), (0.2, 0.2)])
 def test_new_images_and_samples_are_weighed(second_task, new_weight, weight):
     approach = GenerativeReplay(small(), labels="sampled", new_weight=new_weight)

@@ -36,6 +36,10 @@ def fails_with(capsys, *arguments: str) -> str:
             ["--approach", "LwF", "--training.schedule", "no", *DIGITS],
             r"training\.schedule is 'no'; expected one of 'multistep'",
         ),
+        (
+            ["--approach", "ProgressiveLatentReplay", "--approach.frequencies", "foo", *DIGITS],
+            r"approach\.frequencies is 'foo'; expected one of 'basic', .*, 'layer_index' or list\[float\]$",
+        ),
         (["--approach", "LwF", "--training.epochs", "x", *DIGITS], r"training\.epochs is 'x'; expected int or list"),
         (["--approach", "LwF", "--training.milestons", "[2]", *DIGITS], r"did you mean '--training\.milestones'"),
         (["--approach", "nowhere.Mine", *DIGITS], r"cannot import the approach: No module named 'nowhere'"),

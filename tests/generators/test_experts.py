@@ -29,6 +29,19 @@ def test_one_expert_is_its_vae():
     assert torch.allclose(likelihood, alone.log_likelihood(images, targets, generator(0, "draws")), atol=1e-4)
 
 
+def test_where_no_class_is_known_experts_are_asked_as_each_class_asks_them(monkeypatch):
+    mixture, images = built(experts=2), torch.zeros(1, 1, 2, 2)
+    mixture.router.data = torch.tensor([[0.0, math.log(3)], [50.0, 0.0]])
+    logs = [{0: -1.0, 1: -4.0}, {0: -2.0, 1: -3.0}]  # of each expert, by class
+    for expert, own in zip(mixture.experts, logs, strict=True):
+        monkeypatch.setattr(
+            expert, "log_likelihood", lambda _, targets, *__, own=own: torch.tensor([own[int(targets)]])
+        )
+    likelihood = mixture.log_likelihood(images, None, generator(0, "draws"))
+    by_hand = 0.5 * (0.25 * math.exp(-1) + 0.75 * math.exp(-2)) + 0.5 * math.exp(-4)
+    assert likelihood.item() == pytest.approx(math.log(by_hand), rel=1e-5)
+
+
 def test_loss_and_gradient_of_the_router_by_hand(monkeypatch):
     mixture = built(experts=2, utilisation=0.0)
     bounds = iter([torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0])])  # in nats, of two samples of class 0

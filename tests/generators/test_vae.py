@@ -127,6 +127,23 @@ def test_log_likelihood_of_a_linear_gaussian_model_is_the_exact_one():
         assert found.tolist() == pytest.approx(expected.tolist(), abs=0.05)
 
 
+def test_where_no_class_is_known_the_density_is_that_of_an_even_mixture_also_with_gates():
+    vae = built(((1,),), classes=2, width=2, layers=1, gates=0.5, standardise=False, noise=0.5)
+    with torch.no_grad():
+        for layer in (vae.posterior, vae.decoder[0]):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        vae.prior.means.zero_()
+        vae.decoder[0].bias.fill_(1.0)
+        vae.class_gates.open.copy_(torch.eye(2)[:, None])  # the first class decodes to 3, the second to -1
+        vae.outputs[0].weight.copy_(torch.tensor([[3.0, -1.0]]))
+        vae.outputs[0].bias.zero_()
+    features = torch.tensor([[2.5], [0.0]])
+    densities = [norm(mean, math.sqrt(0.5)).pdf(features.numpy()[:, 0]) for mean in (3, -1)]
+    found = vae.log_likelihood(features, None, stream(), draws=2)
+    assert found.tolist() == pytest.approx(np.log(np.mean(densities, 0)).tolist(), rel=1e-5)
+
+
 def test_a_deep_level_runs_no_layer_of_the_decoder_below_it():
     vae = built(((6,), (5,), (4,)), layers=3)
     ran: list[nn.Module] = []
@@ -216,6 +233,17 @@ def test_adam_takes_the_steps_of_torch():
         adam.step([ours])
         reference.step()
     torch.testing.assert_close(ours, theirs)
+
+
+def test_a_scale_of_the_loss_that_changes_is_not_seen():
+    values = [nn.Parameter(torch.tensor([1.0, -3.0])) for _ in range(2)]
+    for value, scales in zip(values, ([1, 1, 1, 1], [2**16, 2**15, 2**15, 4]), strict=True):
+        adam = Adam(0.1)
+        adam.reset([value])
+        for scale in scales:
+            (scale * adam.watch(value.square().sum())).backward()
+            adam.step([value])
+    assert torch.equal(*values)
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing():
