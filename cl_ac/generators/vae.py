@@ -25,7 +25,7 @@ class VAE(Generator):
     Encoder and decoder are fully connected. `loss` is the negative evidence lower bound divided by the number of
     features at level 0: half the squared error of each level, mean over its features, divided by the variance of the
     level's features (a running mean over steps), plus `noise` times the divergence `log q(z|x) − log p(z|y)` of one
-    draw. Without `standardise`, and with `noise` the number of features at level 0 divided by that of an image's values,
+    draw. Without `standardise`, and with `noise` the number of features at level 0 over that of an image's values,
     it is the loss of the published code, term by term.
 
     The log-likelihood is of level 0, estimated by importance sampling from the encoder: with one draw its mean is the

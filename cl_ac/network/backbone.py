@@ -84,7 +84,8 @@ class Backbone(nn.Module):
         super().train(mode)
         for stage in self.stages[: self.frozen_stages]:
             stage.eval()
-            for module in stage.modules() if mode else ():
+            learns = mode and any(parameter.requires_grad for parameter in stage.parameters())
+            for module in stage.modules() if learns else ():
                 parameters = list(module.parameters())
                 # What a method has put into it.
                 if parameters and all(parameter.requires_grad for parameter in parameters):

@@ -215,7 +215,7 @@ class ExitNetwork(nn.Module):
         fixed = self.backbone.stages[: self.backbone.frozen_stages]
         if not (isinstance(images, Recognised) and images.unchanged and len(fixed)):
             return {}
-        state = [*fixed.parameters(), *fixed.buffers()]
+        state = _tensors_in(fixed)
         if not self.backbone.known_by_weights or any(value.requires_grad for value in state):
             # A method has put something into them.
             return {}
@@ -285,6 +285,17 @@ class ExitNetwork(nn.Module):
 
     def set_extra_state(self, state: list[int]) -> None:
         self.sizes = list(state)
+
+
+def _tensors_in(module: nn.Module) -> list[Tensor]:
+    """All parameters and buffers, in an order that is always the same: by far faster than torch's own iterators."""
+    found, modules = list[Tensor | None](), [module]
+    while modules:
+        inner = modules.pop()
+        found += inner._parameters.values()
+        found += inner._buffers.values()
+        modules += [child for child in inner._modules.values() if child is not None]
+    return [tensor for tensor in found if tensor is not None]
 
 
 def _outputs_at(stages: Iterable[nn.Module], ends: Mapping[int, Layout], images: Tensor) -> list[Tensor]:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from cl_ac.data.recognised import Recall
+from cl_ac.data.recognised import PIXELS_ON_CPU, Recall
 from cl_ac.data.rows import Room
 from cl_ac.errors import ConfigurationError
 
@@ -66,7 +66,8 @@ class FrozenOutputs:
     def recall(self, device: torch.device) -> Recall | None:
         """Where a run keeps it; None if it keeps nothing."""
         folder = None if self.folder is None else Path(self.folder).expanduser()
-        return Recall(Room(int(self.memory * 2**30), device, folder)) if self.keep else None
+        pixels = PIXELS_ON_CPU if device.type == "cpu" else None
+        return Recall(Room(int(self.memory * 2**30), device, folder), pixels) if self.keep else None
 
 
 @dataclass(frozen=True)
