@@ -44,6 +44,22 @@ def test_it_is_a_tensor_like_any_other():
     assert torch.equal(images.detach().requires_grad_(), values)
 
 
+@pytest.mark.parametrize(("count", "seen"), [(8, [8]), (17, [6, 6, 5]), (20, [7, 7, 6])])
+def test_images_are_computed_in_even_parts_of_few_pixels(count, seen):
+    known, parts = Recall(Room(2**20, CPU), pixels=8 * 6), []
+
+    def sums(images):
+        parts.append(len(images))
+        return [images.sum((1, 2, 3)), -images]
+
+    values = torch.arange(count * 6.0).reshape(count, 1, 2, 3)
+    images = Recognised(values.shape, CPU, known, "plain", list(range(count)), values.clone)
+    total, negative = known(images, [torch.zeros(1)], "sums", sums)
+    assert parts == seen
+    assert torch.equal(negative, -values)
+    assert total.tolist() == values.flatten(1).sum(1).tolist()
+
+
 def test_what_is_known_is_not_computed_again():
     known, seen, state = recall(), [], [torch.zeros(1)]
 
