@@ -25,6 +25,8 @@ class DER(Approach):
 
     Args:
         strength: weight of the distillation term (α).
+        joint: whether new images and exemplars pass the network together, as in ER, so that batch normalisation sees
+            both, as it will when it is asked for all classes.
     """
 
     family = "replay"
@@ -32,9 +34,9 @@ class DER(Approach):
     copes_with = frozenset({"repeated classes", "live memory", "no boundaries"})
     draws = 1
 
-    def __init__(self, strength: float = 0.5):
+    def __init__(self, strength: float = 0.5, joint: bool = False):
         super().__init__()
-        self.strength = strength
+        self.strength, self.joint = strength, joint
         self.passing = torch.empty(0)  # the logits of the newest batch of new images [E, B, C]
 
     def begin_task(self, task, network, trainer) -> None:
@@ -47,12 +49,23 @@ class DER(Approach):
         return TrainingSet(task.train, task, self.memory, replay=(None,) * self.draws)
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
-        new = network(batch.images)
-        self.passing = new.detach()
-        loss = cross_entropy(new, batch.targets, batch.task.seen_classes)
-        if not len(exemplars := batch.replay[0]):
+        return self.terms(self.answers(network, batch), batch)
+
+    def answers(self, network: ExitNetwork, batch: Batch) -> list[Tensor]:
+        """Logits [E, B, C] of the new images and of each draw of exemplars, of which the first task has none."""
+        parts = [batch.images, *(draw.images for draw in batch.replay if len(draw))]
+        if self.joint:
+            return list(network(torch.cat(parts)).split([len(part) for part in parts], dim=1))
+        return [network(part) for part in parts]
+
+    def terms(self, answers: list[Tensor], batch: Batch) -> Tensor:
+        """The loss of each exit, given what `answers` found."""
+        self.passing = answers[0].detach()
+        loss = cross_entropy(answers[0], batch.targets, batch.task.seen_classes)
+        if len(answers) == 1:
             return loss
-        logits, stored = network(exemplars.images), exemplars.extras["logits"].transpose(0, 1)
+        logits, exemplars = answers[1], batch.replay[0]
+        stored = exemplars.extras["logits"].transpose(0, 1)
         stored = F.pad(stored, (0, logits.shape[-1] - stored.shape[-1]))
         classes = torch.arange(logits.shape[-1], device=logits.device)
         known = (classes < exemplars.extras["classes_known"][:, None]).float()
@@ -77,19 +90,19 @@ class DERpp(DER):
     Args:
         strength: weight of the distillation term (α).
         replay_weight: weight of the cross-entropy on exemplars (β).
+        joint: whether all pass the network together.
     """
 
     family = "replay"
 
     draws = 2
 
-    def __init__(self, strength: float = 0.5, replay_weight: float = 0.5):
-        super().__init__(strength)
+    def __init__(self, strength: float = 0.5, replay_weight: float = 0.5, joint: bool = False):
+        super().__init__(strength, joint)
         self.replay_weight = replay_weight
 
-    def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
-        loss = super().loss(network, batch)
-        if not len(exemplars := batch.replay[1]):
+    def terms(self, answers: list[Tensor], batch: Batch) -> Tensor:
+        loss = super().terms(answers, batch)
+        if len(answers) == 1:
             return loss
-        replayed = cross_entropy(network(exemplars.images), exemplars.targets, batch.task.seen_classes)
-        return loss + self.replay_weight * replayed
+        return loss + self.replay_weight * cross_entropy(answers[2], batch.replay[1].targets, batch.task.seen_classes)

@@ -38,7 +38,10 @@ def make_batch(numbered_batch, exits: int):
 
 
 @pytest.mark.parametrize("exits", [1, 2])
-@pytest.mark.parametrize(("approach", "weights"), [(DER(0.3), (0.3, 0.0)), (DERpp(0.3, 0.7), (0.3, 0.7))])
+@pytest.mark.parametrize(
+    ("approach", "weights"),
+    [(DER(0.3), (0.3, 0)), (DERpp(0.3, 0.7), (0.3, 0.7)), (DERpp(0.3, 0.7, True), (0.3, 0.7))],
+)
 def test_loss_is_that_of_the_paper(approach, weights, exits, numbered_network, numbered_batch):
     loss = approach.loss(numbered_network(torch.tensor(LOGITS)[:exits]), make_batch(numbered_batch, exits))
     assert loss.tolist() == pytest.approx([expected(e, *weights) for e in range(exits)], rel=1e-5)
@@ -60,8 +63,8 @@ def test_the_first_task_is_cross_entropy(numbered_network, numbered_batch):
     assert loss.item() == pytest.approx(sum(cross_entropy(LOGITS[0][n][:2], n) for n in (0, 1)) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize(("approach", "passes"), [(DER(), 2), (DERpp(), 3)])
-def test_new_images_and_each_draw_pass_alone(approach, passes, toy_benchmark, toy_network, toy_learn, toy_trainer):
+@pytest.mark.parametrize(("approach", "passes"), [(DER(), 2), (DERpp(), 3), (DERpp(joint=True), 1)])
+def test_draws_pass_alone_or_together(approach, passes, toy_benchmark, toy_network, toy_learn, toy_trainer):
     approach.memory = Memory(6)
     network = toy_network("sdn", sizes=())
     tasks = toy_benchmark(validation=0).tasks
