@@ -1,5 +1,6 @@
 """Training HyperSound on recordings, epoch by epoch, so that a killed training goes on with the same numbers."""
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,12 +17,12 @@ from cl_ac.sound.clips import random_clip
 from cl_ac.sound.model import HyperSound
 from cl_ac.sound.spectral import MelDistance
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class SoundTraining:
-    """How HyperSound is trained: AdamW, the rate rising over a twentieth of the steps and falling to 0.
+    """How HyperSound is trained: AdamW, the rate rising over a twentieth of the steps and falling towards 0.
 
     Args:
         epochs: over all recordings, of each of which a random clip is taken.
@@ -70,6 +71,7 @@ class State:
         weights: of the model.
         optimizer: its state.
         losses: mean loss of each finished epoch.
+        recordings: what the recordings are recognised by.
     """
 
     model: dict[str, Any]
@@ -77,6 +79,7 @@ class State:
     weights: dict[str, Any]
     optimizer: dict[str, Any]
     losses: list[float]
+    recordings: str
 
     def save(self, path: Path) -> None:
         """Replaces the file at `path` in one step."""
@@ -130,15 +133,17 @@ def fit(
         The state after the last epoch.
 
     Raises:
-        ResumeError: if the state at `path` is of other settings.
+        ResumeError: if the state at `path` is of other settings or recordings.
         UserError: if the loss is no number.
     """
     optimizer = torch.optim.AdamW(model.parameters(), training.lr)
-    state = State(dict(options), asdict(training), model.state_dict(), optimizer.state_dict(), [])
+    state = State(dict(options), asdict(training), model.state_dict(), optimizer.state_dict(), [], digest(waves))
     if path.exists():
         found = State.load(path)
         if (found.model, found.training) != (state.model, state.training):
             raise ResumeError(f"'{path}' was trained with other settings; give those, or another --out")
+        if found.recordings != state.recordings:
+            raise ResumeError(f"'{path}' was trained on other recordings; give those, or another --out")
         model.load_state_dict(found.weights)
         optimizer.load_state_dict(found.optimizer)
         state.losses = found.losses
@@ -152,7 +157,8 @@ def fit(
         for step, batch in enumerate(order.split(training.batch_size)):
             clips = torch.stack([random_clip(waves[place], model.samples, stream) for place in batch.tolist()])
             for group in optimizer.param_groups:
-                group["lr"] = training.rate_at((epoch + (step + 1) / steps) / training.epochs)
+                # In the middle of the step, so that neither the first nor the last has a rate of 0.
+                group["lr"] = training.rate_at((epoch + (step + 0.5) / steps) / training.epochs)
             optimizer.zero_grad()
             loss = loss_of(model(clips.to(device)), clips.to(device), training, distance)
             loss.backward()
@@ -167,6 +173,15 @@ def fit(
         on_epoch(epoch + 1, state.losses[-1])
     model.eval()
     return state
+
+
+def digest(waves: Sequence[Tensor]) -> str:
+    """What recordings are recognised by: their number, lengths, order and samples."""
+    found = hashlib.blake2b(digest_size=16)
+    for wave in waves:
+        found.update(len(wave).to_bytes(8, "big"))
+        found.update(wave.contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def loss_of(found: Tensor, clips: Tensor, training: SoundTraining, distance: MelDistance) -> Tensor:

@@ -15,11 +15,11 @@ FEW = {"epochs": 3, "batch_size": 4, "lr": 0.01, "bands": 8}
 def trained(small, tones):
     """Trains a small model on six clips, with its state at a path."""
 
-    def make(path, on_epoch=lambda epoch, loss: None, **changes):
+    def make(path, on_epoch=lambda epoch, loss: None, clips=None, **changes):
         training = SoundTraining(**{**FEW, **changes})
         with global_stream(0, "model"):
             model = HyperSound(**small)
-        return fit(model, list(tones(6)), training, small, path, on_epoch)
+        return fit(model, list(tones(6) if clips is None else clips), training, small, path, on_epoch)
 
     return make
 
@@ -48,6 +48,29 @@ def test_another_setting_is_no_resume(trained, tmp_path):
     trained(tmp_path / "model.pt", epochs=1)
     with pytest.raises(ResumeError, match="other settings"):
         trained(tmp_path / "model.pt", epochs=2)
+
+
+def test_other_recordings_are_no_resume(trained, tones, tmp_path):
+    trained(tmp_path / "model.pt", epochs=1)
+    one_less, one_changed = tones(5), tones(6)
+    one_changed[3, 7] += 0.1
+    for clips in (one_less, one_changed, tones(6).flip(0)):
+        with pytest.raises(ResumeError, match="other recordings"):
+            trained(tmp_path / "model.pt", clips=clips, epochs=1)
+
+
+def test_every_step_moves_the_weights(trained, tmp_path):
+    # One epoch of 4 + 2 clips has two steps: the rates of a quarter and three quarters of the way.
+    rates, step = [], torch.optim.AdamW.step
+
+    def kept(self, *rest):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", kept)
+        trained(tmp_path / "model.pt", epochs=1)
+    assert rates == pytest.approx([0.01 * (2 + 2**0.5) / 4, 0.01 * (2 - 2**0.5) / 4])
 
 
 @pytest.mark.parametrize("content", [None, b"no model"])
