@@ -6,7 +6,7 @@ exit i, N samples.
 Logits are log-probabilities, so that their softmax is a confidence which early-exit rules can compare over exits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -24,6 +24,7 @@ from cl_ac.network import ExitNetwork
 from cl_ac.training import Trainer
 
 Aggregation = Literal["own", "uniform", "learned"]
+ReadFeatures = Callable[[ExitNetwork, Tensor], list[Tensor]]
 
 
 class Classifier(Growing):
@@ -49,6 +50,8 @@ class Classifier(Growing):
     reads_logits: ClassVar[bool] = False
     # Whether what it keeps of earlier tasks cannot be read beside features that have been added since.
     needs_equal_features: ClassVar[bool] = False
+    # Passes of the whole network that `features` takes before exits can answer.
+    passes_before: ClassVar[int] = 0
     # Whether a later task may bring classes of an earlier one again.
     takes_repeated_classes: bool = False
 
@@ -127,11 +130,18 @@ class Classifier(Growing):
         return F.layer_norm(hidden[:, 0], hidden.shape[-1:]) if hidden.ndim == 3 else hidden
 
     @torch.no_grad()
-    def passes(self, network: ExitNetwork, samples: Samples, trainer: Trainer) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """Features and targets of batches of `samples`, without augmentation."""
+    def passes(
+        self, network: ExitNetwork, samples: Samples, trainer: Trainer, read: ReadFeatures | None = None
+    ) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Features and targets of batches of `samples`, without augmentation.
+
+        Args:
+            read: gives the features of images; by default `features`.
+        """
         network.eval()
+        read = self.features if read is None else read
         loader, size = trainer.loader(samples), trainer.answered_at_once(samples)
         for images, targets in zip(loader.in_order(size), loader.samples.targets.split(size), strict=True):
             with trainer.autocast():
-                features = self.features(network, images)
+                features = read(network, images)
             yield features, targets

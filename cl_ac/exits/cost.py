@@ -60,9 +60,10 @@ def exit_costs(network: ExitNetwork, classifier: Classifier | None = None) -> Ex
             together, _ = counted(partial(classifier.logits_at, index, torch.stack(known)))
         heads.append(alone + together)
     network.train(was_training)
-    exits = [sum(backbone[: index + 1]) + sum(heads[: index + 1]) for index in range(len(network))]
+    before = 0 if classifier is None else classifier.passes_before * sum(backbone)
+    exits = [before + sum(backbone[: index + 1]) + sum(heads[: index + 1]) for index in range(len(network))]
     # Copies of a part may share its values, which are there once.
     apart = {parameter.untyped_storage().data_ptr(): parameter.numel() for parameter in network.parameters()}
     parameters = sum(apart.values())
     # Without ACs the final exit has none to answer together with.
-    return ExitCosts(exits, sum(backbone) + alone, parameters)
+    return ExitCosts(exits, before + sum(backbone) + alone, parameters)

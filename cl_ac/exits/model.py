@@ -207,6 +207,10 @@ class EarlyExitModel(nn.Module):
             )
         if type(self.approach).answer is not Approach.answer:
             raise ConfigurationError(f"{name} answers with all exits at once (`answer`), which no early exit can do")
+        if self.approach.inference is not None and self.approach.inference.passes_before:
+            raise ConfigurationError(
+                f"{name} looks at the whole network before its exits answer, which no early exit can do"
+            )
         stream = torch.Generator().manual_seed(0)
         logits = torch.randn(len(self.network), 2, self.network.num_classes, generator=stream).to(device)
         together = self.approach.correct(logits)

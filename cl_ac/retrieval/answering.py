@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cl_ac.data.pairs import Domain
 from cl_ac.retrieval.encoder import DualEncoder
-from cl_ac.tuning.bank import Merge, banks, use
+from cl_ac.tuning.bank import Merge, mixed
 from cl_ac.tuning.sample_mixes import mixed_by_sample
 
 # The weight of each adapter that has one, by its index.
@@ -58,13 +58,8 @@ class TestItems:
         """Any items [N, ...] of a side, under a mix: [N, D]."""
         if mix is None:
             return self.encoder.embed(side, items)
-        before = [(bank, bank.mix, bank.merge) for bank in banks(self.encoder)]
-        use(self.encoder, dict(mix), merge)
-        try:
+        with mixed(self.encoder, dict(mix), merge):
             return self.encoder.embed(side, items)
-        finally:
-            for bank, own, how in before:
-                bank.mix, bank.merge = own, how
 
     def embed_mixed(self, side: int, items: Tensor, weights: Tensor) -> Tensor:
         """Any items [N, ...] of a side, each under its own mix `weights` [N, T]: [N, D]."""
@@ -83,21 +78,3 @@ def mixes_of(weights: Tensor) -> list[tuple[Mix, Tensor]]:
         mix = tuple((adapter, weight) for adapter, weight in enumerate(row) if weight)
         found.append((mix, (place == index).nonzero()[:, 0]))
     return found
-
-
-def similarities_in_mixed_gallery(queries: Tensor, weights: Tensor, gallery: Tensor) -> Tensor:
-    """Cosines between queries and a gallery that was embedded once under each adapter: [Q, M].
-
-    For each query the gallery is the mix of these embeddings with the query's own weights, normalised again: what the
-    merged adapters give to first order in what they add.
-
-    Args:
-        queries: under their own mixes, of length 1 [Q, D].
-        weights: [Q, T + 1], the base model first; each row adds up to 1.
-        gallery: under the base model and each adapter [T + 1, M, D].
-    """
-    products = torch.stack([queries @ each.T for each in gallery], 1)  # [Q, T + 1, M]
-    mixed = torch.einsum("qt,qtm->qm", weights, products)
-    gram = torch.einsum("smd,tmd->stm", gallery, gallery)
-    squares = torch.einsum("qs,qt,stm->qm", weights, weights, gram)
-    return mixed / squares.clamp(min=1e-12).sqrt()

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from cl_ac.data.pairs import Domain
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError
-from cl_ac.retrieval.answering import BASE, Mix, TestItems, mixes_of, similarities_in_mixed_gallery
+from cl_ac.retrieval.answering import BASE, Mix, TestItems, mixes_of
 from cl_ac.retrieval.encoder import DualEncoder, frozen
 from cl_ac.retrieval.method import Method
 from cl_ac.retrieval.routing import PrototypeRouter, rounded
 from cl_ac.tuning.bank import Merge, banks, draw, tuning_parameters
 from cl_ac.tuning.low_rank import add_low_rank
+from cl_ac.tuning.routing import similarities_in_mixed_gallery
 from cl_ac.tuning.sample_mixes import adapted_layers
 from cl_ac.tuning.sign_election import elect_signs
 

@@ -8,6 +8,7 @@ from cl_ac.classifiers.imprinting import centres
 from cl_ac.data.growing import Growing
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError
+from cl_ac.tuning.routing import shared_weights
 
 
 class PrototypeRouter(Growing):
@@ -94,8 +95,7 @@ class PrototypeRouter(Growing):
             guarded: whether queries of no domain are left to the base model.
         """
         scores = self.scores(side, embeddings)
-        highest, chosen = scores.topk(min(top or self.top, len(self)), 1)
-        weights = torch.zeros_like(scores).scatter(1, chosen, (highest / self.temperature).softmax(1))
+        weights = shared_weights(scores, top or self.top, self.temperature)
         return weights * self.is_known(side, scores)[:, None] if guarded else weights
 
 

@@ -118,6 +118,8 @@ RANGES: dict[str, Range] = {
     "SLCA.samples": COUNT,
     "scale": Range(-1e6, 1e6),
     "reweight": WEIGHT,
+    "RoutedAdapters.alpha": POSITIVE,
+    "RoutedAdapters.top": COUNT,
     "blocks": COUNT,
     "frozen_epochs": EPOCHS,
     "APER.length": Range(1, 4096),

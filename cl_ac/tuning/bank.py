@@ -1,6 +1,7 @@
 """What tunes one place of a frozen network: entries of one make, one for each task or use, that add something there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +96,18 @@ def use(module: nn.Module, mix: Mapping[int, float], merge: Merge | None = None)
     """Sets the mix of every bank, and how it merges; an empty mix leaves the network as it was before."""
     for bank in banks(module):
         bank.mix, bank.merge = dict(mix), merge
+
+
+@contextmanager
+def mixed(module: nn.Module, mix: Mapping[int, float], merge: Merge | None = None) -> Iterator[None]:
+    """Inside, every bank has this mix, and merges in this way."""
+    before = [(bank, bank.mix, bank.merge) for bank in banks(module)]
+    use(module, mix, merge)
+    try:
+        yield
+    finally:
+        for bank, own, how in before:
+            bank.mix, bank.merge = own, how
 
 
 def tuning_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -18,7 +18,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from cl_ac.errors import ConfigurationError
-from cl_ac.tuning.bank import Bank, banks, use
+from cl_ac.tuning.bank import Bank, mixed
 from cl_ac.tuning.low_rank import LowRank
 
 
@@ -31,18 +31,15 @@ def mixed_by_sample(module: nn.Module, weights: Tensor) -> Iterator[None]:
     Raises:
         ConfigurationError: if a layer with adapters is one whose weight others read without calling it.
     """
-    mixes = [(bank, dict(bank.mix)) for bank in banks(module)]
-    use(module, {})
     handles = []
-    try:
-        for part, bank in adapted_layers(module):
-            handles.append(part.register_forward_hook(partial(_add_outputs, bank=bank, weights=weights, within=[])))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for bank, mix in mixes:
-            bank.mix = mix
+    with mixed(module, {}):
+        try:
+            for part, bank in adapted_layers(module):
+                handles.append(part.register_forward_hook(partial(_add_outputs, bank=bank, weights=weights, within=[])))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def adapted_layers(module: nn.Module) -> list[tuple[nn.Module, Bank]]:

@@ -1,0 +1,28 @@
+"""Routing among adapters: how much of each, and what was embedded once under each. Shapes: Q queries, T adapters."""
+
+import torch
+from torch import Tensor
+
+
+def shared_weights(scores: Tensor, top: int, temperature: float) -> Tensor:
+    """Weights [Q, T] that add up to 1: the `top` adapters of the highest scores [Q, T] share it by a softmax."""
+    highest, chosen = scores.topk(min(top, scores.shape[1]), 1)
+    return torch.zeros_like(scores).scatter(1, chosen, (highest / temperature).softmax(1))
+
+
+def similarities_in_mixed_gallery(queries: Tensor, weights: Tensor, gallery: Tensor) -> Tensor:
+    """Cosines between queries and a gallery that was embedded once under each adapter: [Q, M].
+
+    For each query the gallery is the mix of these embeddings with the query's own weights, normalised again: what the
+    merged adapters give to first order in what they add.
+
+    Args:
+        queries: under their own mixes, of length 1 [Q, D].
+        weights: [Q, T + 1], the base model first; each row adds up to 1.
+        gallery: under the base model and each adapter [T + 1, M, D].
+    """
+    products = torch.stack([queries @ each.T for each in gallery], 1)  # [Q, T + 1, M]
+    mixed = torch.einsum("qt,qtm->qm", weights, products)
+    gram = torch.einsum("smd,tmd->stm", gallery, gallery)
+    squares = torch.einsum("qs,qt,stm->qm", weights, weights, gram)
+    return mixed / squares.clamp(min=1e-12).sqrt()
