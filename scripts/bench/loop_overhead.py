@@ -14,7 +14,6 @@ One CPU thread (OMP_NUM_THREADS=1) is timed in CPU seconds, everything else by t
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
+from timing import seconds
 from torch import Tensor, nn
 
 from cl_ac.approach import TrainingSet
@@ -72,16 +72,6 @@ def bare_epoch(network: ExitNetwork, batches: list[tuple[Tensor, Tensor]]) -> No
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-
-
-def seconds(device: torch.device, work: Callable[[], object]) -> float:
-    """Seconds of `work`: CPU time with one CPU thread, where other programs then do not count, else wall-clock time."""
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    began = clock()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - began
 
 
 def interleaved(device: torch.device, repeats: int, *works: Callable[[], object]) -> list[list[float]]:

@@ -12,7 +12,6 @@ else by the wall clock. Needs avalanche-lib (the extra `avalanche`).
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from timing import seconds
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -156,16 +156,6 @@ def avalanche(name: str, train: Samples, test: Samples, device: torch.device, wo
         lambda: strategy.train(experience, num_workers=workers),
         lambda: strategy.eval(benchmark.test_stream, num_workers=workers),
     )
-
-
-def seconds(device: torch.device, work: Callable[[], object]) -> float:
-    """Seconds of `work`: CPU time with one CPU thread, where other programs then do not count, else wall-clock time."""
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    began = clock()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - began
 
 
 def compared(device: torch.device, works: Mapping[str, Callable[[], object]], repeats: int) -> list[dict[str, Any]]:

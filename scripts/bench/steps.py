@@ -12,7 +12,6 @@ medians over rounds. One CPU thread (OMP_NUM_THREADS=1) is timed in CPU seconds,
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from timing import seconds
 
 from cl_ac.approach import Batch, Task, TrainingSet
 from cl_ac.approaches.finetuning import FineTuning
@@ -60,17 +60,6 @@ def variant(exits: str, compiled: bool, device: torch.device) -> Variant:
     weights = torch.tensor([*network.exits.weights, 1.0], device=device)
     batch = Batch(images, targets, task)
     return Variant(lambda: fitting.step((loss(network, batch) * weights).sum()), exit_costs(network).exits[-1])
-
-
-def seconds(device: torch.device, work: Callable[[], object], wall: bool = False) -> float:
-    """Seconds of `work`: CPU time with one CPU thread, where other programs then do not count, else wall-clock time."""
-    alone = device.type == "cpu" and torch.get_num_threads() == 1 and not wall
-    clock = time.process_time if alone else time.perf_counter
-    began = clock()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - began
 
 
 def main() -> None:

@@ -10,13 +10,12 @@ made of: the seconds of one look and of one training step.
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from timing import seconds
 
 from cl_ac.approach import Batch, TrainingSet
 from cl_ac.approaches.finetuning import FineTuning
@@ -44,16 +43,6 @@ def load(root: str | None, images: int, watched: int) -> tuple[Samples, Samples]
         part.select(torch.randperm(len(part), generator=stream)[:count])
         for part, count in ((task.train, images), (task.test, watched))
     )
-
-
-def seconds(device: torch.device, work: Callable[[], object]) -> float:
-    """Seconds of `work`: CPU time with one CPU thread, where other programs then do not count, else wall-clock time."""
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    began = clock()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - began
 
 
 def main() -> None:
