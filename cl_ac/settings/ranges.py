@@ -86,6 +86,7 @@ RANGES: dict[str, Range] = {
     "chunk": MANY,
     "chunk_embedding": Range(1, 65_536),
     "lookahead": WEIGHT,
+    "OrthogonalPackNet.tasks": Range(2, 10_000),
     "prune": PART,
     "retrain_epochs": EPOCHS,
     "retrain_lr": POSITIVE,

@@ -31,6 +31,7 @@ SHORT = {
     "FOSTER": {"compression_epochs": 2},
     "PODNet": {"balanced_epochs": 1},
     "PackNet": {"retrain_epochs": 1},
+    "OrthogonalPackNet": {"tasks": 3},
     "RWalk": {"interval": 2},
     "RanPAC": {"width": 16},
     "XDER": {"classes": 7},
