@@ -1,5 +1,7 @@
 """Shares of a layer's weights for several tasks: none has a weight in common with another, each exactly orthogonal."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -77,9 +79,11 @@ def give_share(weight: nn.Parameter, task: int, tasks: int, generator: torch.Gen
     Of a kernel all taps are the task's; the centre is orthogonal, the others are zero at first (delta-orthogonal).
     """
     values, mask = orthogonal_share(weight.shape[0], weight.shape[1], task, tasks, generator)
-    centre = tuple(side // 2 for side in weight.shape[2:])
-    share = torch.zeros(weight.shape, dtype=torch.float64)
-    share[:, :, *centre] = values
-    whole = mask.view(*mask.shape, *[1] * len(centre)).expand(weight.shape).to(weight.device)
-    weight.copy_(torch.where(whole, share.to(weight), weight))
+    centre = 0
+    for side in weight.shape[2:]:
+        centre = centre * side + side // 2
+    share = torch.zeros(*mask.shape, math.prod(weight.shape[2:]), dtype=torch.float64)
+    share[:, :, centre] = values
+    whole = mask[:, :, None].expand_as(share).reshape(weight.shape).to(weight.device)
+    weight.copy_(torch.where(whole, share.view(weight.shape).to(weight), weight))
     return whole
