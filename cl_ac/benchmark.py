@@ -30,7 +30,8 @@ class Benchmark(ABC):
     of it keeps the others.
 
     Args:
-        tasks: number of tasks; classes are shared equally, what is left over goes to the earliest tasks.
+        tasks: number of tasks, 5 if not given; classes are shared equally, what is left over goes to the earliest
+            tasks.
         first_task: number of classes of the first task, the others share the rest equally.
         classes_per_task: the number of classes of every task, instead of `tasks` and `first_task`.
         order: order in which classes arrive: `natural`, `published` (the order used in the literature, where there
@@ -58,7 +59,7 @@ class Benchmark(ABC):
 
     def __init__(
         self,
-        tasks: int = DEFAULT_TASKS,
+        tasks: int | None = None,
         first_task: int | None = None,
         classes_per_task: list[int] | None = None,
         order: Literal["natural", "published"] | int | list[int] = "natural",
@@ -68,7 +69,8 @@ class Benchmark(ABC):
         augmentation: Augmentation = Augmentation(),
         evaluate_on: Literal["test", "validation"] = "test",
     ):
-        self.num_tasks, self.first_task, self.classes_per_task = tasks, first_task, classes_per_task
+        self.num_tasks, self.tasks_given = DEFAULT_TASKS if tasks is None else tasks, tasks is not None
+        self.first_task, self.classes_per_task = first_task, classes_per_task
         self.order, self.validation = order, validation
         self.samples_per_class, self.test_samples_per_class = samples_per_class, test_samples_per_class
         self.augmentation, self.evaluate_on = augmentation, evaluate_on
@@ -110,7 +112,7 @@ class Benchmark(ABC):
     @property
     def class_split(self) -> Split:
         """How the settings share the classes."""
-        return Split(self.num_classes, self.num_tasks, self.first_task, self.classes_per_task)
+        return Split(self.num_classes, self.num_tasks, self.first_task, self.classes_per_task, self.tasks_given)
 
     @cached_property
     def sizes(self) -> list[int]:

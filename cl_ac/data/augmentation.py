@@ -144,17 +144,18 @@ class Augmentation:
         """
         height, width = images.shape[-2:]
         out_height, out_width = self.output_size(height, width)
-        # A copy even of floats: what follows works in place, and the images belong to the data set.
-        floats = images.to(torch.float32, copy=True)
         if windows is None:
             center = self._center(height, width)
             if (out_height, out_width) != (height, width) or center.tolist() != [0, 0, height, width, 0]:
                 windows = center.to(images.device).expand(len(images), 5)
-        if windows is not None:
+        if windows is None:
+            # A copy even of floats: what follows works in place, and the images belong to the data set.
+            floats = images.to(torch.float32, copy=True)
+        else:
             cubic = self.interpolation == "bicubic"
             one_by_one = images.device.type == "cpu" and height * width >= LARGE
             resize = cropped_one_by_one if one_by_one else cropped_together
-            floats = resize(floats, windows, (out_height, out_width), self.padding, cubic)
+            floats = resize(images, windows, (out_height, out_width), self.padding, cubic)
             if cubic:
                 # It overshoots at edges.
                 floats = floats.clamp_(0, 255)
@@ -180,31 +181,34 @@ def cropped_together(
     """Windows of images, resized by two batched products: the fastest way on GPUs, and for small images.
 
     Args:
-        images: float32 [B, channels, H, W].
+        images: uint8 or float32 [B, channels, H, W].
         windows: as `Augmentation.draw` makes them.
         size: height and width that windows are resized to.
         padding: black pixels that windows may reach into.
     Returns:
-        [B, channels, *size].
+        float32 [B, channels, *size].
     """
     top, left, height, width, flip = windows[:, :5].unbind(1)
     rows = interpolation(top, height, images.shape[-2], size[0], padding, cubic)
     columns = interpolation(left, width, images.shape[-1], size[1], padding, cubic)
     columns = torch.where(flip.bool()[:, None, None], columns.flip(1), columns)
     with torch.autocast(images.device.type, enabled=False):
-        return rows[:, None] @ (images @ columns[:, None].mT)
+        return rows[:, None] @ (images.to(torch.float32) @ columns[:, None].mT)
 
 
 def cropped_one_by_one(
     images: Tensor, windows: Tensor, size: tuple[int, int], padding: int, cubic: bool = False
 ) -> Tensor:
-    """The same up to rounding, with work for the pixels of each window alone: on CPUs two to four times as fast."""
+    """The same up to rounding, with work for the pixels of each window alone: on CPUs two to four times as fast.
+
+    Pixels become floats window by window: floats of a whole batch are memory that is made anew for each.
+    """
     padded = F.pad(images, [padding] * 4) if padding else images
-    result = images.new_empty(*images.shape[:2], *size)
+    result = images.new_empty(*images.shape[:2], *size, dtype=torch.float32)
     mode = "bicubic" if cubic else "bilinear"
     for place, (top, left, height, width, flip) in enumerate(windows[:, :5].int().tolist()):
         top, left = top + padding, left + padding
-        window = padded[place, :, top : top + height, left : left + width]
+        window = padded[place, :, top : top + height, left : left + width].to(torch.float32)
         if (height, width) != size:
             window = F.interpolate(window[None], size, mode=mode, antialias=True)[0]
         result[place] = window.flip(-1) if flip else window

@@ -41,10 +41,12 @@ def pixels(image: "Image", shape: Sequence[int]) -> Tensor:
         uint8 of that shape.
     """
     import numpy
-    from PIL import Image, ImageOps
+    from PIL import ExifTags, Image, ImageOps
 
     channels, height, width = shape
-    upright = _rgb(ImageOps.exif_transpose(image), image.format)
+    # Pillow copies a picture even if it stands upright.
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = _rgb(ImageOps.exif_transpose(image) if turned else image, image.format)
     filled = ImageOps.fit(
         upright if channels == 3 else upright.convert("L"), (width, height), Image.Resampling.BILINEAR
     )
@@ -86,4 +88,4 @@ def _rgb(image: "Image", file_format: str | None) -> "Image":
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

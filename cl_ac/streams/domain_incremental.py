@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cl_ac.data.seeding import generator
 from cl_ac.errors import ConfigurationError
-from cl_ac.streams.stream import DEFAULT_TASKS, Arrival, Labels, Split, Stream
+from cl_ac.streams.stream import Arrival, Labels, Split, Stream
 
 
 class DomainIncremental(Stream):
@@ -26,7 +26,7 @@ class DomainIncremental(Stream):
                 "DomainFolder, or a stream that makes them: RotatedImages, PermutedPixels"
             )
         self.refuse_shares(split, "each domain is a task: leave it out")
-        if split.tasks not in (domains, DEFAULT_TASKS):
+        if split.tasks_given and split.tasks != domains:
             raise ConfigurationError(
                 f"benchmark.tasks is {split.tasks}, but DomainIncremental makes a task of each of {domains} domains: "
                 "leave it out"

@@ -35,12 +35,17 @@ def split_sizes(num_classes: int, tasks: int, first_task: int | None = None) -> 
 
 @dataclass(frozen=True)
 class Split:
-    """How the settings of a benchmark share its classes; its arguments are those of `Benchmark`."""
+    """How the settings of a benchmark share its classes; its arguments are those of `Benchmark`.
+
+    Args:
+        tasks_given: whether the number of tasks is the user's choice, and no default.
+    """
 
     num_classes: int
     tasks: int
     first_task: int | None = None
     classes_per_task: Sequence[int] | None = None
+    tasks_given: bool = True
 
     @property
     def sizes(self) -> list[int]:

@@ -49,6 +49,13 @@ def test_without_that_stream_domains_come_together(root):
     assert "domain" not in benchmark[0].train.extras
 
 
+def test_a_number_of_tasks_that_the_user_gives_is_no_default(root):
+    benchmark = DomainFolder(str(root), size=8, tasks=5)
+    benchmark.stream = DomainIncremental()
+    with pytest.raises(ConfigurationError, match=r"benchmark\.tasks is 5, but .* each of 2 domains"):
+        len(benchmark)
+
+
 def test_a_class_that_a_domain_lacks_is_named(root):
     (root / "photo" / "cat").mkdir()
     with pytest.raises(DataError, match=r"1 class is in only one of .*'cat'"):

@@ -29,7 +29,9 @@ def test_domains_are_needed_or_made_but_not_both():
 
 def test_as_many_tasks_as_domains_and_no_others():
     assert DomainIncremental().length(Split(2, 3), domains=3) == 3
-    assert DomainIncremental().length(Split(2, 5), domains=3) == 3, "the default"
+    assert DomainIncremental().length(Split(2, 5, tasks_given=False), domains=3) == 3, "the default"
+    with pytest.raises(ConfigurationError, match=r"benchmark\.tasks is 5, but .* each of 3 domains: leave it out"):
+        DomainIncremental().length(Split(2, 5), domains=3)
     with pytest.raises(ConfigurationError, match=r"benchmark\.tasks is 7, but .* each of 2 domains: leave it out"):
         DomainIncremental().length(Split(10, 7), domains=2)
     for option, value in (("first_task", 4), ("classes_per_task", [5, 5])):
