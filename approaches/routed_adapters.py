@@ -11,7 +11,7 @@ from cl_ac.errors import ConfigurationError
 from cl_ac.losses import cross_entropy
 from cl_ac.tuning.bank import banks, draw, mixed
 from cl_ac.tuning.low_rank import add_low_rank
-from cl_ac.tuning.routing import shared_weights, similarities_in_mixed_gallery
+from cl_ac.tuning.routing import products, shared_weights, similarities_in_mixed_gallery
 from cl_ac.tuning.sample_mixes import adapted_layers, mixed_by_sample
 
 
@@ -111,8 +111,9 @@ class RoutedMeans(Classifier):
         for index, parts in enumerate(zip(*under, strict=True)):
             new = torch.stack(parts, 1)  # [new classes, T, D]
             earlier = getattr(self, f"means_{index}", new[:0, :-1])
-            means = torch.cat([F.pad(earlier, (0, 0, 0, 1)), new])
-            self.register_buffer(f"means_{index}", placed(means, task.sizes))
+            means = placed(torch.cat([F.pad(earlier, (0, 0, 0, 1)), new]), task.sizes)
+            self.register_buffer(f"means_{index}", means)
+            self.register_buffer(f"products_{index}", products(F.normalize(means, dim=2).transpose(0, 1)))
 
     def class_means(self, task, network: ExitNetwork, trainer) -> list[Tensor]:
         """Means of normalised features of the new classes under the mix that is at work: E tensors [classes, D_i]."""
@@ -140,9 +141,10 @@ class RoutedMeans(Classifier):
         return [torch.cat([part, weights], 1) for part in self.vectors(network, hidden)]
 
     def score(self, index, features) -> Tensor:
-        means = getattr(self, f"means_{index}").transpose(0, 1)  # [T, C, D]
+        means = F.normalize(getattr(self, f"means_{index}"), dim=2).transpose(0, 1)  # [T, C, D]
+        known = getattr(self, f"products_{index}")
         values, weights = features[:, : means.shape[2]], features[:, means.shape[2] :]
         if not weights.shape[1]:
             # Features that nobody has routed, of which the cost is counted.
             weights = weights.new_full((len(values), len(means)), 1 / len(means))
-        return similarities_in_mixed_gallery(F.normalize(values), weights, F.normalize(means, dim=2)) / self.temperature
+        return similarities_in_mixed_gallery(F.normalize(values), weights, means, known) / self.temperature

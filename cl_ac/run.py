@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +16,12 @@ from cl_ac.data.available import told_when_memory_runs_out
 from cl_ac.data.batches import Batch
 from cl_ac.data.tasks import Task
 from cl_ac.efficiency.sparsify import Sparsify, sparsified
-from cl_ac.errors import ConfigurationError, ResumeError, UserError
+from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.evaluation import Outputs
 from cl_ac.exits.cost import exit_costs
 from cl_ac.memory import Memory
 from cl_ac.network import NO_EXITS, Backbone, ExitNetwork, Exits
 from cl_ac.processes.group import current, local_rank
-from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.fingerprint import fingerprint
 from cl_ac.recording.following import opened
 from cl_ac.recording.journal import Journal
@@ -113,7 +111,7 @@ def run(
     tell_need(outputs_bytes(tasks, len(network), keep_outputs), directory.path, tell)
     config = {"seed": seed} if config is None else config
     with opened(directory, group, config, resume, fingerprint(benchmark), tell) as (directory, checkpoint):
-        restore(checkpoint, network, approach, directory.checkpoint_path)
+        checkpoint.restore(network, approach, directory.checkpoint_path)
         approach.to(place)
         if sparse.enabled and not checkpoint.network:
             sparse.initialise(network, tasks[0], trainer)
@@ -217,26 +215,6 @@ def choose_device(name: str) -> torch.device:
         # Triton launches on the current GPU, wherever its operands are.
         torch.cuda.set_device(device)
     return device
-
-
-def restore(checkpoint: Checkpoint, network: ExitNetwork, approach: Approach, path: Path) -> None:
-    """Puts network and approach into the state of `checkpoint`; a fresh one leaves them as they are.
-
-    Args:
-        path: where the checkpoint comes from.
-    Raises:
-        ResumeError: if it is the state of another network or approach.
-    """
-    if not checkpoint.network:
-        return
-    try:
-        network.load_state_dict(checkpoint.network)
-        approach.restore(checkpoint.approach, network)
-    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise ResumeError(
-            f"'{path}' does not fit the network and the approach of this run's settings: it belongs to another run, or "
-            "their code has changed; remove it to start the run again"
-        ) from error
 
 
 def answer_again(

@@ -7,6 +7,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from cl_ac.classifiers.classifier import Classifier
@@ -35,8 +36,12 @@ def counted(run: Callable[[], Result]) -> tuple[float, Result]:
     return counter.get_total_flops() / 2, result
 
 
+@parametrize.cached()
+@torch.no_grad()
 def exit_costs(network: ExitNetwork, classifier: Classifier | None = None) -> ExitCosts:
     """Counted cost of one image at each exit, with what answers at inference, in the form that inference runs.
+
+    What makes weights of other weights, as low-rank adapters do, is done once for all images and not counted.
 
     Args:
         classifier: what answers; None for the linear heads.
@@ -46,6 +51,7 @@ def exit_costs(network: ExitNetwork, classifier: Classifier | None = None) -> Ex
     hidden, logits = torch.zeros(1, *network.backbone.image_shape, device=device), None
     backbone, heads = [], []
     known: list[Tensor] = []
+    network.stage_outputs(hidden)
     for index, head in enumerate(network.heads):
         macs, hidden = counted(partial(network.segment, index, hidden))
         backbone.append(macs)

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from cl_ac.errors import ResumeError
 from cl_ac.recording.files import damage_of_zip, save_state, write_atomically
@@ -13,6 +14,12 @@ from cl_ac.recording.frozen import FrozenWeights
 VERSION = 1
 # What `EpochReport.state` holds.
 FIT = {"epoch", "steps", "best", "optimizer", "scaler"}
+
+
+class Learner(Protocol):
+    """What teaches a network, and takes over a state of its own: an approach, or a method of retrieval."""
+
+    def restore(self, state: dict[str, Any], network: Any, /) -> None: ...
 
 
 @dataclass
@@ -51,6 +58,28 @@ class Checkpoint:
             content, places = self.frozen.leave_out(content)
             content["frozen"] = {"digest": self.frozen.digest, "places": places}
         write_atomically(path, lambda file: save_state(content, file))
+
+    def restore(
+        self, network: nn.Module, learner: Learner, path: Path, what: str = "the network and the approach"
+    ) -> None:
+        """Puts a network and what teaches it into this state; a fresh one leaves them as they are.
+
+        Args:
+            path: what the state comes from.
+            what: both, in words.
+        Raises:
+            ResumeError: if it is the state of others.
+        """
+        if not self.network:
+            return
+        try:
+            network.load_state_dict(self.network)
+            learner.restore(self.approach, network)
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+            raise ResumeError(
+                f"'{path}' does not fit {what} of this run's settings: it belongs to another run, or their code has "
+                "changed; remove it to start the run again"
+            ) from error
 
     @staticmethod
     def load(path: Path) -> "Checkpoint":

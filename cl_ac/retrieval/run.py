@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from cl_ac.data.pairs import Domain, Domains, PairBenchmark, joined
-from cl_ac.errors import ConfigurationError, ResumeError
+from cl_ac.errors import ConfigurationError
 from cl_ac.recording.checkpoint import Checkpoint, frozen_path
 from cl_ac.recording.frozen import FrozenWeights
 from cl_ac.retrieval.answering import TestItems
@@ -90,7 +90,7 @@ def run(
     base = sum(parameter.numel() for name, parameter in encoder.named_parameters() if ".entries." not in name)
     data = {each.name: each.train.digest + each.test.digest for each in [*domains.base, *domains.tested]}
     with folder.opened({"seed": seed} if config is None else config, data, resume) as checkpoint:
-        restore(checkpoint, encoder, method, folder)
+        checkpoint.restore(encoder, method, folder.path, "the towers and the method")
         standing = Standing(folder, checkpoint, encoder, method)
         if not checkpoint.frozen.tensors:
             own = dict(encoder.named_parameters())
@@ -115,24 +115,6 @@ def run(
 
 def _tell(console: Console, name: str, epoch: int, loss: float) -> None:
     console.print(f"{name}, epoch {epoch}: loss {loss:.3f}", highlight=False)
-
-
-def restore(checkpoint: Checkpoint, encoder: DualEncoder, method: Method, folder: RetrievalFolder) -> None:
-    """Puts encoder and method into the state of `checkpoint`; a fresh one leaves them as they are.
-
-    Raises:
-        ResumeError: if it is the state of another encoder or method.
-    """
-    if not checkpoint.network:
-        return
-    try:
-        encoder.load_state_dict(checkpoint.network)
-        method.restore(checkpoint.approach, encoder)
-    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise ResumeError(
-            f"'{folder.checkpoint_path}' does not fit the towers and the method of this run's settings; remove the "
-            "folder to start the run again"
-        ) from error
 
 
 def learn(

@@ -14,7 +14,7 @@ from cl_ac.network import ExitNetwork
 from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.fingerprint import fingerprint
 from cl_ac.recording.rundir import RunDirectory
-from cl_ac.run import assemble, choose_device, restore
+from cl_ac.run import assemble, choose_device
 from cl_ac.settings.objects import Objects, rebuild
 from cl_ac.training import Trainer
 
@@ -80,7 +80,7 @@ def finished(directory: RunDirectory, device: str = "auto") -> Finished:
     objects.benchmark.seed = config["seed"]
     network = _assemble(objects)
     directory.check_data(fingerprint(objects.benchmark), Console(stderr=True, soft_wrap=True).print)
-    restore(checkpoint, network, objects.approach, directory.checkpoint_path)
+    checkpoint.restore(network, objects.approach, directory.checkpoint_path)
     objects.approach.to(place).eval()
     return Finished(objects, objects.approach.inference_network(network.to(place)).eval(), place)
 

@@ -112,10 +112,13 @@ def test_the_newest_adapters_and_heads_alone_learn(prepared, toy_benchmark, toy_
 def test_a_whole_pass_comes_before_every_exit(toy_run, toy_backbone, learned):
     run = toy_run(RoutedAdapters(rank=1), "routed", "sdn", backbone=toy_backbone())
     cost = run.outputs(2).cost
-    # Two convolutions of 3 × 3 on 6 × 6 places, 1 and 4 channels to 4: without heads and what makes merged weights.
-    whole = 36 * 9 * (1 * 4 + 4 * 4)
-    assert cost.exits[0] > whole + 36 * 9 * 4
-    assert cost.plain >= 2 * whole
+    # Convolutions of 3 × 3 on 6 × 6 places, 1 and 4 channels to 4; what makes their weights is not of each image.
+    first, second = 36 * 9 * 1 * 4, 36 * 9 * 4 * 4
+    # Products with means of 6 classes under each of 3 adapters, and two sums over adapters that mix them.
+    scores = {features: 3 * 6 * (features + 1 + 3) for features in (4, 4 * 4 * 4)}
+    assert cost.plain == 2 * (first + second) + scores[4]
+    # An early exit also weighs its log-probabilities.
+    assert cost.exits[0] == (first + second) + first + scores[64] + 6
     approach, network, _ = learned(1)
     with pytest.raises(ConfigurationError, match="RoutedAdapters looks at the whole network before its exits answer"):
         EarlyExitModel(network, approach, Confidence((0.5, 0.5, 0.0)))

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cl_ac.backbones.hugging_face import HuggingFaceModel, published
+from cl_ac.backbones.hub_files import published
+from cl_ac.backbones.hugging_face import HuggingFaceModel
 from cl_ac.cli.main import main
 from cl_ac.errors import ConfigurationError
 from cl_ac.exits.model import EarlyExitModel
