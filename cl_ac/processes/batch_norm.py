@@ -9,7 +9,6 @@ from inspect import signature
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -62,7 +61,7 @@ def _normalised(
         mean, variance = mean.double(), variance.double()
         count = mean.new_tensor([input.numel() / input.shape[1]])
         sums = torch.cat([count, count * mean, count * torch.addcmul(variance, mean, mean)])
-        dist.all_reduce(sums)
+        group.add_up(sums)
         total = sums[0]
         mean, square = (sums[1:] / total).chunk(2)
         variance = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0)
@@ -70,7 +69,7 @@ def _normalised(
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((variance * total / (total - 1)).to(running_var.dtype), momentum)
         mean, variance, total = mean.to(precise), variance.to(precise), total.to(precise)
-    normalised: Tensor = _BatchNorm.apply(input, weight, bias, mean, variance, total, eps)
+    normalised: Tensor = _BatchNorm.apply(input, weight, bias, mean, variance, total, eps, group)
     return normalised
 
 
@@ -87,9 +86,10 @@ class _BatchNorm(torch.autograd.Function):
         variance: Tensor,
         total: Tensor,
         eps: float,
+        group: Group,
     ) -> Tensor:
         context.save_for_backward(values, weight, mean, variance, total)
-        context.eps = eps
+        context.eps, context.group = eps, group
         return F.batch_norm(values, mean, variance, weight, bias, False, 0.0, eps)
 
     @staticmethod
@@ -101,7 +101,7 @@ class _BatchNorm(torch.autograd.Function):
             gradient, values, weight, mean, variance, None, None, False, context.eps, [False, True, True]
         )
         sums = torch.cat([added, along])
-        dist.all_reduce(sums)
+        context.group.add_up(sums)
         all_added, all_along = (sums / total).chunk(2)
         scale = (variance + context.eps).rsqrt()
         factor = scale if weight is None else scale * weight
@@ -111,4 +111,4 @@ class _BatchNorm(torch.autograd.Function):
         factor, slope, offset = (value.to(gradient.dtype).view(shape) for value in (factor, slope, offset))
         of_values = torch.addcmul(offset, values, slope).addcmul_(gradient, factor)
         of_weight, of_bias = (None, None) if weight is None else (along, added)
-        return of_values, of_weight, of_bias, None, None, None, None
+        return of_values, of_weight, of_bias, None, None, None, None, None

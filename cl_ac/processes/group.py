@@ -8,6 +8,7 @@ at evaluation (`gathered`).
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cl_ac.errors import ConfigurationError, UserError
+from cl_ac.processes.nearby import Nearby, nearby
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ class Group:
         sizes = [Group(rank, self.size).part(count) for rank in range(self.size)]
         return torch.cat([row[: part.stop - part.start] for row, part in zip(rows, sizes, strict=True)])
 
+    def add_up(self, values: Tensor) -> None:
+        """Replaces values by their sums over processes, the same bits in each."""
+        near = _nearby.get()
+        if near is not None and near.takes(values):
+            near.add_up(values)
+        else:
+            dist.all_reduce(values)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
@@ -60,6 +70,7 @@ class Group:
 
 
 ALONE = Group()
+_nearby: ContextVar[Nearby | None] = ContextVar("nearby", default=None)
 GONE = "another process of this run has ended before its time; repeat the command with --resume to go on"
 # What gloo and NCCL say when a process is gone.
 LOST = ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "Timed out waiting")
@@ -87,7 +98,12 @@ def together() -> Iterator[Group]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigurationError(f"the other processes of this run cannot be reached: {reason}") from error
     try:
-        yield current()
+        with nearby(dist.get_rank(), dist.get_world_size()) as near:
+            token = _nearby.set(near)
+            try:
+                yield current()
+            finally:
+                _nearby.reset(token)
     except RuntimeError as error:
         if not any(sign in str(error) for sign in LOST):
             raise
