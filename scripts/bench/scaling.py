@@ -3,7 +3,7 @@
 Rounds alternate, and medians are reported: of the seconds before the first run can begin (Ray starts processes), and of
 those after, from which the cost of Ray for one run follows. Every round makes all runs anew.
 
-    python scripts/bench/scaling.py --rounds 3
+    python scripts/bench/scaling.py --results results/scaling-cpu.json
 """
 
 import argparse
@@ -53,7 +53,7 @@ def timed(engine: str, study: Study, out: Path) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--runs", type=int, default=24)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--results", type=Path, help="write all measurements to this JSON file")
