@@ -76,8 +76,8 @@ class Adversarial:
 
     epochs: int = 9
     batch_size: int = 128
-    generator_lr: float = 3e-3
-    discriminator_lr: float = 3e-3
+    generator_lr: float = 9e-3
+    discriminator_lr: float = 9e-3
     regressor_lr: float = 1e-3
     router_lr: float = 1e-3
     blur: float = 0.3
