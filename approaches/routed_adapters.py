@@ -16,7 +16,7 @@ from cl_ac.tuning.sample_mixes import adapted_layers, mixed_by_sample
 
 
 class RoutedAdapters(Approach):
-    """An adapter bank that prototypes route, for a pretrained backbone, which stays as it is.
+    """A bank of low-rank adapters (Hu et al., 2022) that prototypes route; the pretrained backbone stays as it is.
 
     It answers by classes as the retrieval method `DAR` finds partners, and follows the idea in the abstract of "Dynamic
     Adapter Routing" (2026), which has no classes. Each task trains low-rank adapters of its own by the cross-entropy
