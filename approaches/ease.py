@@ -13,7 +13,7 @@ from cl_ac.data.layouts import Layout
 from cl_ac.errors import ConfigurationError
 from cl_ac.losses import cross_entropy
 from cl_ac.tuning.adapters import add_adapters
-from cl_ac.tuning.bank import banks, draw, use
+from cl_ac.tuning.bank import banks, draw_next, use
 from cl_ac.tuning.side_by_side import side_by_side
 
 
@@ -53,10 +53,7 @@ class EASE(Approach):
         add_adapters(backbone, self.width, self.scale, self.dropout)
 
     def expand(self, task, network, trainer) -> None:
-        if not task.is_first:
-            for bank in banks(network):
-                bank.add()
-        draw(network, lambda index: trainer.generator("adapters", task.index, index))
+        draw_next(network, task.index, lambda index: trainer.generator("adapters", task.index, index))
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         return cross_entropy(network(batch.images), batch.targets, batch.task.classes)

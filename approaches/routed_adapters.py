@@ -9,7 +9,7 @@ from cl_ac.classifiers.classifier import Classifier
 from cl_ac.classifiers.prototypes import placed
 from cl_ac.errors import ConfigurationError
 from cl_ac.losses import cross_entropy
-from cl_ac.tuning.bank import banks, draw, mixed
+from cl_ac.tuning.bank import draw_next, mixed
 from cl_ac.tuning.low_rank import add_low_rank
 from cl_ac.tuning.routing import products, shared_weights, similarities_in_mixed_gallery
 from cl_ac.tuning.sample_mixes import adapted_layers, mixed_by_sample
@@ -68,10 +68,7 @@ class RoutedAdapters(Approach):
         backbone.known_by_weights = False
 
     def expand(self, task, network, trainer) -> None:
-        if not task.is_first:
-            for bank in banks(network):
-                bank.add()
-        draw(network, lambda index: trainer.generator("adapters", task.index, index))
+        draw_next(network, task.index, lambda index: trainer.generator("adapters", task.index, index))
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         return cross_entropy(network(batch.images), batch.targets, batch.task.classes)

@@ -202,6 +202,18 @@ def toy_learn(toy_trainer) -> Callable[..., None]:
     return learn
 
 
+@pytest.fixture(scope="session")
+def threshold_between() -> Callable[[torch.Tensor], float]:
+    """Gives the middle of the widest gap between values, so that rounding takes none of them across it."""
+
+    def make(values: torch.Tensor) -> float:
+        ordered = values.detach().sort().values
+        place = int(ordered.diff().argmax())
+        return ordered[place : place + 2].mean().item()
+
+    return make
+
+
 @pytest.fixture
 def numbered_network() -> Callable[[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
     """Makes a network that answers images of the constant value n with logits[:, n]."""

@@ -14,7 +14,7 @@ from cl_ac.retrieval.answering import BASE, Mix, TestItems, mixes_of
 from cl_ac.retrieval.encoder import DualEncoder, frozen
 from cl_ac.retrieval.method import Method
 from cl_ac.retrieval.routing import PrototypeRouter, rounded
-from cl_ac.tuning.bank import Merge, banks, draw, tuning_parameters
+from cl_ac.tuning.bank import Merge, banks, draw, draw_next, tuning_parameters
 from cl_ac.tuning.low_rank import add_low_rank
 from cl_ac.tuning.routing import similarities_in_mixed_gallery
 from cl_ac.tuning.sample_mixes import adapted_layers
@@ -132,10 +132,7 @@ class DAR(OneAdapter):
             adapted_layers(encoder)
 
     def begin(self, domain: int, encoder: DualEncoder, seed: int) -> None:
-        if domain:
-            for bank in banks(encoder):
-                bank.add()
-        draw(encoder, lambda index: generator(seed, "adapters", domain, index))
+        draw_next(encoder, domain, lambda index: generator(seed, "adapters", domain, index))
 
     def end(self, index: int, domain: Domain, encoder: DualEncoder, seed: int) -> None:
         items = TestItems(encoder, [])

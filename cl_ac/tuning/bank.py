@@ -92,6 +92,14 @@ def draw(module: nn.Module, stream: Callable[[int], torch.Generator]) -> None:
         bank.newest.draw(stream(index))
 
 
+def draw_next(module: nn.Module, number: int, stream: Callable[[int], torch.Generator]) -> None:
+    """Draws entry `number` of every bank, of which banks begin with the first and get each other one here."""
+    if number:
+        for bank in banks(module):
+            bank.add()
+    draw(module, stream)
+
+
 def use(module: nn.Module, mix: Mapping[int, float], merge: Merge | None = None) -> None:
     """Sets the mix of every bank, and how it merges; an empty mix leaves the network as it was before."""
     for bank in banks(module):

@@ -74,7 +74,7 @@ def test_every_exit_reads_what_it_is_told(language_model):
         assert torch.allclose(final[1], hidden[3][0].mean(0), atol=1e-5)
 
 
-def test_early_exits_run_as_they_are_decided(language_model):
+def test_early_exits_run_as_they_are_decided(language_model, threshold_between):
     backbone = HuggingFaceModel((1, 1, 6), str(language_model), weights=True)
     network = ExitNetwork(backbone, backbone.exits("sdn"))
     assert len(network) == 3
@@ -82,7 +82,7 @@ def test_early_exits_run_as_they_are_decided(language_model):
     inputs = padded([[2, 5, 7, 3], [2, 9, 3], [2, 4, 3], [2, 5, 6, 7, 8, 3]], 6).float()
     with torch.no_grad():
         logits = network.eval()(inputs)
-        rule = Confidence(float(logits[0].softmax(-1).amax(-1).median()))
+        rule = Confidence(threshold_between(logits[0].softmax(-1).amax(-1)))
         costs = exit_costs(network)
         classes = torch.zeros(4, dtype=torch.int64)
         expected = decide(rule, Outputs(logits, classes, classes, (4,), costs))

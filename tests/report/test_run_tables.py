@@ -12,26 +12,6 @@ from cl_ac.watching.stability import accuracy_area
 from cl_ac.watching.stability import summarise as summarise_watched
 
 
-def make_comparison(stored_run, tmp_path):
-    """Compares two seeds of some approaches with and without ACs."""
-
-    def make(*approaches: str, **kept: bool):
-        runs = [
-            stored_run(
-                tmp_path / "".join(approaches) / f"{name}{exits}{seed}",
-                {"approach": {"class_path": name}, "exits": exits, "seed": seed},
-                exits=3 if exits else 1,
-                **kept,
-            )
-            for name in approaches
-            for exits in (None, "sdn")
-            for seed in (0, 1)
-        ]
-        return compare(runs)[0][0]
-
-    return make
-
-
 def test_summary_is_over_seeds(make_comparison):
     comparison = make_comparison("LwF")
     plain, with_acs = summary(comparison).rows

@@ -152,12 +152,12 @@ def answered(rule: Confidence, logits: Tensor) -> Decision:
     return decide(rule, Outputs(logits.detach(), nothing, nothing, (3,), costs))
 
 
-def test_images_that_leave_early_are_answered_as_by_the_rule(make_backbone, images):
+def test_images_that_leave_early_are_answered_as_by_the_rule(make_backbone, images, threshold_between):
     network = network_of(prompted(make_backbone(), Turned()))
     for head in network.heads:
         nn.init.normal_(head.classifier.new_weight, std=0.5)
     logits = network(images)
-    threshold = logits[0].softmax(-1).amax(-1).median().item()
+    threshold = threshold_between(logits[0].softmax(-1).amax(-1))
     expected = answered(Confidence(threshold), logits)
     found = EarlyExitModel(network, None, Confidence(threshold))(images)
     assert torch.equal(found.predictions, expected.predictions)
