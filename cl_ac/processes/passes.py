@@ -8,9 +8,10 @@ on weights, have the same gradient everywhere and are not summed. (The operators
 al., 2019, here over samples.)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import Any, TypeVar, cast
 
 import torch
@@ -22,6 +23,12 @@ from cl_ac.processes.batch_norm import SynchronisedBatchNorm
 from cl_ac.processes.group import ALONE, Group
 
 Read = TypeVar("Read", Tensor, list[Tensor])
+
+# Of gradients that are exchanged at once: enough that a network is used well, and few enough that the last exchange,
+# which no computation hides, is short.
+BUCKET = 25 * 2**20
+# A place in the order in which autograd takes what is ready.
+HIGHEST = 2**64 - 1
 
 _sharing: ContextVar[tuple[Group, bool]] = ContextVar("sharing", default=(ALONE, False))
 # Of the pass that goes on: who shares it, and the images of all of them.
@@ -96,15 +103,54 @@ def _summed(network: nn.Module, group: Group) -> dict[str, Tensor]:
         return {}
     state = [*network.named_parameters("network"), *network.named_buffers("network")]
     learning = {name: value for name, value in state if value.requires_grad}
-    return dict(zip(learning, _Summed.apply(*learning.values()), strict=True)) if learning else {}
+    if not learning:
+        return {}
+    under_way: list[dist.Work] = []
+    values = _Awaited.apply(under_way, *learning.values())
+    summed = [_Summed.apply(under_way, *bucket) for bucket in _buckets(values)]
+    for bucket in summed:
+        # An exchange that can begin does so before any layer below computes its gradients.
+        bucket[0].grad_fn._set_sequence_nr(HIGHEST)
+    return dict(zip(learning, chain.from_iterable(summed), strict=True))
+
+
+def _buckets(values: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """Neighbours of `BUCKET` bytes and a little more."""
+    first, size = 0, 0
+    for place, value in enumerate(values, 1):
+        size += value.nbytes
+        if size >= BUCKET or place == len(values):
+            yield values[first:place]
+            first, size = place, 0
+
+
+class _Awaited(torch.autograd.Function):
+    """The identity, whose gradients are those that `_Summed` has under way, once they have come."""
+
+    @staticmethod
+    def forward(context: Any, under_way: list[dist.Work], *values: Tensor) -> tuple[Tensor, ...]:
+        context.set_materialize_grads(False)
+        context.under_way = under_way
+        return tuple(value.view_as(value) for value in values)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        while context.under_way:
+            context.under_way.pop(0).wait()
+        return None, *gradients
 
 
 class _Summed(torch.autograd.Function):
-    """The identity, whose gradients are summed over processes, in one exchange for each type of number."""
+    """The identity, whose gradients are summed over processes, in one exchange for each type of number.
+
+    The exchange begins as soon as these gradients are known, and goes on while the layers below compute theirs. What
+    `backward` gives is not yet the sum, so that nobody but `_Awaited` may read it.
+    """
 
     @staticmethod
-    def forward(context: Any, *values: Tensor) -> tuple[Tensor, ...]:
+    def forward(context: Any, under_way: list[dist.Work], *values: Tensor) -> tuple[Tensor, ...]:
         context.set_materialize_grads(False)
+        context.under_way = under_way
         return tuple(value.view_as(value) for value in values)
 
     @staticmethod
@@ -115,10 +161,10 @@ class _Summed(torch.autograd.Function):
             places = [i for i, gradient in enumerate(gradients) if gradient is not None and gradient.dtype == dtype]
             parts = [gradients[place] for place in places]
             flat = torch.cat([part.reshape(-1) for part in parts])
-            dist.all_reduce(flat)
+            context.under_way.append(dist.all_reduce(flat, async_op=True))
             for place, part, total in zip(places, parts, flat.split([part.numel() for part in parts]), strict=True):
                 summed[place] = total.view_as(part)
-        return tuple(summed)
+        return None, *summed
 
 
 class _Joined(torch.autograd.Function):

@@ -1,10 +1,13 @@
 """What two processes find when they share a pass, beside what one finds: `pass_checks.py FILE`."""
 
 import sys
+from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from cl_ac.processes import passes
 from cl_ac.processes.group import ALONE, Group, together
 from cl_ac.processes.passes import shared, sharing
 
@@ -43,13 +46,35 @@ def found(group: Group, synchronised: bool) -> dict[str, Tensor]:
     return {"logits": logits, "maps": maps, "quiet": quiet, "scale": scale.grad, **gradients, **statistics}
 
 
+def exchanges(group: Group) -> list[str]:
+    """What a backward pass does, in order: `exchange` of gradients, and `NAME` once a layer's gradients are known."""
+    order: list[str] = []
+    all_reduce = dist.all_reduce
+
+    def seen(*arguments, **options):
+        order.append("exchange")
+        return all_reduce(*arguments, **options)
+
+    def known(name: str):
+        return lambda module, inputs, outputs: order.append(name)
+
+    layers = nn.Sequential(*[nn.Linear(3, 3) for _ in range(3)])
+    for name, layer in layers.named_children():
+        layer.register_full_backward_hook(known(name))
+    images = torch.randn(4, 3, requires_grad=True)
+    with patch.object(dist, "all_reduce", seen), patch.object(passes, "BUCKET", 48), sharing(group, True):
+        shared(layers, lambda images: [layers(images)], images)[0].sum().backward()
+    return order
+
+
 if __name__ == "__main__":
     with together() as group:
         kept = {"alone": found(ALONE, True), "together": found(group, True), "apart": found(group, False)}
+        with patch.object(passes, "BUCKET", 1):
+            kept["bucketed"] = found(group, True)
+        order = exchanges(group)
         own = torch.full((3,), float(group.rank))
         group.take_from_first([own])
         kept["first"] = {"own": own}
-        torch.save(
-            {name: {key: value.detach() for key, value in each.items()} for name, each in kept.items()},
-            f"{sys.argv[1]}.{group.rank}",
-        )
+        found_here = {name: {key: value.detach() for key, value in each.items()} for name, each in kept.items()}
+        torch.save(found_here | {"order": order}, f"{sys.argv[1]}.{group.rank}")

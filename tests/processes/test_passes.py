@@ -25,6 +25,15 @@ def test_gradients_are_those_of_one_process_whatever_the_loss_does_with_the_batc
         torch.testing.assert_close(together[name], alone[name], msg=name)
 
 
+def test_gradients_do_not_depend_on_how_many_are_exchanged_at_once(found):
+    for name, value in found[0]["together"].items():
+        assert torch.equal(value, found[0]["bucketed"][name]), name
+
+
+def test_gradients_of_a_layer_are_exchanged_while_those_of_the_layer_below_are_computed(found):
+    assert found[0]["order"] == found[1]["order"] == ["exchange", "2", "exchange", "1", "exchange", "0"]
+
+
 def test_batch_norm_learns_the_statistics_of_the_whole_batch(found):
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         torch.testing.assert_close(found[0]["together"][name], found[0]["alone"][name])
