@@ -1,25 +1,32 @@
 """`cl-ac tune`: chooses settings by accuracy on held-out images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
+from matplotlib.figure import Figure
 from rich.console import Console
 
+from cl_ac.cli import engine
 from cl_ac.cli.show import show
 from cl_ac.errors import ConfigurationError
 from cl_ac.recording.summary import percent
+from cl_ac.report.formats import ResultTable
 from cl_ac.report.page import write_page
 from cl_ac.report.sections import Section
 from cl_ac.settings.parser import parse
 from cl_ac.studies.blind import Sight, best_settings
 from cl_ac.studies.chosen import for_people, trial_table, write_settings
 from cl_ac.studies.continual import Continual, choice_table, choose, one_for_all
-from cl_ac.studies.local import Local
-from cl_ac.studies.runs import make
+from cl_ac.studies.runs import Engine, make
 from cl_ac.studies.search import Search
+
+if TYPE_CHECKING:
+    from cl_ac.studies.cluster import Cluster
 
 TRIALS = 30
 Protocol = Literal["held_out", "first_tasks", "continual"]
@@ -58,45 +65,74 @@ def command(arguments: Sequence[str]) -> None:
         "--tolerance", type=float | None, default=None, help="of continual: share of fine-tuning's accuracy that may "
         "be lost; 0.2 if absent",
     )  # fmt: skip
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    engine.add_options(parser)
     settings = parse(parser, arguments)
 
     check(settings)
+    engine.check(settings)
     search = Search.read(settings.search)
     sight, out = Sight.of(search, settings.tasks), Path(settings.out)
-    engine, console = Local(settings.workers), Console(stderr=True)
+    if settings.engine == "ray":
+        out = out.absolute()  # workers may stand elsewhere
+    look = by_task if settings.protocol == "continual" else by_trials
     words = SEES[settings.protocol].format(tasks=settings.tasks)
-    if settings.protocol == "continual":
-        tolerance = 0.2 if settings.tolerance is None else settings.tolerance
-        plan = Continual(search, sight, out, settings.strength, tolerance)
-        make(out)
-        choices = choose(plan, engine, console)
-        chosen, found = one_for_all(plan, choices), choice_table(choices, list(search.space))
-        told = "the lowest strength chosen for any task, with the other settings chosen most often"
-        figures = {}
-    else:
-        if find_spec("optuna") is None:
-            raise ConfigurationError("cl-ac tune needs the package optuna; install it with pip install 'cl_ac[tune]'")
-        from cl_ac.studies.tuning import Tuning, best_of, trials_of, tune
-        from cl_ac.studies.tuning_figures import tuning_figures
-
-        tuning = Tuning(search, sight, out, settings.trials or TRIALS, settings.seed)
-        make(out)
-        study = tune(tuning, engine, console)
-        trials = trials_of(study)
-        best = best_of(trials)
-        chosen, found = best.chosen, trial_table(trials, list(search.space))
-        told, figures = (
-            f"trial {best.number}, {percent(best.accuracy or 0)} % on held-out images",
-            tuning_figures(study),
-        )
-    show(for_people(found, words))
-    write_settings(out / "best.yaml", best_settings(search, chosen), f"{words}\n{told}.")
-    section = Section("Choices", f"{words} best.yaml holds {told}.", [found], figures)
+    with engine.engine_of(settings, True, partial(on_ray, out=out)) as chosen_engine:
+        found = look(settings, search, sight, out, chosen_engine)
+    show(for_people(found.table, words))
+    write_settings(out / "best.yaml", best_settings(search, found.chosen), f"{words}\n{found.told}.")
+    section = Section("Choices", f"{words} best.yaml holds {found.told}.", [found.table], found.figures)
     page = write_page(f"Search of {Path(settings.search).stem}", "No test image was looked at.", [section], out)
-    print(f"the best settings, for cl-ac run --config: {out / 'best.yaml'}; {told}")
+    print(f"the best settings, for cl-ac run --config: {out / 'best.yaml'}; {found.told}")
     print(page)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    Args:
+        chosen: the best settings.
+        told: where they come from.
+        table: of all that was tried.
+        figures: of it.
+    """
+
+    chosen: Mapping[str, Any]
+    told: str
+    table: ResultTable
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+
+def by_task(settings: Namespace, search: Search, sight: Sight, out: Path, chosen_engine: Engine) -> Found:
+    """Chooses for each task as it is learned."""
+    tolerance = 0.2 if settings.tolerance is None else settings.tolerance
+    plan = Continual(search, sight, out, settings.strength, tolerance)
+    make(out)
+    choices = choose(plan, chosen_engine, Console(stderr=True))
+    told = "the lowest strength chosen for any task, with the other settings chosen most often"
+    return Found(one_for_all(plan, choices), told, choice_table(choices, list(search.space)))
+
+
+def by_trials(settings: Namespace, search: Search, sight: Sight, out: Path, chosen_engine: Engine) -> Found:
+    """Chooses once for all tasks, with Optuna."""
+    from cl_ac.studies.tuning import Tuning, best_of, trials_of, tune
+    from cl_ac.studies.tuning_figures import tuning_figures
+
+    tuning = Tuning(search, sight, out, settings.trials or TRIALS, settings.seed)
+    make(out)
+    study = tune(tuning, chosen_engine, Console(stderr=True))
+    trials = trials_of(study)
+    best = best_of(trials)
+    told = f"trial {best.number}, {percent(best.accuracy or 0)} % on held-out images"
+    return Found(best.chosen, told, trial_table(trials, list(search.space)), tuning_figures(study))
+
+
+def on_ray(cluster: "Cluster", out: Path) -> Engine:
+    """Ray, on machines that share the search's folder."""
+    from cl_ac.studies.cluster_search import ClusterSearch
+
+    return ClusterSearch(cluster, out)
 
 
 def check(settings: Namespace) -> None:
@@ -109,6 +145,7 @@ def check(settings: Namespace) -> None:
             raise ConfigurationError(f"the protocol {owner} needs --{name}")
     if settings.trials is not None and protocol == "continual":
         raise ConfigurationError("--trials is no option of the protocol continual, which tries every value of lists")
-    for name in ("workers", "trials"):
-        if settings[name] is not None and settings[name] < 1:
-            raise ConfigurationError(f"--{name} is {settings[name]}; it must be at least 1")
+    if settings.trials is not None and settings.trials < 1:
+        raise ConfigurationError(f"--trials is {settings.trials}; it must be at least 1")
+    if protocol != "continual" and find_spec("optuna") is None:
+        raise ConfigurationError("cl-ac tune needs the package optuna; install it with pip install 'cl_ac[tune]'")

@@ -1,15 +1,13 @@
-"""A study's runs on Ray: on a cluster that runs already, or by itself on this machine.
+"""Ray: a cluster that runs already, or one that is begun on this machine.
 
-Ray schedules the runs, shares out GPUs, also by fractions, and begins a run again elsewhere when its worker or its
-machine is gone; the run goes on from its checkpoint. One actor beside the driver hears how far the runs are. Where
-workers do not see the study's folder it also keeps their files, after each epoch.
+Ray schedules the pieces of a study or a search, shares out GPUs, also by fractions, and begins a piece again elsewhere
+when its worker or its machine is gone.
 """
 
 import logging
 import os
 import socket
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,19 +18,13 @@ from typing import Any
 import ray
 import torch
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rich.console import Console
 
 import cl_ac
-from cl_ac.errors import ConfigurationError, told
-from cl_ac.recording.progress import Standing
-from cl_ac.studies.progress import StudyProgress
-from cl_ac.studies.shared import changed_files, mark, wait_for, write_files
+from cl_ac.errors import ConfigurationError, UserError, told
+from cl_ac.studies.shared import mark
 
-# A run whose worker or machine is gone is begun again so often: it loses an unfinished epoch each time.
+# A piece whose worker or machine is gone is begun again so often: it loses an unfinished epoch each time.
 RETRIES = 5
-# Seconds that a run waits for a process that was at it before and is about to end.
-PATIENCE = 60.0
 ANSWER = 5.0  # seconds that a cluster has to answer
 
 
@@ -42,9 +34,9 @@ class Place:
 
     Args:
         folder: its current one; None if workers keep to the copy of it that Ray brings them.
-        marker: a file in the study's folder, which is there on machines that share it.
+        marker: a file in the folder of what is made, which is there on machines that share it.
         same_machine: whether all workers have the driver's disk.
-        threads: of PyTorch, for each run.
+        threads: of PyTorch, for each piece.
     """
 
     folder: str | None
@@ -52,26 +44,15 @@ class Place:
     same_machine: bool
     threads: int
 
-
-class Keeper:
-    """Beside the driver: hears how far the runs are, and keeps the files of those that do not see the folder `out`."""
-
-    def __init__(self, out: str):
-        self.out = Path(out)
-        self.heard: dict[str, Standing] = {}
-
-    def hear(self, name: str, standing: Standing) -> None:
-        self.heard[name] = standing
-
-    def standings(self) -> dict[str, Standing]:
-        return self.heard
-
-    def files(self, name: str) -> dict[str, bytes]:
-        """All files of a run."""
-        return changed_files(self.out / name, {})
-
-    def keep(self, name: str, files: dict[str, bytes]) -> None:
-        write_files(self.out / name, files)
+    def enter(self) -> bool:
+        """Makes this worker stand there too; returns whether it sees the folder of what is made."""
+        torch.set_num_threads(self.threads)
+        is_shared = self.same_machine or Path(self.marker).exists()
+        if is_shared and self.folder:
+            os.chdir(self.folder)
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        return is_shared
 
 
 @dataclass(frozen=True)
@@ -80,24 +61,22 @@ class Cluster:
 
     Args:
         address: of the cluster; None for one that was begun on this machine.
-        cpus: of each run.
-        gpus: of each run, perhaps a fraction.
-        most: runs at a time; None for as many as the cluster has room for.
-        console: where progress is shown.
+        cpus: of each piece.
+        gpus: of each piece, perhaps a fraction.
+        most: pieces at a time; None for as many as the cluster has room for.
     """
 
     address: str | None
     cpus: float
     gpus: float
     most: int | None
-    console: Console
 
     def __str__(self) -> str:
         room = self.room()
         return f"at most {room if self.most is None else min(self.most, room)} at a time, on Ray"
 
     def room(self) -> int:
-        """How many runs the machines that are there now can make at a time."""
+        """How many pieces the machines that are there now can do at a time."""
         return sum(self._room_on(node) for node in ray.nodes() if node["Alive"])
 
     def _room_on(self, node: dict[str, Any]) -> int:
@@ -105,69 +84,71 @@ class Cluster:
         asked = {"CPU": self.cpus, "GPU": self.gpus}
         return int(min(has.get(name, 0.0) / amount for name, amount in asked.items() if amount))
 
-    def do(
-        self, work: Callable[..., Any], pieces: Sequence[tuple], begin: Callable[[int], None]
+    @contextmanager
+    def seen_from(self, out: Path) -> Iterator[Place]:
+        """Where this process stands, for workers that work in the folder `out`."""
+        marker, folder = mark(out), Path.cwd()
+        # Who has the folder has this one too, if that is inside; of others only Ray's copy is sure to be it.
+        known = self.address is None or out.is_relative_to(folder)
+        try:
+            yield Place(str(folder) if known else None, str(marker), self.address is None, max(1, int(self.cpus)))
+        finally:
+            marker.unlink(missing_ok=True)
+
+    def share_out(
+        self,
+        work: Callable[..., Any],
+        pieces: Sequence[tuple],
+        begin: Callable[[int], None],
+        look: Callable[[set[int]], None] = lambda running: None,
     ) -> Generator[tuple[int, Any, bool], None, None]:
-        """Makes the runs of a study, as `local.Local` does.
+        """Lets workers do all pieces, in order; they stop when the caller goes on or is interrupted.
 
         Args:
-            work: as `runs.run_one`.
-            pieces: options, folder and name of each run.
+            work: is called with each piece.
+            begin: is told the index of a piece that begins.
+            look: is told every second which pieces are being done.
+        Yields:
+            As they end: the index of a piece, what came of it or Ray's error, and whether its worker or machine was
+            lost, again and again.
+        Raises:
+            UserError: if a piece raises it.
         """
-        out = Path(pieces[0][1]).absolute()
-        marker, folder = mark(out), Path.cwd()
-        # Who has the study's folder has this one too, if that is inside; of others only Ray's copy is sure to be it.
-        known = self.address is None or out.is_relative_to(folder)
-        place = Place(str(folder) if known else None, str(marker), self.address is None, max(1, int(self.cpus)))
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        beside: dict[str, Any] = {
-            "num_cpus": 0,
-            "scheduling_strategy": here,
-            "max_restarts": RETRIES,
-            "max_task_retries": RETRIES,
-        }
-        keeper: Any = ray.remote(Keeper).options(**beside).remote(str(out))
-        task: Any = ray.remote(make_run).options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)
+        task: Any = ray.remote(work).options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)
         waiting, running = deque(range(len(pieces))), dict[Any, int]()
         try:
-            with StudyProgress(self.console, len(pieces)) as progress:
-                while waiting or running:
-                    while waiting and len(running) < min(self.most or len(pieces), max(1, self.room())):
-                        index = waiting.popleft()
-                        begin(index)
-                        options, _, name = pieces[index]
-                        running[task.remote(work, options, str(out), name, keeper, place)] = index
-                    ended, _ = ray.wait(list(running), timeout=1.0)
-                    for one in ended:
-                        index = running.pop(one)
-                        progress.end(pieces[index][2])
-                        yield index, *_result(one)
-                    names = {pieces[index][2] for index in running.values()}
-                    heard = ray.get(keeper.standings.remote())
-                    progress.show({name: standing for name, standing in heard.items() if name in names})
+            while waiting or running:
+                while waiting and len(running) < min(self.most or len(pieces), max(1, self.room())):
+                    index = waiting.popleft()
+                    begin(index)
+                    running[task.remote(*pieces[index])] = index
+                ended, _ = ray.wait(list(running), timeout=1.0)
+                for one in ended:
+                    yield running.pop(one), *_result(one)
+                look({*running.values()})
         finally:
             for one in running:
                 ray.cancel(one, force=True)
-            ray.kill(keeper)
-            marker.unlink(missing_ok=True)
 
 
-def _result(run: Any) -> tuple[Any, bool]:
-    """What came of a run, and whether its worker or machine was lost each time."""
+def _result(piece: Any) -> tuple[Any, bool]:
+    """What came of a piece, or Ray's error, and whether its worker or machine was lost each time."""
     try:
-        return ray.get(run), False
+        return ray.get(piece), False
     except (WorkerCrashedError, NodeDiedError, OutOfMemoryError):
         return None, True
     except RayError as error:
-        return told(error), False
+        if isinstance(cause := getattr(error, "cause", None), UserError):
+            raise cause from None
+        return error, False
 
 
 @contextmanager
-def cluster(address: str | None, cpus: float, gpus: float, most: int | None, console: Console) -> Iterator[Cluster]:
-    """Connects to the cluster at `address`, or begins one on this machine that ends with the study.
+def cluster(address: str | None, cpus: float, gpus: float, most: int | None) -> Iterator[Cluster]:
+    """Connects to the cluster at `address`, or begins one on this machine that ends with the command.
 
     Raises:
-        ConfigurationError: if it does not answer, or none of its machines has room for a run.
+        ConfigurationError: if it does not answer, or none of its machines has room for a piece.
     """
     check_answers(address)
     environment: dict[str, Any] = {"env_vars": {"PYTHONPATH": search_path()}}
@@ -191,7 +172,7 @@ def cluster(address: str | None, cpus: float, gpus: float, most: int | None, con
             f"no Ray cluster can be used at '{address or 'local'}' (--address): {told(error)}"
         ) from error
     try:
-        found = Cluster(address, cpus, gpus, most, console)
+        found = Cluster(address, cpus, gpus, most)
         if not found.room():
             each = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             has = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in each)
@@ -226,31 +207,3 @@ def search_path() -> str:
     root = Path(cl_ac.__file__).parent.parent
     before = os.environ.get("PYTHONPATH", "")
     return os.pathsep.join([str(root), before] if (root / "approaches").is_dir() else [before]).strip(os.pathsep)
-
-
-def make_run(work: Callable[..., Any], options: list[str], out: str, name: str, keeper: Any, place: Place) -> Any:
-    """Makes one run in a worker of Ray, or goes on with it."""
-    torch.set_num_threads(place.threads)
-    is_shared = place.same_machine or Path(place.marker).exists()
-    if is_shared and place.folder:
-        os.chdir(place.folder)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    if is_shared:
-        wait_for(Path(out) / name, PATIENCE)
-        return work(options, out, name, lambda standing: keeper.hear.remote(name, standing))
-    with tempfile.TemporaryDirectory() as folder:
-        known: dict[str, tuple[int, int]] = {}
-        write_files(Path(folder) / name, ray.get(keeper.files.remote(name)))
-        changed_files(Path(folder) / name, known)
-
-        def carry_back() -> None:
-            ray.get(keeper.keep.remote(name, changed_files(Path(folder) / name, known)))
-
-        def hear(standing: Standing) -> None:
-            keeper.hear.remote(name, standing)
-            carry_back()
-
-        problem = work(options, folder, name, hear)
-        carry_back()
-        return problem

@@ -22,6 +22,7 @@ from cl_ac.cli.run import command as start
 from cl_ac.recording.files import write_atomically
 from cl_ac.recording.provenance import provenance
 from cl_ac.studies.cluster import cluster
+from cl_ac.studies.cluster_runs import ClusterRuns
 from cl_ac.studies.local import Local
 from cl_ac.studies.runs import run_all
 from cl_ac.studies.study import Study
@@ -44,9 +45,9 @@ def timed(engine: str, study: Study, out: Path) -> tuple[float, float]:
         ready = began
         finished = run_all(study, out, Local(WORKERS), console, start)
     else:
-        with cluster(None, (os.cpu_count() or 1) / WORKERS, 0.0, WORKERS, console) as ray:
+        with cluster(None, (os.cpu_count() or 1) / WORKERS, 0.0, WORKERS) as ray:
             ready = time.perf_counter()
-            finished = run_all(study, out, ray, console, start)
+            finished = run_all(study, out, ClusterRuns(ray, console), console, start)
     assert len(finished) == sum(1 for _ in study.cells())
     return ready - began, time.perf_counter() - ready
 

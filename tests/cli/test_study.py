@@ -2,7 +2,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from cl_ac.cli import study
+from cl_ac.cli import engine, study
 from cl_ac.cli.main import main
 
 STUDY = "config: scripts/benchmarks/digits_5x2.yaml\ngrid: {seed: [0]}\n"
@@ -34,7 +34,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path, capsys, options, 
 
 def test_without_ray_it_says_how_to_get_it(tmp_path, capsys, monkeypatch):
     (tmp_path / "study.yaml").write_text(STUDY)
-    monkeypatch.setattr(study, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
     assert main(["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), "--engine", "ray"]) == 2
     assert "pip install 'cl_ac[ray]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -44,7 +44,7 @@ def test_options_of_ray_reach_it(tmp_path, monkeypatch):
     cluster = pytest.importorskip("cl_ac.studies.cluster", reason="studies on Ray need ray (pip install 'cl_ac[ray]')")
     (tmp_path / "study.yaml").write_text(STUDY)
     given = []
-    monkeypatch.setattr(cluster, "cluster", lambda *options: given.append(options[:-1]) or nullcontext("engine"))
+    monkeypatch.setattr(cluster, "cluster", lambda *options: given.append(options) or nullcontext("engine"))
     monkeypatch.setattr(study, "run_all", lambda *_: {})
     options = ["--engine", "ray", "--address", "auto", "--gpus_per_run", "0.25", "--cpus_per_run", "2"]
     assert main(["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), *options]) == 2

@@ -207,3 +207,34 @@ def test_an_address_that_does_not_answer_is_told_soon(work, capsys):
     assert main([*words, "--address", "here"]) == 2
     assert "expected host:port" in capsys.readouterr().err
     assert not (work / "runs").exists()
+
+
+def write_search(folder: Path) -> str:
+    """A search among three rates in `folder`, by paths relative to it."""
+    write_study(folder, epochs=1)
+    (folder / "search.yaml").write_text("config: settings.yaml\ngrid: {training.lr: [0.01, 0.05, 0.1], seed: [0, 1]}\n")
+    return "search.yaml"
+
+
+def test_workers_of_a_cluster_share_a_search(nodes, add_node, work):
+    pytest.importorskip("optuna", reason="tuning needs optuna (pip install 'cl_ac[tune]')")
+    add_node()
+    add_node()
+    options = [write_search(work), "--out", "runs", "--trials", "4", "--engine", "ray", "--address", nodes.address]
+    assert main(["tune", *options]) == 0
+    assert len(list((work / "runs").glob("trial_*/seed=*/checkpoint.pt"))) == 8
+    by = {path.read_text() for path in (work / "runs").glob("*/claim")}
+    assert len(by) >= 2
+    assert not any(f"process {os.getpid()} " in each for each in by)
+    assert (work / "runs" / "best.yaml").exists()
+    assert not list((work / "runs").glob(".*.unfinished"))
+
+
+def test_a_search_needs_a_folder_that_all_machines_see(nodes, add_node, work, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("optuna", reason="tuning needs optuna (pip install 'cl_ac[tune]')")
+    add_node()
+    monkeypatch.setattr(engine, "mark", lambda folder: tmp_path / "seen by nobody")
+    options = [write_search(work), "--out", "runs", "--trials", "1", "--engine", "ray", "--address", nodes.address]
+    assert main(["tune", *options]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"does not have the folder '{work / 'runs'}' (--out)" in told
