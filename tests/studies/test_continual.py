@@ -2,7 +2,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from cl_ac.cli import tune
+from cl_ac.cli import engine
 from cl_ac.cli.main import main
 from cl_ac.errors import ConfigurationError, UserError
 from cl_ac.recording.checkpoint import Checkpoint
@@ -116,7 +116,7 @@ def test_a_setting_that_cannot_be_zero_is_no_strength(guarded_settings, tmp_path
 
 
 def test_the_command_writes_settings_for_a_run(guarded_settings, here, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(tune, "Local", lambda workers: here)
+    monkeypatch.setattr(engine, "Local", lambda workers, share_gpus: here)
     search = tmp_path / "search.yaml"
     search.write_text(
         f"config: {guarded_settings()}\nset: {{training.epochs: 1, benchmark.classes_per_task: [2, 2]}}\n"
