@@ -34,7 +34,8 @@ class Local:
         Yields:
             As they end: the index of a piece, what came of it, and whether its process was killed, again and again.
         """
-        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        # Of the cores that this process may use: OMP_NUM_THREADS bounds them.
+        threads = max(1, torch.get_num_threads() // self.workers)
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = gpus_of_workers(self.workers, torch.cuda.device_count(), visible) if self.share_gpus else []
 

@@ -1,13 +1,18 @@
-"""What replay by generation comes to on split digits, and what it costs.
+"""What replay by generation comes to on split digits, or on a pretrained network, and what it costs.
 
 Fine-tuning, deep generative, brain-inspired, internal and progressive latent replay by each of its rules learn five
 tasks of two classes with a network of three fully connected layers, as that of the paper but for its width; some
 with ACs too. Accuracy is of the final exit and of the most confident one; multiply-accumulates (MACs) are for each new
 image of the last task, by what they are spent on; seconds are CPU time of the whole run. Rows are written as they come.
 
+With `--root`, a folder of 100 classes comes in ten tasks to a frozen EfficientNet-Lite0 with ImageNet weights and two
+fully connected layers on its features, which is the paper's arrangement; features are computed once for all runs.
+
     python scripts/bench/generative_replay.py --results results/generative_replay_digits-cpu.json
 
     python scripts/bench/generative_replay.py --results results/generative_replay_digits-cpu.json --figure cost.png
+
+    python scripts/bench/generative_replay.py --root ~/data/images --results results/generative_replay_features-cpu.json
 
 With `--held_out`, accuracy is that on held-out training images, by which settings are chosen on other seeds.
 """
@@ -17,18 +22,23 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
+from pretrained_exits import Shared
 from rich.console import Console
 
+from cl_ac.data.recognised import Recall
 from cl_ac.recording.figures import legend, panel
 from cl_ac.recording.files import write_atomically
 from cl_ac.recording.provenance import provenance
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.run import run
 from cl_ac.settings.configured import configured
+from cl_ac.training.settings import FrozenOutputs
 
 SHARED = {
     "benchmark": "Digits",
@@ -65,29 +75,83 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 WITHOUT_ACS = ("generative, 3 experts",)
+LEVELS = ["features", "layers.0", "penultimate"]
+ON_FEATURES = {
+    "config": "scripts/benchmarks/image_folder_10x10_lite0.yaml",
+    "benchmark.samples_per_class": 200,
+    "backbone.model": "scripts.bench.efficientnet_lite0.efficientnet_lite0_layers",
+    "backbone.stages": LEVELS[:-1],
+    "backbone.frozen": "features",
+    "training.epochs": 10,
+    "training.batch_size": 64,
+    "training.optimizer": "adamw",
+    "training.lr": 0.001,
+    "training.momentum": 0,
+    "training.schedule": "constant",
+}
+METHODS_ON_FEATURES: dict[str, dict[str, Any]] = {
+    "fine-tuning": {"approach": "FineTuning"},
+    "internal": {"approach": "InternalReplay", "approach.at": "features", **FEATURES},
+    **{
+        f"progressive, {rule}": {
+            "approach": "ProgressiveLatentReplay",
+            "approach.at": LEVELS,
+            "approach.frequencies": rule,
+            **FEATURES,
+        }
+        for rule in RULES
+    },
+}
 
 
-def rows_of(seeds: list[int], methods: list[str]) -> Iterator[tuple[str, bool, int]]:
-    """Method, whether it has ACs, and seed of each run."""
-    for seed in seeds:
-        for with_acs in (False, True):
-            for method in methods:
-                if not with_acs or method not in WITHOUT_ACS:
-                    yield method, with_acs, seed
+@dataclass(frozen=True)
+class Arranged:
+    """What is measured.
 
+    Args:
+        settings: of all runs.
+        acs: settings of those with ACs.
+        methods: settings of each method.
+        held: what frozen stages gave in earlier runs.
+    """
 
-def measured(options: dict[str, Any]) -> dict[str, Any]:
-    """What one run comes to."""
-    with tempfile.TemporaryDirectory() as folder:
-        experiment = configured({**options, "device": "cpu", "loggers": [], "out": folder, "name": "run"})
-        began = time.process_time()
-        run(**vars(experiment), console=Console(quiet=True))
-        seconds = time.process_time() - began
-        directory = RunDirectory(Path(folder) / "run")
-        last = directory.records[-1]
-        exits = [sum(column) / len(column) for column in zip(*last.exits, strict=True)]
-        confident = sum(last.most_confident) / len(last.most_confident)
-        return {"exits": exits, "most_confident": confident, "macs": last.training_macs, "cpu_seconds": seconds}
+    settings: dict[str, Any]
+    acs: dict[str, Any]
+    methods: dict[str, dict[str, Any]]
+    held: Recall | None = None
+
+    @staticmethod
+    def of(root: str | None) -> "Arranged":
+        """On digits, or on the folder of images at `root`."""
+        if root is None:
+            return Arranged(SHARED, {"exits": "sdn"}, METHODS)
+        held = FrozenOutputs(memory=2.0).recall(torch.device("cpu"))
+        acs = {"exits.at": LEVELS[:-1], "exits.weights": [1, 1]}
+        return Arranged({**ON_FEATURES, "benchmark.root": root, "exits": "null"}, acs, METHODS_ON_FEATURES, held)
+
+    def runs(self, seeds: list[int], methods: list[str] | None) -> Iterator[tuple[str, bool, int]]:
+        """Method, whether it has ACs, and seed of each run."""
+        for seed in seeds:
+            for with_acs in (False, True):
+                for method in self.methods if methods is None else methods:
+                    if not with_acs or method not in WITHOUT_ACS:
+                        yield method, with_acs, seed
+
+    def measured(self, options: dict[str, Any]) -> dict[str, Any]:
+        """What one run comes to."""
+        with tempfile.TemporaryDirectory() as folder:
+            experiment = configured({**options, "device": "cpu", "loggers": [], "out": folder, "name": "run"})
+            training = experiment.training
+            if self.held is not None:
+                training = replace(training, frozen_outputs=Shared(held=self.held))
+            began = time.process_time()
+            run(**{**vars(experiment), "training": training}, console=Console(quiet=True))
+            seconds = time.process_time() - began
+            directory = RunDirectory(Path(folder) / "run")
+            last = directory.records[-1]
+            exits = [sum(column) / len(column) for column in zip(*last.exits, strict=True)]
+            confident = sum(last.most_confident) / len(last.most_confident)
+            return {"exits": exits, "most_confident": confident, "macs": last.training_macs, "cpu_seconds": seconds}
 
 
 def figure(rows: list[dict[str, Any]]) -> Figure:
@@ -109,7 +173,8 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS))
+    parser.add_argument("--root", help="a folder of 100 classes; absent means digits")
     parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="settings to try, such as a rate")
     parser.add_argument("--held_out", action="store_true", help="report on held-out training images")
     parser.add_argument("--results", type=Path, help="a file for the numbers and what made them; rows in it are kept")
@@ -122,15 +187,17 @@ def main() -> None:
     judged = {"benchmark.evaluate_on": "validation", "benchmark.validation": 0.2} if arguments.held_out else {}
     known = arguments.results is not None and arguments.results.exists()
     rows = json.loads(arguments.results.read_text())["rows"] if known else []
-    for method, with_acs, seed in rows_of(arguments.seeds, arguments.methods):
-        exits = {"exits": "sdn"} if with_acs else {}
-        replays = tried if METHODS[method]["approach"] != "FineTuning" else {}
-        own = {**SHARED, **judged, **METHODS[method], **exits, **replays, "seed": seed}
-        rows.append({"method": method, "acs": with_acs, "seed": seed, **tried, **measured(own)})
+    arranged = Arranged.of(arguments.root)
+    for method, with_acs, seed in arranged.runs(arguments.seeds, arguments.methods):
+        exits = arranged.acs if with_acs else {}
+        replays = tried if arranged.methods[method]["approach"] != "FineTuning" else {}
+        own = {**arranged.settings, **judged, **arranged.methods[method], **exits, **replays, "seed": seed}
+        rows.append({"method": method, "acs": with_acs, "seed": seed, **tried, **arranged.measured(own)})
         Console().print(rows[-1])
         if arguments.results is not None:
-            content = json.dumps({"settings": SHARED, "rows": rows, "provenance": provenance()}, indent=2)
-            write_atomically(arguments.results, lambda file, content=content: file.write_text(content + "\n"))
+            kept = {"settings": arranged.settings, "rows": rows, "provenance": provenance()}
+            content = json.dumps(kept, indent=2) + "\n"
+            write_atomically(arguments.results, lambda file, content=content: file.write_text(content))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from cl_ac.studies.local import Local
 from cl_ac.studies.workers import Worker, share_out
 
 
@@ -49,6 +51,16 @@ def test_a_worker_does_not_hear_ctrl_c_and_sees_the_gpu_that_it_was_given(monkey
     assert ended == [(0, None, False), (1, "1", False)]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_one_worker_takes_no_more_threads_than_this_process_may(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    ((_, threads, killed),) = Local(1).do(threads_here, [()], lambda index: None)
+    assert (threads, killed) == (1, False)
+
+
+def threads_here() -> int:
+    return torch.get_num_threads()
 
 
 def test_workers_end_with_the_process_that_started_them():
