@@ -53,14 +53,14 @@ def test_a_worker_does_not_hear_ctrl_c_and_sees_the_gpu_that_it_was_given(monkey
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def test_one_worker_takes_no_more_threads_than_this_process_may(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    ((_, threads, killed),) = Local(1).do(threads_here, [()], lambda index: None)
+def test_one_worker_takes_no_more_threads_than_this_process_may():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ((_, threads, killed),) = Local(1).do(torch.get_num_threads, [()], lambda index: None)
+    finally:
+        torch.set_num_threads(before)
     assert (threads, killed) == (1, False)
-
-
-def threads_here() -> int:
-    return torch.get_num_threads()
 
 
 def test_workers_end_with_the_process_that_started_them():
