@@ -15,6 +15,7 @@ from cl_ac.errors import ConfigurationError, ResumeError, UserError
 from cl_ac.recording.files import damage_of_zip, save_state, write_atomically
 from cl_ac.sound.clips import random_clip
 from cl_ac.sound.model import HyperSound
+from cl_ac.sound.phases import mangled
 from cl_ac.sound.spectral import MelDistance
 
 VERSION = 2
@@ -33,6 +34,7 @@ class SoundTraining:
         mel: weight of the distance in mel spectra.
         bands: of pitch in the spectra, at most.
         clip: largest norm of the gradient.
+        mangled: share of the clips whose phases are changed at random; 0.8 as published.
         seed: of the first weights and all draws.
     """
 
@@ -44,6 +46,7 @@ class SoundTraining:
     mel: float = 1.0
     bands: int = 128
     clip: float = 1.0
+    mangled: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -156,6 +159,8 @@ def fit(
         order, total = torch.randperm(len(waves), generator=stream), torch.zeros((), device=device)
         for step, batch in enumerate(order.split(training.batch_size)):
             clips = torch.stack([random_clip(waves[place], model.samples, stream) for place in batch.tolist()])
+            if training.mangled:
+                clips = mangled(clips, model.rate, training.mangled, stream)
             for group in optimizer.param_groups:
                 # In the middle of the step, so that neither the first nor the last has a rate of 0.
                 group["lr"] = training.rate_at((epoch + (step + 0.5) / steps) / training.epochs)

@@ -24,17 +24,23 @@ def trained(small, tones):
     return make
 
 
-def test_a_killed_training_goes_on_with_the_same_bits(trained, tmp_path):
+@pytest.mark.parametrize("mangled", [0.0, 0.8])
+def test_a_killed_training_goes_on_with_the_same_bits(trained, tmp_path, mangled):
     def stop(epoch, loss):
         if epoch == 2:
             raise KeyboardInterrupt
 
-    whole = trained(tmp_path / "whole.pt")
+    whole = trained(tmp_path / "whole.pt", mangled=mangled)
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "stopped.pt", stop)
-    resumed = trained(tmp_path / "stopped.pt")
+        trained(tmp_path / "stopped.pt", stop, mangled=mangled)
+    resumed = trained(tmp_path / "stopped.pt", mangled=mangled)
     assert whole.losses == resumed.losses
     assert all(torch.equal(value, resumed.weights[name]) for name, value in whole.weights.items())
+
+
+def test_phases_are_changed_on_request(trained, tmp_path):
+    plain, turned = (trained(tmp_path / f"{share}.pt", epochs=1, mangled=share) for share in (0.0, 1.0))
+    assert plain.losses != turned.losses
 
 
 def test_training_lowers_the_loss_and_the_file_builds_the_model(trained, tmp_path):
