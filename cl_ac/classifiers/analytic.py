@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl_ac.classifiers.classifier import Classifier
+from cl_ac.classifiers.classifier import BLOCK, Classifier
 from cl_ac.data.samples import Samples
 from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError, UserError
@@ -61,7 +61,7 @@ class ACIL(Classifier):
 
     def sum_up(self, stream: str, samples: Samples, task: Task, network: ExitNetwork, trainer: Trainer) -> None:
         """Adds samples of a task to the sums of all exits."""
-        for features, targets in self.passes(network, samples, trainer):
+        for features, targets in self.passes(network, samples, trainer, block=BLOCK):
             labels = F.one_hot(targets, task.classes_seen).double()
             for index, part in enumerate(features):
                 if not hasattr(self, f"projection_{index}"):
@@ -162,7 +162,7 @@ class DSAL(ACIL):
 
     def fit(self, task, network, trainer, memory) -> None:
         super().fit(task, network, trainer, memory)
-        for features, targets in self.passes(network, task.train.without_extras(), trainer):
+        for features, targets in self.passes(network, task.train.without_extras(), trainer, block=BLOCK):
             labels = F.one_hot(targets, task.classes_seen).double()
             for index, part in enumerate(features):
                 widened = self.widened(index, part).double()

@@ -24,6 +24,8 @@ from cl_ac.network import ExitNetwork
 from cl_ac.training import Trainer
 
 Aggregation = Literal["own", "uniform", "learned"]
+# Images whose products are added to those of earlier ones together: a sum over few costs little less than the adding.
+BLOCK = 2048
 ReadFeatures = Callable[[ExitNetwork, Tensor], list[Tensor]]
 
 
@@ -131,17 +133,34 @@ class Classifier(Growing):
 
     @torch.no_grad()
     def passes(
-        self, network: ExitNetwork, samples: Samples, trainer: Trainer, read: ReadFeatures | None = None
+        self,
+        network: ExitNetwork,
+        samples: Samples,
+        trainer: Trainer,
+        read: ReadFeatures | None = None,
+        block: int = 1,
     ) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Features and targets of batches of `samples`, without augmentation.
 
         Args:
             read: gives the features of images; by default `features`.
+            block: images that come together at least, the last ones aside.
         """
         network.eval()
         read = self.features if read is None else read
         loader, size = trainer.loader(samples), trainer.answered_at_once(samples)
+        held: list[list[Tensor]] = []
         for images, targets in zip(loader.in_order(size), loader.samples.targets.split(size), strict=True):
             with trainer.autocast():
-                features = read(network, images)
-            yield features, targets
+                held.append([*read(network, images), targets])
+            if sum(len(batch[-1]) for batch in held) >= block:
+                yield _joined(held)
+                held = []
+        if held:
+            yield _joined(held)
+
+
+def _joined(batches: list[list[Tensor]]) -> tuple[list[Tensor], Tensor]:
+    """Features and targets of batches, each of which ends with its targets, as one."""
+    *features, targets = batches[0] if len(batches) == 1 else [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    return features, targets

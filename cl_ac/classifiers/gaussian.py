@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl_ac.classifiers.classifier import Classifier
+from cl_ac.classifiers.classifier import BLOCK, Classifier
 from cl_ac.data.tasks import Task
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.network import ExitNetwork
@@ -50,7 +50,12 @@ class Statistics:
         total = (counts + other.counts).clamp(min=1)
         apart = other.means - means
         spread = (counts * other.counts / total)[:, None] * apart
-        between = (spread * apart).sum(0) if self.scatter.ndim == 1 else spread.T @ apart
+        if self.scatter.ndim == 1:
+            between = (spread * apart).sum(0)
+        else:
+            # Few of all classes are in both sets.
+            both = (counts * other.counts).nonzero()[:, 0]
+            between = spread[both].T @ apart[both]
         merged = means + (other.counts / total)[:, None] * apart
         return Statistics(counts + other.counts, merged, self.scatter + other.scatter + between)
 
@@ -108,7 +113,7 @@ class Gaussian(Classifier):
             self._add_shrunk_classes(task, network, trainer)
         else:
             diagonal = self.covariance != "full"
-            for features, targets in self.passes(network, task.train.without_extras(), trainer):
+            for features, targets in self.passes(network, task.train.without_extras(), trainer, block=BLOCK):
                 for index, part in enumerate(features):
                     self._add(index, Statistics.of(part.double(), targets, task.classes_seen, diagonal))
         if self.shrinkage == "ledoit_wolf":
