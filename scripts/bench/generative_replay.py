@@ -75,7 +75,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 WITHOUT_ACS = ("generative, 3 experts",)
-# The best noise of 0.3, 1, 3, 10, 30 and 100 for internal replay, on held-out images of seed 100, half as many of each class.
+# The best of 0.3, 1, 3, 10, 30 and 100 for internal replay on held-out images of seed 100, half as many of each class.
 FREE = {**VAE, "approach.generator.noise": 30.0}
 LEVELS = ["features", "layers.0", "penultimate"]
 ON_FEATURES = {
