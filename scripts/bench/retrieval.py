@@ -48,7 +48,7 @@ def methods(kind: str) -> dict[str, list[str]]:
         "ZeroShot": [],
         "Sequential": [],
         "LwF": [],
-        "EWC": ["--method.batches", "4"],
+        "EWC": ["--method.batches", "4", "--method.strength", "1e6"],
         "Replay": ["--method.per_domain", "40", "--method.drawn", "16"],
         "OneAdapter": adapters,
         "DAR": adapters,
