@@ -124,14 +124,18 @@ def _buckets(values: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
             first, size = place, 0
 
 
-class _Awaited(torch.autograd.Function):
-    """The identity, whose gradients are those that `_Summed` has under way, once they have come."""
+class _Identity(torch.autograd.Function):
+    """The identity; subclasses say what becomes of gradients. `under_way` holds the exchanges that have begun."""
 
     @staticmethod
     def forward(context: Any, under_way: list[dist.Work], *values: Tensor) -> tuple[Tensor, ...]:
         context.set_materialize_grads(False)
         context.under_way = under_way
         return tuple(value.view_as(value) for value in values)
+
+
+class _Awaited(_Identity):
+    """Gradients are those that `_Summed` has under way, once they have come."""
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -140,18 +144,12 @@ class _Awaited(torch.autograd.Function):
         return None, *gradients
 
 
-class _Summed(torch.autograd.Function):
-    """The identity, whose gradients are summed over processes, in one exchange for each type of number.
+class _Summed(_Identity):
+    """Gradients are summed over processes, in one exchange for each type of number.
 
     The exchange begins as soon as these gradients are known, and goes on while the layers below compute theirs. What
     `backward` gives is not yet the sum, so that nobody but `_Awaited` may read it.
     """
-
-    @staticmethod
-    def forward(context: Any, under_way: list[dist.Work], *values: Tensor) -> tuple[Tensor, ...]:
-        context.set_materialize_grads(False)
-        context.under_way = under_way
-        return tuple(value.view_as(value) for value in values)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:

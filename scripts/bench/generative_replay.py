@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--root", help="a folder of 100 classes; absent means digits")
     parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="settings to try, such as a rate")
     parser.add_argument("--held_out", action="store_true", help="report on held-out training images")
-    parser.add_argument("--results", type=Path, help="a file for the numbers and what made them; rows in it are kept")
+    parser.add_argument("--results", type=Path, help="a file for the numbers; runs that are in it are not run again")
     parser.add_argument("--figure", type=Path, help="draw the rows of --results into this file, and run nothing")
     arguments = parser.parse_args()
     if arguments.figure is not None:
@@ -190,7 +190,12 @@ def main() -> None:
     known = arguments.results is not None and arguments.results.exists()
     rows = json.loads(arguments.results.read_text())["rows"] if known else []
     arranged = Arranged.of(arguments.root)
+    if unknown := {*(arguments.methods or [])} - arranged.methods.keys():
+        parser.error(f"with --root there is no {', '.join(unknown)}; known: {', '.join(arranged.methods)}")
+    done = [(row["method"], row["acs"], row["seed"], {n: v for n, v in row.items() if "." in n}) for row in rows]
     for method, with_acs, seed in arranged.runs(arguments.seeds, arguments.methods):
+        if (method, with_acs, seed, tried) in done:
+            continue
         exits = arranged.acs if with_acs else {}
         replays = tried if arranged.methods[method]["approach"] != "FineTuning" else {}
         own = {**arranged.settings, **judged, **arranged.methods[method], **exits, **replays, "seed": seed}
