@@ -109,6 +109,25 @@ def test_links_lead_somewhere(page):
             assert anchor[1:] in {re.sub(r"[^\w\- ]", "", each).lower().replace(" ", "-") for each in headings}
 
 
+def test_the_index_of_docs_leads_to_every_page():
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert all(f"]({page.name})" in index for page in (ROOT / "docs").glob("*.md") if page.name != "README.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_no_table_tells_of_an_option_twice(page):
+    for table in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE):
+        options = re.findall(r"^\| (`--[^|]+?) \|", table, re.MULTILINE)
+        assert sorted(set(options)) == sorted(options)
+
+
+def test_no_two_pages_say_the_same():
+    told: dict[str, Path] = {}
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            assert len(line) < 80 or told.setdefault(line, page) == page, f"{line} is in {told[line]} and {page}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_names_of_files_and_objects_exist(page):
     text = page.read_text()
