@@ -56,6 +56,11 @@ def test_installed_wheel_imports_and_leaves_bare_names_alone(wheel, tmp_path):
     subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, check=True)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "approaches").glob("*.py")), ids=lambda path: path.stem)
+def test_a_method_is_one_short_file(path):
+    assert len(path.read_text().splitlines()) <= 150
+
+
 def test_top_level_is_what_the_project_promises():
     documents = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "docs/README.md")
     for name in ("setup.cfg", "pyproject.toml", "cl_ac", *ROOMS, "scripts", "results", "tests", *documents):
