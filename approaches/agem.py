@@ -21,7 +21,7 @@ class AGEM(Approach):
     teach nothing, so that old classes are still mistaken for new ones where the task is not known.
 
     Args:
-        replay: exemplars in each step; by default as many as new images.
+        replay: exemplars in each step; by default as many as a full batch has new images.
         among: what every image is classified among: `all` classes, as where the task is not known, or the classes of
             its own `task`, as in the paper.
     """

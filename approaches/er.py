@@ -13,7 +13,7 @@ class ER(Approach):
     They share a forward pass, so that batch normalisation sees old and new classes.
 
     Args:
-        replay: exemplars in each step; by default as many as new images.
+        replay: exemplars in each step; by default as many as a full batch has new images.
     """
 
     family = "replay"

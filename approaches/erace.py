@@ -19,7 +19,7 @@ class ERACE(Approach):
     New images and exemplars pass the network one after the other, as in the authors' code.
 
     Args:
-        replay: exemplars in each step; by default as many as new images.
+        replay: exemplars in each step; by default as many as a full batch has new images.
         among: what new images are classified among: the classes present in the `batch`, or all classes of the `task`.
     """
 

@@ -17,7 +17,8 @@ class Teacher(nn.Module):
     """A frozen copy of a network that is asked for its logits; empty until `update` is called.
 
     Only the statistics of its batch norm ever change, never a weight, and no dropout is switched on (published code
-    puts the whole teacher in training mode). A network without batch norm teaches the same with every setting.
+    puts the whole teacher in training mode). A network without batch norm teaches the same with every setting; frozen
+    stages normalise as the learning network's do, with the statistics that they came with.
 
     Args:
         batch_norm: the statistics that its batch norm normalises with: `frozen`, those of the old task; `batch`, those
@@ -40,7 +41,7 @@ class Teacher(nn.Module):
         """Prepares the copy for teaching `task`: call it before training, once the copy has been taken."""
         if self.network is None or self.batch_norm != "pretrained":
             return
-        layers = batch_norms(self.network)
+        layers = _adapting(self.network)
         momenta = [layer.momentum for layer in layers]
         for layer in layers:
             layer.reset_running_stats()
@@ -75,6 +76,14 @@ class Teacher(nn.Module):
         network = self.network
         if network is None:
             raise RuntimeError("a teacher is asked before `update` gave it a network")
-        for layer in batch_norms(network):
+        for layer in _adapting(network):
             layer.training = batch_statistics
         return read(network, images)
+
+
+def _adapting(network: ExitNetwork) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The batch norm of all but frozen stages."""
+    frozen = {
+        layer for stage in network.backbone.stages[: network.backbone.frozen_stages] for layer in batch_norms(stage)
+    }
+    return [layer for layer in batch_norms(network) if layer not in frozen]

@@ -274,12 +274,18 @@ def stored_run(random_outputs) -> Callable[..., Path]:
         return Drift(*similarities, *norms), Grams(*grams)
 
     def make(
-        path: Path, config: dict | None = None, exits: int = 3, tasks: int = 3, watch: bool = False, drift: bool = False
+        path: Path,
+        config: dict | None = None,
+        exits: int = 3,
+        tasks: int = 3,
+        watch: bool = False,
+        drift: bool = False,
+        sizes: tuple[int, ...] = (2, 3, 1, 2),
     ) -> RunDirectory:
         directory, config = RunDirectory(path), config or {"seed": 0}
         directory.open(config, resume=False)
         for task in range(tasks):
-            outputs = random_outputs(config["seed"], exits, 60, (2, 3, 1, 2)[: task + 1])
+            outputs = random_outputs(config["seed"], exits, 60, sizes[: task + 1])
             directory.finish(Record.of(task, outputs, 1.0), outputs)
             if watch:
                 directory.keep_watched(watched(task, exits, config["seed"]))

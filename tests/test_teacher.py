@@ -60,6 +60,24 @@ def test_batch_statistics_are_those_of_the_batch_at_hand(toy_network, images):
     torch.testing.assert_close(teacher(images), expected)
 
 
+@pytest.mark.parametrize("kind", STATISTICS)
+def test_frozen_stages_keep_their_statistics(kind, toy_network, toy_benchmark, toy_trainer, images):
+    network = toy_network("sdn")
+    network.backbone.freeze(network.backbone.stage_names[0])
+    teacher = Teacher(kind)
+    teacher.update(network)
+    teacher.begin_task(toy_benchmark()[0], toy_trainer)
+    teacher(images)
+    stage, taught = network.train().backbone.stages[0], teacher.network.backbone.stages[0]
+    assert statistics(stage)
+    assert all(torch.equal(value, statistics(stage)[name]) for name, value in statistics(taught).items())
+    assert torch.equal(taught(images), stage(images))
+    others = [name for name in statistics(teacher.network) if not name.startswith("backbone.stages.0.")]
+    moved = [not torch.equal(statistics(teacher.network)[name], statistics(network)[name]) for name in others]
+    assert others
+    assert all(moved) == (kind != "frozen")
+
+
 def test_pretrained_statistics_are_the_mean_over_batches_of_the_new_data(toy_network, toy_benchmark, toy_trainer):
     task = toy_benchmark()[0]
     teacher = Teacher("pretrained")

@@ -76,7 +76,7 @@ class TrainingSet:
         task: the task being learned.
         memory: exemplars to draw from beside each batch; of a memory that is live, each step draws from what it holds
             by then.
-        replay: exemplars per step, one entry for each independent draw; None draws as many as the batch has.
+        replay: exemplars per step, one entry for each independent draw; None draws as many as a full batch has.
         drop_last: whether the last, smaller batch of an epoch is left out.
         views: changes to the run's augmentation, such as `{"crop": "resized"}`, for each further view of every image,
             new or replayed, that the loss sees.

@@ -88,7 +88,7 @@ class Record:
     def line(self) -> str:
         """What `parse` reads."""
         known = {name: value for name, value in vars(self).items() if value is not None}
-        return json.dumps(_told(known, math.nan, None)) + "\n"
+        return json.dumps(unknown_as(known, math.nan, None)) + "\n"
 
     @staticmethod
     def parse(line: str) -> "Record":
@@ -102,7 +102,7 @@ class Record:
         needed = {name for name, is_needed in names.items() if is_needed}
         if not isinstance(content, dict) or not needed <= set(content) <= set(names):
             raise ValueError(line)
-        record = Record(**_told(content, None, math.nan))
+        record = Record(**unknown_as(content, None, math.nan))
         tasks, exits = len(record.sizes), len(record.relative_cost)
         per_task = record.exits, record.most_confident, record.exits_task_incremental
         whole = tasks == record.task + 1 and all(
@@ -136,12 +136,12 @@ def of_stream(
     return found
 
 
-def _told(value: Any, unknown: float | None, instead: float | None) -> Any:
+def unknown_as(value: Any, unknown: float | None, instead: float | None) -> Any:
     """`value` with another sign for what is not known: a file has null in place of NaN."""
     if isinstance(value, dict):
-        return {name: _told(part, unknown, instead) for name, part in value.items()}
+        return {name: unknown_as(part, unknown, instead) for name, part in value.items()}
     if isinstance(value, list):
-        return [_told(part, unknown, instead) for part in value]
+        return [unknown_as(part, unknown, instead) for part in value]
     is_unknown = value is None if unknown is None else isinstance(value, float) and math.isnan(value)
     return instead if is_unknown else value
 

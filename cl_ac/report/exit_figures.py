@@ -7,7 +7,7 @@ from typing import Literal
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cl_ac.evaluation import Outputs
+from cl_ac.evaluation import Outputs, average
 from cl_ac.exits.curves import Curve, average_curve, exit_histogram, exit_points, oracle_curve
 from cl_ac.exits.quality import reliability
 from cl_ac.exits.rules import Confidence, decide
@@ -50,7 +50,7 @@ def exit_accuracy_figure(accuracies: Tensor) -> Figure:
     names = [answer_text(name) for name in exit_names(accuracies.shape[1])]
     for task, row in enumerate(accuracies):
         axes.plot(names, 100 * row, "o-", label=f"task {task + 1}", color=f"C{task % 10}")
-    axes.plot(names, 100 * accuracies.mean(0), "ks--", label="mean over tasks")
+    axes.plot(names, 100 * average(accuracies), "ks--", label="mean over tasks")
     axes.set_ylabel("accuracy (%)")
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)

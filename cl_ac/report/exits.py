@@ -33,6 +33,7 @@ from cl_ac.exits.curves import (
 from cl_ac.exits.quality import Quality, groups, quality
 from cl_ac.exits.rules import Confidence, Entropy, ExitRule, Margin, Patience
 from cl_ac.recording.files import storing, write_atomically
+from cl_ac.recording.records import unknown_as
 from cl_ac.recording.rundir import RunDirectory
 from cl_ac.recording.summary import percent
 from cl_ac.report.exit_figures import exit_accuracy_figure, exit_histogram_figure, reliability_figure, rules_figure
@@ -314,7 +315,7 @@ def numbers(analysis: Analysis) -> dict:
     """All numbers of the tables, as plain values; null where one is undefined."""
 
     def row(curve: Curve) -> dict:
-        at = {f"{budget:g}": None if value != value else value for budget, value in _at_budgets(curve).items()}
+        at = {f"{budget:g}": value for budget, value in _at_budgets(curve).items()}
         return {"at": at, "best": curve.accuracy.max().item(), "area": area(curve)}
 
     kinds = {
@@ -322,10 +323,7 @@ def numbers(analysis: Analysis) -> dict:
         "weighted": analysis.curves_weighted,
         "task_incremental": analysis.curves_task_incremental,
     }
-    found = {name: asdict(each) for name, each in analysis.quality.items()}
-    for each in found.values():
-        each["repair"] = [[None if value != value else value for value in line] for line in each["repair"]]
-    return {
+    found = {
         "relative_cost": analysis.outputs.cost.relative,
         "rules": {kind: {name: row(curve) for name, curve in curves.items()} for kind, curves in kinds.items()},
         "after_task": [
@@ -333,8 +331,9 @@ def numbers(analysis: Analysis) -> dict:
             for each in analysis.after_task
         ],
         "oracle": row(oracle_curve(analysis.outputs)),
-        "quality": found,
+        "quality": {name: asdict(each) for name, each in analysis.quality.items()},
     }
+    return unknown_as(found, math.nan, None)
 
 
 def curve_points(analysis: Analysis) -> dict[str, Tensor]:
@@ -361,15 +360,15 @@ def _write_events(analysis: Analysis, directory: RunDirectory, drawn: Mapping[st
     with SummaryWriter(str(directory.path), filename_suffix=EVENTS_SUFFIX) as writer:
         for each in analysis.after_task:
             for name, curve in each.named.items():
-                for budget, value in _at_budgets(curve).items():
+                at = {f"accuracy_at_{100 * budget:.0f}_percent": value for budget, value in _at_budgets(curve).items()}
+                for what, value in {**at, "area": area(curve)}.items():
                     if math.isfinite(value):
-                        tag = f"exits/accuracy_at_{100 * budget:.0f}_percent/{name}"
-                        writer.add_scalar(tag, value, each.task + 1)
-                writer.add_scalar(f"exits/area/{name}", area(curve), each.task + 1)
+                        writer.add_scalar(f"exits/{what}/{name}", value, each.task + 1)
         tasks = analysis.after_task[-1].task + 1
         for name, found in analysis.quality.items():
             if found.mean_eefp is not None:
                 writer.add_scalar(f"exits/mean_eefp/{name}", found.mean_eefp, tasks)
-            writer.add_scalar(f"exits/overthinking/{name}", found.overthinking.share, tasks)
+            if math.isfinite(found.overthinking.share):
+                writer.add_scalar(f"exits/overthinking/{name}", found.overthinking.share, tasks)
         for name, figure in drawn.items():
             writer.add_figure(f"exits/{name}", figure, tasks)

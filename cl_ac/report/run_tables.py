@@ -93,7 +93,7 @@ def drift_table(groups: Sequence[Group]) -> ResultTable:
     rows: list[list[Cell]] = []
     for group in groups:
         kept = [kept_features(drift)[-1] for drift in group.drifts]
-        newest = [drift.weights[-1, :, -1] / drift.weights[-1, :, :-1].mean(-1) for drift in group.drifts]
+        newest = [drift.weights[-1, :, -1] / drift.weights[-1, :, :-1].nanmean(-1) for drift in group.drifts]
         columns = [torch.stack(values, 1).tolist() for values in (kept, newest)]
         for name, *shares in zip(exit_labels(group.last.shape[-1]), *columns, strict=True):
             rows.append([group.label, name, *(Spread(tuple(share)) for share in shares)])
@@ -187,7 +187,7 @@ def exit_accuracies(groups: Sequence[Group]) -> ResultTable:
     deepest = max(group.last.shape[-1] for group in groups)
     rows = []
     for group in groups:
-        *early, final = _shares(group.last.mean(1))
+        *early, final = _shares(average(group.last.movedim(1, 0)))
         rows.append([group.label, *early, *[""] * (deepest - 1 - len(early)), final])
     return ResultTable(
         "accuracy_per_exit", "accuracy of each exit, mean over tasks, %", ["run", *exit_labels(deepest)], rows

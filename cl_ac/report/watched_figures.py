@@ -84,7 +84,7 @@ def _over_tasks(later: Sequence[Watched]) -> tuple[Tensor, Tensor]:
     gap, where, accuracy = torch.full((1,), torch.nan), [], []
     for each in later:
         where += [each.task + each.steps / max(1, int(each.steps[-1])), gap]
-        accuracy += [each.accuracy[:, each.answers.index(main_answer(each)), :-1].mean(-1), gap]
+        accuracy += [each.accuracy[:, each.answers.index(main_answer(each)), :-1].nanmean(-1), gap]
     return torch.cat(where), torch.cat(accuracy)
 
 
@@ -93,7 +93,7 @@ def _plot_old(axes: Axes, tasks: Sequence[Watched], answer: str, **style: Any) -
     later = [each for each in tasks if each.task > 0]
     gap = torch.full((1,), torch.nan)
     steps = [torch.cat([(each.start + each.steps).float(), gap]) for each in later]
-    accuracy = [torch.cat([each.accuracy[:, each.answers.index(answer), :-1].mean(-1), gap]) for each in later]
+    accuracy = [torch.cat([each.accuracy[:, each.answers.index(answer), :-1].nanmean(-1), gap]) for each in later]
     axes.plot(torch.cat(steps), 100 * torch.cat(accuracy), label=answer_text(answer), **style)
 
 

@@ -56,7 +56,7 @@ def run_all(study: Study, out: Path, engine: Engine, console: Console, start: St
             if problem is None:
                 # Whose settings may name plugins: they are those of the study itself.
                 finished[name] = RunDirectory(out / name, trusted=True)
-                result = percent(summarise(finished[name]).accuracy) + " %"
+                result = f"{percent(summarise(finished[name]).accuracy)} % of the test samples"
             else:
                 result = f"failed: {problem}"
             say(f"{count}/{len(cells)}  {name}  {result}")

@@ -228,7 +228,7 @@ class StabilitySummary:
         relative_recovery: the same as a share of the accuracy before.
         recovered: share of the curves that come back to the accuracy before.
         recovery_steps: until then, over those that do.
-        settling_steps: until nine tenths of the final accuracy are reached for good from the lowest point.
+        settling_steps: until nine tenths of the accuracy at the task's end are first reached from the lowest point on.
         area: of the gap below the accuracy before, in accuracy · steps.
         mean_depth: the same divided by the task's steps.
         recency_bias: share of earlier tasks' samples taken for the newest task, at each task's end.

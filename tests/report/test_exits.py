@@ -32,11 +32,11 @@ from cl_ac.report.exits import (
 def run_with(tmp_path, random_outputs):
     """Makes a run of two tasks whose stored outputs are random, and returns its folder and its last outputs."""
 
-    def make(exits: int = 3, name: str = "run") -> tuple[RunDirectory, Outputs]:
+    def make(exits: int = 3, name: str = "run", sizes: tuple[int, ...] = (2, 3)) -> tuple[RunDirectory, Outputs]:
         directory = RunDirectory(tmp_path / name)
         directory.open({"seed": 0}, resume=False)
-        for task, sizes in enumerate([(2,), (2, 3)]):
-            outputs = random_outputs(task, exits, 60, sizes)
+        for task in range(len(sizes)):
+            outputs = random_outputs(task, exits, 60, sizes[: task + 1])
             directory.finish(Record.of(task, outputs, 1.0), outputs)
         return directory, outputs
 
@@ -129,6 +129,25 @@ def test_written_files(run_with):
     value = events.Scalars("exits/mean_eefp/all")[0].value
     assert math.isclose(value, analysis.quality["all"].mean_eefp, rel_tol=1e-5)
     assert "exits/reliability" in events.Tags()["images"]
+
+
+def test_what_is_not_tested_is_null_and_draws_nothing(run_with):
+    """A second task that brings known classes again has no test samples."""
+    directory, _ = run_with(sizes=(2, 0, 3))
+    analysis = analyse(directory)
+    write(analysis, directory)
+    text = (directory.path / "exits" / "exits.json").read_text()
+    written = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert written["after_task"][2]["task_1"]["area"] is None
+    assert written["after_task"][2]["mean"]["area"] == pytest.approx(area(analysis.curves["confidence"]))
+    assert written["quality"]["task_1"]["accuracy"] == [None] * 3
+    events = EventAccumulator(str(next(directory.path.glob(f"*{EVENTS_SUFFIX}")))).Reload()
+    values = [event.value for tag in events.Tags()["scalars"] for event in events.Scalars(tag)]
+    assert values
+    assert all(math.isfinite(value) for value in values)
+    (axes,) = figures(analysis)["exit_accuracy"].axes
+    mean = next(line for line in axes.lines if line.get_label() == "mean over tasks")
+    assert mean.get_ydata().tolist() == pytest.approx((100 * directory.accuracies()[-1][[0, 2]].mean(0)).tolist())
 
 
 def test_the_plain_line_is_that_of_a_run_without_acs(run_with):

@@ -1,13 +1,16 @@
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from cl_ac.evaluation import ExitCosts
 from cl_ac.exits.curves import cost_accuracy, cost_at_accuracy
 from cl_ac.recording.summary import summarise
 from cl_ac.report.comparison import compare
-from cl_ac.report.run_tables import gaps, known_task, stream_table, summary, task_costs
+from cl_ac.report.run_tables import drift_table, exit_accuracies, gaps, known_task, stream_table, summary, task_costs
 from cl_ac.report.sections import sections
+from cl_ac.watching.drift import Drift, Grams
 from cl_ac.watching.stability import accuracy_area
 from cl_ac.watching.stability import summarise as summarise_watched
 
@@ -100,3 +103,18 @@ def test_drift_is_told_for_every_exit(make_comparison):
     curve = next(line for line in section.figures["drift-LwF + sdn"].axes[0].lines if line.get_label() == "final")
     after_second = [each.since_learned[1, 0, 2].item() for each in (first, second)]
     assert curve.get_ydata()[0] == pytest.approx(100 * sum(after_second) / 2)
+
+
+def test_means_over_tasks_leave_out_those_without_test_samples(stored_run, tmp_path):
+    run = stored_run(tmp_path, drift=True, sizes=(2, 0, 3))
+    last = Drift(**{name: value[2] for name, value in vars(run.drift()).items()})
+    weights = last.weights.index_fill(1, torch.tensor(1), math.nan)
+    run.keep_drift(2, replace(last, weights=weights), Grams([], []))
+    (comparison,), _ = compare([run])
+    (row,) = exit_accuracies(comparison.groups).rows
+    first, second, third = run.records[-1].exits
+    assert all(map(math.isnan, second))
+    means = [(a + b) / 2 for a, b in zip(first, third, strict=True)]
+    assert [cell.values for cell in row[1:]] == [pytest.approx((mean,)) for mean in means]
+    newest = [row[-1].values for row in drift_table(comparison.groups).rows]
+    assert newest == [pytest.approx((new / old,)) for old, _, new in weights.tolist()]

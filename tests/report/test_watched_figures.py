@@ -62,3 +62,12 @@ def test_runs_line_up_by_task_whatever_their_steps(run):
     assert [first.get_label(), second.get_label()] == ["LwF", "ER"]
     assert first.get_xdata()[[0, 1, 3, 4]].tolist() == second.get_xdata()[[0, 1, 3, 4]].tolist() == [1, 2, 2, 3]
     assert first.get_ydata()[[0, 1, 3, 4]].tolist() == pytest.approx([70, 50, 65, 50])
+
+
+def test_means_leave_out_tasks_that_are_not_tested(run):
+    """A second task that brings known classes again; the lines are those of the first."""
+    run[1].accuracy[..., 1] = run[2].accuracy[..., 1] = torch.nan
+    (axes,) = gap_overlay({"LwF": run}).axes
+    assert axes.lines[0].get_ydata()[[0, 1, 3, 4]].tolist() == pytest.approx([70, 50, 60, 40])
+    (axes,) = old_tasks_figure(run, "run").axes
+    assert axes.lines[1].get_ydata()[[0, 1, 3, 4]].tolist() == pytest.approx([80, 60, 70, 50])
