@@ -127,7 +127,8 @@ GAP_TEXT = (
     "Gap: accuracy before a task minus the lowest since, mean over earlier tasks and then over tasks. Min-ACC and "
     "WC-ACC as De Lange et al. (2023) define them, over all later tasks. Settling: steps until nine tenths of the "
     "accuracy at the task's end are first reached from the lowest point on. Recency bias: share of earlier tasks' "
-    "samples that are taken for the newest task. A_AUC (Koh et al., 2022): mean over all steps of the accuracy on the classes seen by then."
+    "samples that are taken for the newest task. A_AUC (Koh et al., 2022): mean over all steps of the accuracy on the "
+    "classes seen by then."
 )
 DRIFT_TEXT = (
     "How similar the features of earlier tasks' images are to what they were when their task had just been learned: "

@@ -71,10 +71,13 @@ def test_tensorboard_layout_names_what_has_data(tmp_path):
         logger.scalars({tag: 1.0}, 1)
         logger.flush()
     logger.close()
+    first = set(tmp_path.iterdir())
     again = tensorboard(tmp_path, 1)
     again.scalars({"c": 1.0}, 2)
     again.close()
-    last = EventAccumulator(str(tmp_path)).Reload().Tensors("custom_scalars__config__")[-1]
+    # Files of the same second are read in the order of their names, where a tenth comes before a second.
+    (second,) = set(tmp_path.iterdir()) - first
+    last = EventAccumulator(str(second)).Reload().Tensors("custom_scalars__config__")[-1]
     layout = layout_pb2.Layout.FromString(last.tensor_proto.string_val[0])
     assert [category.title for category in layout.category] == ["a", "b", "c"]
 
