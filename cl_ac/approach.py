@@ -17,6 +17,7 @@ from cl_ac.data.batches import Batch, TrainingSet
 from cl_ac.data.growing import Growing
 from cl_ac.data.samples import concatenate
 from cl_ac.data.tasks import Task, task_slices
+from cl_ac.errors import ConfigurationError
 from cl_ac.heads import GrowingClassifier, GrowingLinear
 from cl_ac.memory import Memory
 from cl_ac.network import Backbone, ExitNetwork
@@ -116,7 +117,7 @@ class Approach(Growing):
 
     def loss(self, network: ExitNetwork, batch: Batch) -> Tensor:
         """The whole loss of one batch, forward passes included: one value per exit, [E]."""
-        raise NotImplementedError
+        raise ConfigurationError(f"the approach '{type(self).__name__}' has no method `loss`")
 
     def end_step(self, network: ExitNetwork) -> None:
         """Runs after every step of the optimiser on the task, for methods that follow the path of the weights."""

@@ -140,8 +140,9 @@ class Benchmark(ABC):
             shuffled = torch.randperm(self.num_classes, generator=generator(self.order, "class order"))
             return shuffled.tolist()
         if sorted(self.order) != list(range(self.num_classes)):
+            first = ", ".join(map(str, self.order[:8])) + (", …" if len(self.order) > 8 else "")
             raise ConfigurationError(
-                f"benchmark.order must hold each label from 0 to {self.num_classes - 1} exactly once"
+                f"benchmark.order is [{first}]; it must hold each label from 0 to {self.num_classes - 1} exactly once"
             )
         return list(self.order)
 

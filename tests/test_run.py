@@ -166,7 +166,7 @@ def test_a_finished_run_goes_on_with_more_tasks(tmp_path, capsys):
     assert torch.equal(short.outputs(2).logits, long.outputs(2).logits)
     assert [Checkpoint.load(short.path / "checkpoints" / f"task_{task}.pt").task for task in range(3)] == [1, 2, 3]
     assert learn("short", "[2,1,3]", "--resume") == 2
-    assert "holds a run with other settings: benchmark.init_args.classes_per_task was" in capsys.readouterr().err
+    assert "holds a run with other settings: benchmark.classes_per_task was" in capsys.readouterr().err
 
 
 def test_other_data_are_refused_by_every_command(tmp_path, capsys, monkeypatch):

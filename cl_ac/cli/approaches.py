@@ -1,20 +1,21 @@
 """`cl-ac approaches`: what there is to choose from, as the classes themselves say it."""
 
-import argparse
 import inspect
 import re
 from collections.abc import Sequence
 from typing import get_args
 
+from jsonargparse import ArgumentParser
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from cl_ac.approach import Approach, Challenge, Family, TaskApproach
 from cl_ac.errors import ConfigurationError
+from cl_ac.settings.parser import parse
 from cl_ac.settings.plugins import classes
 
-FAMILIES, CHALLENGES = get_args(Family), get_args(Challenge)
+FAMILIES = get_args(Family)
 # What a method that overrides a hook asks of everything around it.
 NEEDS = {
     "prepare": "modules in the backbone",
@@ -29,12 +30,15 @@ NEEDS = {
 
 def command(arguments: Sequence[str]) -> None:
     """Prints the approaches, or those of some families."""
-    parser = argparse.ArgumentParser("cl-ac approaches", description="Lists the approaches by family.")
-    parser.add_argument("family", nargs="*", help=f"only these: {', '.join(FAMILIES)}")
+    parser = ArgumentParser(prog="cl-ac approaches", description="Lists the approaches by family.", exit_on_error=False)
+    parser.add_argument("family", type=str, nargs="*", help=f"only these: {', '.join(FAMILIES)}")
     parser.add_argument(
-        "--copes_with", choices=CHALLENGES, help="only approaches that can learn from streams which bring this"
+        "--copes_with",
+        type=Challenge | None,
+        default=None,
+        help="only approaches that can learn from streams which bring this",
     )
-    given = parser.parse_args(arguments)
+    given = parse(parser, arguments)
     families, challenge = given.family, given.copes_with
     for family in families:
         if family not in FAMILIES:

@@ -32,6 +32,7 @@ def command(arguments: Sequence[str]) -> None:
 
     study, console = Study.read(settings.study), Console(stderr=True)
     engine.check(settings)
+    study.check()
     if settings.results:
         check_writable(Path(settings.results))
     with engine.engine_of(settings, not study.names_devices, partial(on_ray, console=console)) as chosen:

@@ -38,7 +38,7 @@ from cl_ac.recording.lock import exclusive
 from cl_ac.recording.observations import Observations
 from cl_ac.recording.provenance import provenance
 from cl_ac.recording.records import Record, RecordFile
-from cl_ac.recording.same_run import changed_settings, may_change, settings_digest
+from cl_ac.recording.same_run import changed_settings, may_change, other_settings, settings_digest
 from cl_ac.recording.space import is_kept
 from cl_ac.recording.stored_settings import by_bare_name
 from cl_ac.watching.drift import Drift
@@ -78,8 +78,8 @@ class RunDirectory(Observations):
             ConfigurationError: if another process is at work in it.
         """
         made = not self.path.exists()
-        before = set() if made else {*self.path.iterdir()}
         writable_folder(self.path)
+        before = {*self.path.iterdir()}
         with exclusive(self.path / "lock"):
             for left in self.path.rglob(f".*{UNFINISHED}"):
                 left.unlink(missing_ok=True)
@@ -178,8 +178,7 @@ class RunDirectory(Observations):
             known, data = known[:learned], data[:learned]
             changed = {} if not differences(known, data) else changed
         if changed:
-            told = "; ".join(f"{name} was {had} and is {has}" for name, (had, has) in changed.items())
-            raise ResumeError(f"'{self.path}' holds a run with other settings: {told}")
+            raise ResumeError(other_settings(self.path, changed))
         self.check_data(data, tell, known)
 
     def check_data(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cl_ac.recording.stored_settings import flatten
@@ -34,11 +35,24 @@ def changed_settings(
     }
 
 
+def other_settings(path: Path, changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """What there is to say of a run that does not go on, since its settings differ by what has `changed`."""
+    told = "; ".join(
+        f"{name.replace('.init_args.', '.')} was {_plain(had)} and is {_plain(has)}"
+        for name, (had, has) in changed.items()
+    )
+    return f"'{path}' holds a run with other settings: {told}; give the former, or another --name or --out"
+
+
 def may_change(before: Mapping[str, Any], now: Mapping[str, Any], tasks: int) -> set[str]:
     """The settings of which a run that has learned so many tasks may go on with others, if its data stay the same."""
     had, has = (settings.get("training", {}).get("epochs") for settings in (before, now))
     same_so_far = _of_first(had, tasks) == _of_first(has, tasks)
     return {*SPLITTING, *(["training.epochs"] if same_so_far else [])}
+
+
+def _plain(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _of_first(epochs: Any, tasks: int) -> list[Any]:

@@ -28,7 +28,7 @@ from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.files import reading, writable_folder, write_atomically
 from cl_ac.recording.lock import exclusive
 from cl_ac.recording.provenance import provenance
-from cl_ac.recording.same_run import changed_settings, settings_digest
+from cl_ac.recording.same_run import changed_settings, other_settings, settings_digest
 from cl_ac.retrieval.recall import DEPTHS
 
 RECALLS = "recall.jsonl"
@@ -159,8 +159,7 @@ class RetrievalFolder:
                     f"'{self.path}' already holds a run; give --resume to go on with it, or another --name or --out"
                 )
             if changed := changed_settings(self.config, config, {}):
-                told = "; ".join(f"{name} was {had} and is {has}" for name, (had, has) in changed.items())
-                raise ResumeError(f"'{self.path}' holds a run with other settings: {told}")
+                raise ResumeError(other_settings(self.path, changed))
             with reading(self.data_path, "remove the folder to start the run again"):
                 before = json.loads(self.data_path.read_text())
             if differ := sorted(name for name in {*before, *data} if before.get(name) != data.get(name)):

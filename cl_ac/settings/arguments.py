@@ -6,7 +6,7 @@ import yaml
 
 from cl_ac.errors import ConfigurationError, unknown
 from cl_ac.settings.plugins import dotted, of_library, shown
-from cl_ac.settings.reading import check_size
+from cl_ac.settings.reading import check_size, read
 
 LONGEST = 20_000
 
@@ -64,12 +64,16 @@ def check_value(value: str) -> None:
 
 def check_preset(arguments: Sequence[str]) -> None:
     """Checks that no options are given to a preset of exits, which would be left out in silence."""
-    last, options = None, []
+    last, options, file = None, [], None
     for index, argument in enumerate(arguments):
         if argument == "--exits" and index + 1 < len(arguments):
             last = arguments[index + 1]
+        elif argument == "--config" and index + 1 < len(arguments):
+            file = arguments[index + 1]
         elif argument.startswith("--exits."):
             options.append(argument)
+    if last is None and options and file and isinstance(preset := read(file).get("exits"), str):
+        last = preset
     if last is not None and options and not last.startswith(("{", "null")):
         raise ConfigurationError(
             f"--exits {shown(last)} is a preset, which takes no {options[0]}; "

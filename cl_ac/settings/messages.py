@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from jsonargparse import ArgumentError, ArgumentParser
 
 from cl_ac.errors import unknown
-from cl_ac.settings.plugins import find, init_options
+from cl_ac.settings.plugins import find
 
 WRONG_VALUE = re.compile(r"Expected an? (?P<type>.+?)\. Got value: (?P<value>.+)")
 WRONG_KEY = re.compile(r'Parser key "(?P<key>[^"]+)"')
@@ -38,9 +38,10 @@ def sentence(error: ArgumentError, parser: ArgumentParser, classes: Mapping[str,
     if match := WRONG_NAME.search(text):
         return unknown("option", match["name"] or f"--{match['key']}", option_names(parser))
     if match := REQUIRED.search(text):
-        return f"missing: {', '.join(f'--{name}' for name in match['names'].split(', '))} (see --help)"
+        names = [".".join([*keys, name]) for name in match["names"].split(", ")]
+        return f"missing: {', '.join(f'--{name}' for name in names)} (see --help)"
     if match := WRONG_OPTION.search(text):
-        options = [f"{kind}.{option}" for option in init_options(find(match["path"]))]
+        options = [f"{kind}.{option}" for option in class_options(find(match["path"]))]
         return unknown(f"option of {match['path'].rpartition('.')[2]}", f"{kind}.{match['option']}", options)
     if "is abstract" in text and nested:
         return f"give --{kind} before --{kind}.{nested['key']}, so that its options are known"
@@ -80,6 +81,14 @@ def option_names(parser: ArgumentParser) -> list[str]:
     """The options of `parser` that take a value."""
     names = [option for action in parser._actions for option in action.option_strings]
     return [n for n in names if n.startswith("--") and not n.endswith(("+", ".help")) and "print" not in n]
+
+
+def class_options(cls: type) -> list[str]:
+    """The options of `cls`: what its constructors take and do not hand on themselves."""
+    parser = ArgumentParser(exit_on_error=False)
+    # The benchmark says the shape of images.
+    parser.add_class_arguments(cls, "of", skip={"image_shape"}, fail_untyped=False)
+    return list(dict.fromkeys(name.split(".")[1] for name in option_names(parser) if "." in name))
 
 
 def plain_type(name: str) -> str:

@@ -120,6 +120,9 @@ def imported(kind: str, path: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
+        missing = getattr(error, "name", None) or ""
+        if isinstance(error, ImportError) and not f"{module}.".startswith(f"{missing}."):
+            raise ConfigurationError(f"cannot import the {kind}: '{module}' itself fails with: {error}") from error
         raise ConfigurationError(
             f"cannot import the {kind}: {error}; give a class name or a dotted path such as my_file.MyClass"
         ) from error

@@ -14,7 +14,16 @@ ALIASES = 100
 
 
 class Loader(yaml.SafeLoader):
-    """YAML with numbers as everybody writes them: 1e-3 is one, which YAML 1.1 takes for text."""
+    """YAML with numbers as everybody writes them: 1e-3 is one, which YAML 1.1 takes for text; no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(f"the key '{key.value}' stands twice, in lines {lines[key.value]} and {line}")
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 Loader.yaml_implicit_resolvers = {

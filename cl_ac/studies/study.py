@@ -1,12 +1,14 @@
 """A study: every combination of some settings."""
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cl_ac.errors import ConfigurationError
-from cl_ac.settings.configured import as_arguments
+from cl_ac.settings.configured import LONGEST_NAME, as_arguments
+from cl_ac.settings.parser import parse, run_parser
 from cl_ac.settings.plugins import shown
 from cl_ac.settings.reading import read
 
@@ -55,10 +57,23 @@ class Study:
         return shared.get("device", "auto") != "auto" or any("device" in grid for grid in self.grids)
 
     def cells(self) -> Iterator[dict[str, Any]]:
-        """Every combination of each grid."""
+        """Every combination of each grid, once."""
+        seen = set()
         for grid in self.grids:
             for values in itertools.product(*grid.values()):
-                yield dict(zip(grid, values, strict=True))
+                cell = dict(zip(grid, values, strict=True))
+                if (name := run_name(cell)) not in seen:
+                    seen.add(name)
+                    yield cell
+
+    def check(self) -> None:
+        """Looks at the settings of the first run of each grid, so that a wrong name in all runs is told before any.
+
+        Raises:
+            ConfigurationError: if they are wrong.
+        """
+        for grid in self.grids:
+            parse(run_parser(), self.arguments({name: values[0] for name, values in grid.items()}))
 
     def arguments(self, cell: Mapping[str, Any]) -> list[str]:
         """The command line of one run."""
@@ -97,5 +112,9 @@ def _is_grid(grid: Any) -> bool:
 
 
 def run_name(cell: Mapping[str, Any]) -> str:
-    """A folder name for one combination."""
-    return "_".join(f"{name}={value}" for name, value in cell.items() if value is not None).replace("/", "-")
+    """A folder name for one combination: its settings, or what fits of them and a digest of all."""
+    name = "_".join(f"{name}={value}" for name, value in cell.items() if value is not None).replace("/", "-")
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = "_" + hashlib.sha256(name.encode()).hexdigest()[:12]
+    return name.encode()[: LONGEST_NAME - len(digest)].decode(errors="ignore") + digest

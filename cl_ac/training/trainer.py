@@ -143,6 +143,11 @@ class Trainer:
             passes = sharing(self.group, training.synchronise_batch_norm)
             with self.autocast(training), _one_image_refused(batch), passes:
                 losses = fit.loss(fit.network, batch)
+            if losses.shape != exit_weights.shape:
+                raise UserError(
+                    f"the loss of stage '{fit.stage}' has the shape {list(losses.shape)}; expected one value for each "
+                    f"exit, {list(exit_weights.shape)}"
+                )
             norms.append(fitting.step((losses * exit_weights).sum()))
             total += losses.detach()
             count += 1

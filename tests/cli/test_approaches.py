@@ -35,6 +35,10 @@ def test_a_family_alone(capsys):
     assert "LwF" not in printed
     assert main(["approaches", "replays"]) == 2
     assert "no family" in capsys.readouterr().err
+    assert main(["approaches", "--copes_with", "novelty"]) == 2
+    assert capsys.readouterr().err == (
+        "cl-ac: copes_with is 'novelty'; expected one of 'repeated classes', 'live memory', 'no boundaries' or null\n"
+    )
 
 
 def test_papers_and_needs_are_read_from_the_class():

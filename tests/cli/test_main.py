@@ -45,6 +45,12 @@ def fails_with(capsys, *arguments: str) -> str:
         (["--approach", "nowhere.Mine", *DIGITS], r"cannot import the approach: No module named 'nowhere'"),
         (["--approach", "cl_ac.datasets.digits.Digits", *DIGITS], r"is no approach; known"),
         ([*DIGITS], r"missing: --approach"),
+        (["--approach", "LwF", *DIGITS, "--benchmark", "ImageFolder"], r"missing: --benchmark\.root \("),
+        (["--approach", "LwF", *DIGITS, "--exits.at", "[block1]"], r"missing: --exits\.weights \("),
+        (
+            ["--approach", "LwF", *DIGITS, "--backbone.stages", "[a]"],
+            r"unknown option of \w+ 'backbone\.stages'; (?!.*(mean 'backbone\.stages|known: .*(stages|image_shape)))",
+        ),
         (["--approach", "LwF", "--benchmark.tasks", "3", *DIGITS], r"give --benchmark before --benchmark\.tasks"),
         (["--approach", "LwF", *DIGITS, "--benchmark.tasks", "11"], r"benchmark\.tasks is 11, but .* 10 classes"),
         (["--approach", "LwF", *DIGITS, "--benchmark.validation", "2"], r"benchmark\.validation is 2"),

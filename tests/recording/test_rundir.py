@@ -49,7 +49,7 @@ def test_resume_allows_another_device_but_no_other_seed(tmp_path):
     directory.open(SETTINGS, resume=False)
     directory.finish(record(0), outputs(1))
     directory.open({**SETTINGS, "device": "cuda", "training": {"epochs": 2, "workers": 0}}, resume=True)
-    with pytest.raises(ResumeError, match="seed was 1 and is 2"):
+    with pytest.raises(ResumeError, match="seed was 1 and is 2; give the former, or another --name or --out"):
         directory.open({**SETTINGS, "seed": 2}, resume=True)
     with pytest.raises(ConfigurationError, match="already holds a run"):
         directory.open(SETTINGS, resume=False)
@@ -64,7 +64,7 @@ def test_an_option_that_is_newer_than_the_run_must_have_its_default(tmp_path):
         directory.open({**SETTINGS, "training": {**SETTINGS["training"], "fixed_views": 4}}, resume=True)
     assert directory.open({**SETTINGS, "training": {**SETTINGS["training"], "fixed_views": 0}}, resume=True).task == 1
     assert RunDirectory(directory.path).config["training"]["fixed_views"] == 0
-    with pytest.raises(ResumeError, match=r"training\.unheard was None and is 1"):
+    with pytest.raises(ResumeError, match=r"training\.unheard was null and is 1"):
         directory.open({**SETTINGS, "training": {**SETTINGS["training"], "unheard": 1}}, resume=True)
 
 
@@ -90,8 +90,9 @@ def test_a_run_goes_on_with_more_tasks_and_their_epochs_if_those_of_learned_ones
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"cannot write '.*run'"), RunDirectory(tmp_path / "file" / "run").locked():
-        pass
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(StorageError, match=f"cannot write '{path}'"), RunDirectory(path).locked():
+            pass
 
 
 def test_a_second_process_is_kept_out_and_a_dead_one_holds_nothing(tmp_path):

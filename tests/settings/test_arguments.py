@@ -46,6 +46,15 @@ def test_slips_are_named(line, sentence, known):
     assert sentence in str(refused.value)
 
 
+def test_no_options_are_given_to_a_preset_that_a_settings_file_names(known, tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("exits: sdn\n")
+    with pytest.raises(ConfigurationError, match=r"'sdn' is a preset, which takes no --exits\.pool"):
+        checked_arguments(["--config", str(path), "--exits.pool", "4"], known)
+    path.write_text("exits: {at: [block1], weights: [0.3]}\n")
+    assert "--exits.pool" in checked_arguments(["--config", str(path), "--exits.pool", "4"], known)
+
+
 def test_options_after_a_settings_file_are_those_of_its_class(known):
     arguments = ["--config", "file.yaml", "--approach.strength", "2"]
     assert checked_arguments(arguments, known) == arguments

@@ -102,6 +102,16 @@ def test_no_crafted_settings_run_a_command(part, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_whose_own_import_fails_is_told_from_one_that_is_not_there(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import not_installed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match="'needs_more' itself fails with: No module named 'not_installed'"):
+        resolve("approach", Approach, "needs_more.Mine", trusted=True)
+    for path in ("not_there.Mine", "needs_less.part.Mine"):
+        with pytest.raises(ConfigurationError, match=r"No module named .*; give a class name or a dotted path"):
+            resolve("approach", Approach, path, trusted=True)
+
+
 def test_a_module_in_somebody_elses_settings_is_not_imported(tmp_path, monkeypatch):
     (tmp_path / "evil_module.py").write_text("open('RAN', 'w')\n")
     monkeypatch.chdir(tmp_path)

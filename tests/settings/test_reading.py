@@ -35,6 +35,8 @@ def test_numbers_are_read_as_they_are_written(tmp_path):
         b"[1]",
         b"",
         b"a: \x1b",
+        b"a: 1\nb: 2\na: 3",
+        b"a: {b: 1, b: 2}",
     ],
     ids=lambda content: repr(content[:20]),
 )

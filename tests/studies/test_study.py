@@ -17,7 +17,7 @@ from cl_ac.serving.finished import finished
 from cl_ac.studies import local
 from cl_ac.studies.local import gpus_of_workers
 from cl_ac.studies.runs import is_complete
-from cl_ac.studies.study import Study
+from cl_ac.studies.study import Study, run_name
 from cl_ac.studies.workers import Worker
 
 CONFIG = "approach: FineTuning\nbenchmark: Digits\nbackbone: SmallConvNet\ntraining: {epochs: 1, batch_size: 64}\n"
@@ -91,6 +91,40 @@ def test_a_failed_run_is_named_and_the_others_go_on(tmp_path, capsys):
     assert "ER needs exemplars" in printed.err
     assert "1 of the runs failed" in printed.err
     assert "FineTuning" in printed.out
+
+
+def test_grids_that_overlap_name_each_run_once():
+    study = Study(
+        "settings.yaml", [{"approach": ["LwF"], "seed": [0, 0]}, {"approach": ["LwF", "ER"], "seed": [0]}], {}
+    )
+    assert list(study.cells()) == [{"approach": "LwF", "seed": 0}, {"approach": "ER", "seed": 0}]
+
+
+def test_names_of_runs_fit_in_a_folder_and_differ():
+    orders = [list(range(100)), list(range(99, -1, -1))]
+    names = [run_name({"approach": "LwF", "benchmark.order": order}) for order in orders]
+    assert all(len(name) == 255 and name.startswith("approach=LwF_benchmark.order=[") for name in names)
+    long = "x" * 230
+    assert len({*names, run_name({"a": long + "y" * 40}), run_name({"a": long + "z" * 40})}) == 4
+    assert run_name({"a": long}) == f"a={long}"
+
+
+@pytest.mark.parametrize(
+    ("config", "grid", "words"),
+    [
+        ("settings.yaml", "{sed: [0, 1]}", "unknown option '--sed'; did you mean '--seed'?"),
+        ("settings.yaml", "[{seed: [0]}, {approach: [LwG]}]", "unknown approach 'LwG'"),
+        ("nowhere.yaml", "{seed: [0]}", "cannot read the settings file"),
+    ],
+)
+def test_what_is_wrong_in_all_runs_is_told_before_any(tmp_path, capsys, config, grid, words):
+    (tmp_path / "settings.yaml").write_text(CONFIG)
+    (tmp_path / "study.yaml").write_text(f"config: {tmp_path}/{config}\ngrid: {grid}\n")
+    assert main(["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_file_that_is_no_study_is_one_sentence(tmp_path, capsys):

@@ -359,6 +359,13 @@ def test_an_ac_of_weight_zero_keeps_its_rows_whatever_the_weight_decay(toy_bench
         assert torch.equal(value, before[name]) == (name.startswith("0.") or not value.numel()), name
 
 
+@pytest.mark.parametrize("of", [lambda losses: losses.sum(), lambda losses: losses[:, None].expand(-1, 8)])
+def test_a_loss_that_is_not_one_value_for_each_exit_is_a_sentence(toy_trainer, toy_network, task, of):
+    fit = Fit(toy_network("sdn"), lambda *given: of(plain_loss(*given)), TrainingSet(task.train, task))
+    with pytest.raises(UserError, match=r"the loss of stage 'task' has the shape .*; expected one value .*, \[3\]"):
+        toy_trainer.fit(fit)
+
+
 def test_nothing_to_learn_from_is_a_sentence(toy_trainer, toy_network, task):
     empty = task.train.select(torch.arange(0))
     with pytest.raises(UserError, match="task 1 has no image to learn from"):
