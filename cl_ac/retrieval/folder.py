@@ -28,6 +28,7 @@ from cl_ac.recording.checkpoint import Checkpoint
 from cl_ac.recording.files import reading, writable_folder, write_atomically
 from cl_ac.recording.lock import exclusive
 from cl_ac.recording.provenance import provenance
+from cl_ac.recording.records import unknown_as
 from cl_ac.recording.same_run import changed_settings, other_settings, settings_digest
 from cl_ac.retrieval.recall import DEPTHS
 
@@ -67,7 +68,7 @@ class RecallRecord:
 
     def line(self) -> str:
         """What `parse` reads."""
-        return json.dumps(_told(asdict(self), math.nan, None)) + "\n"
+        return json.dumps(unknown_as(asdict(self), math.nan, None)) + "\n"
 
     @staticmethod
     def parse(line: str) -> "RecallRecord":
@@ -80,7 +81,7 @@ class RecallRecord:
         if not isinstance(content, dict) or set(content) != {each.name for each in fields(RecallRecord)}:
             raise ValueError(line)
         for name in ("routed", "recall"):
-            content[name] = _told(content[name], None, math.nan) if content[name] is not None else None
+            content[name] = unknown_as(content[name], None, math.nan) if content[name] is not None else None
         record = RecallRecord(**content)
         shape = 2, len(record.domains), len(DEPTHS)
         if any(tuple(torch.tensor(values).shape) != shape for values in record.recall.values()):
@@ -181,13 +182,3 @@ def retrieval_runs(path: Path) -> list[RetrievalFolder]:
     if (path / RECALLS).exists():
         return [RetrievalFolder(path)]
     return [RetrievalFolder(file.parent) for file in sorted(path.glob(f"*/{RECALLS}"))]
-
-
-def _told(value: Any, unknown: float | None, instead: float | None) -> Any:
-    """`value` with another sign for what is not known: a file has null in place of NaN."""
-    if isinstance(value, dict):
-        return {name: _told(part, unknown, instead) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_told(part, unknown, instead) for part in value]
-    is_unknown = value is None if unknown is None else isinstance(value, float) and math.isnan(value)
-    return instead if is_unknown else value
